@@ -1,0 +1,9 @@
+//! vipd: a Kubernetes service proxy for one node.
+
+pub mod dataplane;
+pub mod model;
+pub mod netlink;
+pub mod planner;
+pub mod sources;
+pub mod store;
+pub mod sync;

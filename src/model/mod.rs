@@ -1,0 +1,48 @@
+//! What vipd knows of the cluster, as plain values.
+//!
+//! In: nothing. Out: the types that `store` keeps and `planner` reads.
+//! Never: I/O, a clock, a Kubernetes API type, an import of another room.
+
+mod endpoints;
+mod key;
+mod known;
+mod node;
+mod problem;
+mod service;
+
+pub use endpoints::{
+    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, Hints, SliceOrigin,
+};
+pub use key::{Kind, NodeName, ObjectRef, ServiceKey, SliceKey};
+pub use known::Known;
+pub use node::{Node, NodeFacts, ServiceCidr};
+pub use problem::{Origin, Problem, Severity};
+pub use service::{
+    ClusterIps, Created, External, Family, PortName, Protocol, Service, ServicePort, ServiceType,
+    TargetPort, TrafficPolicy,
+};
+
+use std::sync::Arc;
+
+/// One object of the cluster, in vipd's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    Endpoints(Arc<Endpoints>),
+    Node(Arc<Node>),
+    ServiceCidr(Arc<ServiceCidr>),
+}
+
+impl Object {
+    /// What a later `Delete` of this object names.
+    pub fn object_ref(&self) -> ObjectRef {
+        match self {
+            Object::Service(s) => ObjectRef::new(Kind::Service, s.key.as_str()),
+            Object::EndpointSlice(s) => ObjectRef::new(Kind::EndpointSlice, s.key.as_str()),
+            Object::Endpoints(e) => ObjectRef::new(Kind::Endpoints, e.key.as_str()),
+            Object::Node(n) => ObjectRef::new(Kind::Node, &n.name),
+            Object::ServiceCidr(c) => ObjectRef::new(Kind::ServiceCidr, &c.name),
+        }
+    }
+}

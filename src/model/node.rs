@@ -1,0 +1,51 @@
+//! The node that vipd runs on.
+
+use super::Family;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A Node object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub name: Arc<str>,
+    /// `status.addresses` of type InternalIP, then ExternalIP, in the object's order
+    pub addresses: Box<[IpAddr]>,
+    /// label `topology.kubernetes.io/zone`; an empty one counts as none
+    pub zone: Option<Arc<str>>,
+    /// `spec.podCIDRs`
+    pub pod_cidrs: Box<[IpNet]>,
+}
+
+/// A networking.k8s.io/v1 ServiceCIDR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceCidr {
+    pub name: Box<str>,
+    pub cidrs: Box<[IpNet]>,
+}
+
+/// Everything that planning needs to know of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    pub name: Arc<str>,
+    pub zone: Option<Arc<str>>,
+    /// Its Node object's addresses, the preferred one of each family first.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of its interfaces (rtnetlink), sorted. Offline: the Node object's.
+    pub interface_addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+impl NodeFacts {
+    /// Whether a packet from or to `address` is the node's own.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+            || self.interface_addresses.binary_search(&address).is_ok()
+            || self.addresses.contains(&address)
+    }
+
+    /// The first `podCIDR` of a family.
+    pub fn pod_cidr(&self, family: Family) -> Option<IpNet> {
+        self.pod_cidrs.iter().copied().find(|net| Family::of(net.addr()) == family)
+    }
+}

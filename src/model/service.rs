@@ -1,0 +1,174 @@
+//! A Service, as the API server would have defaulted it.
+
+use super::ServiceKey;
+use ipnet::IpNet;
+use std::cmp::Ordering;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU16, NonZeroU32};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// Transport protocol; the value is its IANA number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Protocol {
+    Tcp = 6,
+    Udp = 17,
+    Sctp = 132,
+}
+
+impl Protocol {
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| *p as u8 == number)
+    }
+
+    /// `TCP`, as the API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// `ports[].name`; a Service's only port may have the empty name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortName(pub Box<str>);
+
+impl From<&str> for PortName {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+/// `metadata.creationTimestamp` in seconds since 1970; a missing one sorts after any present one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Created(pub Option<i64>);
+
+impl Ord for Created {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.0.is_none(), self.0).cmp(&(other.0.is_none(), other.0))
+    }
+}
+
+impl PartialOrd for Created {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ServiceType {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+}
+
+impl ServiceType {
+    pub fn name(self) -> &'static str {
+        match self {
+            ServiceType::ClusterIp => "ClusterIP",
+            ServiceType::NodePort => "NodePort",
+            ServiceType::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
+/// `internalTrafficPolicy` or `externalTrafficPolicy`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+/// `spec.clusterIPs`: at most one address per family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct ClusterIps {
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl ClusterIps {
+    pub fn get(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.map(IpAddr::V4),
+            Family::V6 => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let ips = *self;
+        Family::BOTH.into_iter().filter_map(move |family| ips.get(family))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TargetPort {
+    Unset,
+    Number(u16),
+    Name(Box<str>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    pub name: PortName,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub node_port: Option<NonZeroU16>,
+    /// Only shown: the endpoints carry the port that counts (discovery/v1 `ports[].port`).
+    pub target_port: TargetPort,
+}
+
+/// What reaches a Service from outside the cluster; most Services have none of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct External {
+    /// `spec.externalIPs`
+    pub ips: Box<[IpAddr]>,
+    /// `status.loadBalancer.ingress[].ip` with ipMode VIP
+    pub vips: Box<[IpAddr]>,
+    /// `spec.loadBalancerSourceRanges`
+    pub source_ranges: Box<[IpNet]>,
+    pub health_check_node_port: Option<NonZeroU16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub key: ServiceKey,
+    pub created: Created,
+    pub service_type: ServiceType,
+    pub cluster_ips: ClusterIps,
+    pub ports: Box<[ServicePort]>,
+    pub external: Option<Box<External>>,
+    pub internal_policy: TrafficPolicy,
+    pub external_policy: TrafficPolicy,
+    /// `sessionAffinity: ClientIP` with its timeout in seconds
+    pub affinity: Option<NonZeroU32>,
+    pub publish_not_ready_addresses: bool,
+    /// `key=value,…`, sorted, only shown
+    pub labels: Box<str>,
+    /// `key=value,…`, sorted, only shown
+    pub selector: Box<str>,
+}

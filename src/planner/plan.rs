@@ -1,0 +1,248 @@
+//! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
+
+use crate::model::{Family, NodeFacts, PortName, Protocol, ServiceKey};
+use imbl::OrdMap;
+use ipnet::IpNet;
+use smallvec::SmallVec;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// Where a connection may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+/// Whether an endpoint runs on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Locality {
+    Here,
+    Elsewhere,
+    /// No `nodeName`: it could be either, so it may be the source of a packet we see.
+    Unknown,
+}
+
+/// An endpoint in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PoolEndpoint {
+    pub target: Target,
+    pub locality: Locality,
+    /// Used although it terminates, because nothing better is left.
+    pub terminating: bool,
+}
+
+/// The endpoints that a connection is spread over, sorted by target, without duplicates.
+pub type Pool = Box<[PoolEndpoint]>;
+
+/// One Service port in one address family: the unit that affinity, pools and counters hang on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortPlan {
+    pub name: PortName,
+    pub protocol: Protocol,
+    /// The Service's port number.
+    pub port: u16,
+    pub family: Family,
+    /// Seconds that a client keeps its endpoint after its last new connection; keyed by client
+    /// address and shared by all frontends of this port.
+    pub affinity: Option<NonZeroU32>,
+    /// Endpoints under policy Cluster; empty also where no frontend uses them.
+    pub cluster: Pool,
+    /// Endpoints under policy Local; empty also where no frontend uses them.
+    pub local: Pool,
+    /// UDP only: every serving endpoint whatever the policy, sorted. An established flow to one of
+    /// these stays (graceful termination); a flow to any other is stale.
+    pub serving: Box<[Target]>,
+    pub frontends: Box<[Frontend]>,
+}
+
+impl PortPlan {
+    pub fn pool(&self, scope: Scope) -> &Pool {
+        match scope {
+            Scope::Cluster => &self.cluster,
+            Scope::Local => &self.local,
+        }
+    }
+}
+
+/// Which of a port's two pools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    Cluster,
+    Local,
+}
+
+/// An address and port that a Service answers on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frontend {
+    pub at: FrontendKey,
+    pub kind: FrontendKind,
+    pub action: Action,
+    /// The service that holds the same address and port by an older claim; then this frontend is
+    /// not programmed.
+    pub lost_to: Option<ServiceKey>,
+}
+
+/// What the packet's destination must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendKey {
+    pub at: FrontendAddress,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrontendAddress {
+    Address(IpAddr),
+    /// Any of the node-port addresses of this family; not expanded per address.
+    NodePort(Family),
+}
+
+impl FrontendAddress {
+    pub fn family(self) -> Family {
+        match self {
+            FrontendAddress::Address(address) => Family::of(address),
+            FrontendAddress::NodePort(family) => family,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrontendKind {
+    ClusterIp,
+    ExternalIp,
+    LoadBalancer,
+    NodePort,
+}
+
+impl FrontendKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            FrontendKind::ClusterIp => "ClusterIP",
+            FrontendKind::ExternalIp => "ExternalIP",
+            FrontendKind::LoadBalancer => "LoadBalancer",
+            FrontendKind::NodePort => "NodePort",
+        }
+    }
+}
+
+/// What happens to a new connection to a frontend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Forward(Forward),
+    /// No endpoint anywhere: the client is told at once.
+    Reject,
+    /// Endpoints exist, but policy Local allows none of them: silence.
+    Drop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    pub scope: Scope,
+    pub masquerade: Masquerade,
+    /// `loadBalancerSourceRanges` that a client must be in; `None`: anyone.
+    pub allow: Option<Arc<[IpNet]>>,
+}
+
+/// When the source address becomes the node's. A hairpin (endpoint = client) always does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Masquerade {
+    Always,
+    Never,
+    /// Unless the local detector of the family says that the source is a local pod; without a
+    /// detector, never.
+    UnlessLocal,
+}
+
+/// The plan of one Service. Equal plans mean that nothing is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePlan {
+    pub key: ServiceKey,
+    /// Sorted by (port, protocol, family).
+    pub ports: Box<[PortPlan]>,
+}
+
+impl ServicePlan {
+    /// The frontends that this service really holds, with the port they belong to.
+    pub fn held(&self) -> impl Iterator<Item = (&PortPlan, &Frontend)> {
+        self.ports
+            .iter()
+            .flat_map(|port| port.frontends.iter().map(move |frontend| (port, frontend)))
+            .filter(|(_, frontend)| frontend.lost_to.is_none())
+    }
+}
+
+/// Tells local pods' packets from others, for one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalDetector {
+    /// Not configured, or nothing known for this family: nobody is masqueraded for being remote.
+    None,
+    /// Source address within (ClusterCIDR, NodeCIDR).
+    Cidr(IpNet),
+    /// Input interface (BridgeInterface).
+    Interface(Arc<str>),
+    /// Start of the input interface's name (InterfaceNamePrefix).
+    InterfacePrefix(Arc<str>),
+}
+
+/// What this node does whatever the services are. Resolved from configuration, ServiceCIDR objects
+/// and node facts; a change of it is rare and may cost O(everything).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePlan {
+    pub masquerade_all: bool,
+    pub local_v4: LocalDetector,
+    pub local_v6: LocalDetector,
+    /// Unallocated addresses in these are dropped silently. Sorted, none inside another.
+    pub service_ranges: Vec<IpNet>,
+    /// Packets of service addresses that conntrack calls INVALID are dropped.
+    pub drop_invalid: bool,
+}
+
+impl NodePlan {
+    pub fn local_detector(&self, family: Family) -> &LocalDetector {
+        match family {
+            Family::V4 => &self.local_v4,
+            Family::V6 => &self.local_v6,
+        }
+    }
+}
+
+/// All service plans: persistent, so that a copy is free and shares its nodes.
+pub type Plans = OrdMap<ServiceKey, Arc<ServicePlan>>;
+
+/// Who wants each frontend, the holder first. Ordered, so that all frontends of one address are
+/// neighbours.
+pub type Claims = OrdMap<FrontendKey, SmallVec<[ServiceKey; 1]>>;
+
+/// Everything that must be true on this node. A copy is free: readers hold one while the writer
+/// goes on.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub services: Plans,
+    pub claims: Claims,
+    pub node: Arc<NodePlan>,
+    pub facts: Arc<NodeFacts>,
+}
+
+/// What changed between two states of the plan.
+#[derive(Debug, Clone, Default)]
+pub struct PlanDelta {
+    /// Each key at most once; sorted by key.
+    pub services: Vec<ServiceDelta>,
+    /// The whole node plan, if any part of it changed.
+    pub node: Option<Arc<NodePlan>>,
+}
+
+impl PlanDelta {
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.node.is_none()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct ServiceDelta {
+    pub key: ServiceKey,
+    pub old: Option<Arc<ServicePlan>>,
+    pub new: Option<Arc<ServicePlan>>,
+}
