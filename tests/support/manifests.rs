@@ -114,6 +114,7 @@ pub struct Port {
     pub name: &'static str,
     pub number: u16,
     pub proto: Proto,
+    pub target: Option<u16>,
 }
 
 impl Port {
@@ -122,16 +123,25 @@ impl Port {
         if !self.name.is_empty() {
             value["name"] = json!(self.name);
         }
+        if let Some(target) = self.target {
+            value["targetPort"] = json!(target);
+        }
         value
+    }
+
+    /// `targetPort` of a Service's port, which a proxy never reads.
+    pub fn target(mut self, port: u16) -> Port {
+        self.target = Some(port);
+        self
     }
 }
 
 pub fn tcp(name: &'static str, number: u16) -> Port {
-    Port { name, number, proto: Tcp }
+    Port { name, number, proto: Tcp, target: None }
 }
 
 pub fn udp(name: &'static str, number: u16) -> Port {
-    Port { name, number, proto: Udp }
+    Port { name, number, proto: Udp, target: None }
 }
 
 /// An EndpointSlice of the service `svc`.
@@ -295,8 +305,16 @@ impl Svc {
     /// With one slice of these endpoints on port 8080 of the service's protocol.
     pub fn on(mut self, endpoints: impl IntoIterator<Item = impl Into<Ep>>) -> Svc {
         let proto = self.ports[0].proto;
-        let port = Port { name: self.ports[0].name, number: 8080, proto };
+        let port = Port { name: self.ports[0].name, number: 8080, proto, target: None };
         self.slice = Some(slice(endpoints).of(&self.name).ports([port]));
+        self
+    }
+
+    /// After `on`: another port of the endpoints.
+    pub fn to(mut self, number: u16) -> Svc {
+        for port in self.slice.iter_mut().flat_map(|slice| &mut slice.ports) {
+            port.number = number;
+        }
         self
     }
 
@@ -342,7 +360,7 @@ impl Manifest for Plain {
 }
 
 /// Many manifests in one file, so that they change together.
-pub struct Together(pub &'static str, pub Vec<Box<dyn Manifest>>);
+pub struct Together(pub String, pub Vec<Box<dyn Manifest>>);
 
 impl Manifest for Together {
     fn files(&self, family: Family) -> Vec<File> {

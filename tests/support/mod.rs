@@ -7,6 +7,7 @@ pub mod clients;
 pub mod flow;
 pub mod manifests;
 pub mod netns;
+pub mod nft;
 pub mod plan;
 pub mod replies;
 pub mod runner;

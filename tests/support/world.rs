@@ -5,7 +5,7 @@
 
 use super::clients::{self, Tries};
 use super::flow::{Flow, FlowPlan, Manner};
-use super::manifests::{Directory, File, Manifest, no_endpoints, node, slice, svc, tcp};
+use super::manifests::{Directory, File, Manifest, node, slice, svc, tcp};
 use super::netns::{Netns, Said};
 use super::plan::{
     CASE_SERVICE, Family, L2, L3, NODE_A, NODE_B, Node, PORTS, SENTINEL, V4, V6, Who,
@@ -331,6 +331,29 @@ impl World {
         Flow::start(self.netns(who), FlowPlan { proto, from, to, every, manner })
     }
 
+    /// A flow of fifty numbered lines a second, each answered.
+    #[track_caller]
+    pub fn talking(&self, who: Who, proto: Proto, to: IpAddr, port: u16) -> Flow {
+        self.flow(who, proto, SocketAddr::new(to, port), Duration::from_millis(20), Manner::Talking)
+    }
+
+    /// A UDP flow that no server answers.
+    #[track_caller]
+    pub fn one_way(&self, who: Who, to: IpAddr, port: u16) -> Flow {
+        self.flow(who, Udp, SocketAddr::new(to, port), Duration::from_millis(20), Manner::OneWay)
+    }
+
+    /// Waits until the flow is answered by `pod`.
+    #[track_caller]
+    pub fn answered_by(&self, flow: &Flow, pod: Who) {
+        let start = Instant::now();
+        self.within(Duration::from_secs(3), || flow.servers(start).contains(pod.name()));
+    }
+
+    pub fn sleep(&self, milliseconds: u64) {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+    }
+
     /// A packet watcher in a namespace.
     pub fn sniff(&self, who: Who) -> Sniffer {
         Sniffer::start(self.netns(who))
@@ -383,12 +406,6 @@ impl World {
         }
         text
     }
-}
-
-/// Takes the service's endpoints away, keeping the Service.
-#[track_caller]
-pub fn scale_to_zero(world: &World) {
-    world.serve(no_endpoints());
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
