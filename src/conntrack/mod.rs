@@ -10,6 +10,7 @@ mod cleaner;
 mod netlink;
 mod query;
 mod stale;
+mod worker;
 
 pub use cleaner::{Cleaner, Options, Stats};
 pub use netlink::{Dump, Entry, Error, Table};

@@ -62,7 +62,8 @@ pub enum Error {
     Thread(#[source] io::Error),
 }
 
-/// One conntrack entry. The id tells it from a later one of the same flow.
+/// One conntrack entry. The id tells it from a later one of the same flow, unless the kernel put
+/// that at the same place in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub flow: Flow,
