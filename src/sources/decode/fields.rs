@@ -130,10 +130,12 @@ pub(super) fn subdomain(field: &str, text: &str) -> Result<(), Fault> {
     let good = text.len() <= 253
         && text.split('.').all(|part| {
             let bytes = part.as_bytes();
-            let ends = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
+            let ends =
+                bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
             ends && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
         });
-    let shape = "at most 253 lower case letters, digits, '-' and '.', a letter or digit first and last";
+    let shape =
+        "at most 253 lower case letters, digits, '-' and '.', a letter or digit first and last";
     if good { Ok(()) } else { Err(name_fault(field, text, shape)) }
 }
 

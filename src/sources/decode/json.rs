@@ -64,7 +64,8 @@ fn one(text: &str, head: Head<'_>, out: &mut Documents<'_>) {
 }
 
 fn typed(text: &str, head: Head<'_>, default: Option<(&str, &str)>, out: &mut Documents<'_>) {
-    let string = |value: Option<&RawValue>| value.and_then(|v| serde_json::from_str::<String>(v.get()).ok());
+    let string =
+        |value: Option<&RawValue>| value.and_then(|v| serde_json::from_str::<String>(v.get()).ok());
     let (api_version, kind) = (string(head.api_version), string(head.kind));
     let (default_version, default_kind) = default.unwrap_or(("", ""));
     let api_version = api_version.as_deref().unwrap_or(default_version);
@@ -79,7 +80,9 @@ fn typed(text: &str, head: Head<'_>, default: Option<(&str, &str)>, out: &mut Do
         }
         // `kind: List` without items holds nothing.
         _ if kind == "List" => {}
-        _ => object::decode(object::Source { text, api_version, kind, metadata: head.metadata }, out),
+        _ => {
+            object::decode(object::Source { text, api_version, kind, metadata: head.metadata }, out)
+        }
     }
 }
 

@@ -42,7 +42,10 @@ pub enum Decoded {
     Object(Object),
     /// Valid, but nothing that this node serves: the same as if the object did not exist.
     /// Without `object` it is of a kind that vipd does not read.
-    Ignored { object: Option<ObjectRef>, why: &'static str },
+    Ignored {
+        object: Option<ObjectRef>,
+        why: &'static str,
+    },
     Rejected(Problem),
 }
 

@@ -13,10 +13,11 @@ pub(super) fn to_json(text: &str) -> impl Iterator<Item = Result<String, SyntaxE
     let options = options();
     split(text).map(move |chunk| {
         let mut out = Vec::with_capacity(chunk.text.len());
-        let parsed =
-            serde_saphyr::with_deserializer_from_str_with_options(chunk.text, options.clone(), |d| {
-                Transcode { out: &mut out, place: Place::Value }.deserialize(d)
-            });
+        let parsed = serde_saphyr::with_deserializer_from_str_with_options(
+            chunk.text,
+            options.clone(),
+            |d| Transcode { out: &mut out, place: Place::Value }.deserialize(d),
+        );
         match parsed {
             Ok(()) => Ok(String::from_utf8(out).expect("only strings were written")),
             Err(error) => Err(syntax_error(&error, &chunk)),
@@ -75,7 +76,10 @@ fn split(text: &str) -> impl Iterator<Item = Chunk<'_>> {
                 chunks.push(Chunk { text: &text[start..from], first_line });
             }
             (start, first_line, content) = (to, line_number + 1, Content::Nothing);
-        } else if line.starts_with('%') && content != Content::Document && !text[start..].starts_with("---") {
+        } else if line.starts_with('%')
+            && content != Content::Document
+            && !text[start..].starts_with("---")
+        {
             content = Content::Directives;
         } else if !is_blank(line) {
             content = Content::Document;
@@ -97,7 +101,8 @@ enum Content {
 }
 
 fn is_marker(line: &str, marker: &str) -> bool {
-    line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix(marker)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 fn is_blank(line: &str) -> bool {
