@@ -1,8 +1,10 @@
 //! vipd: a Kubernetes service proxy for one node.
 
+pub mod conntrack;
 pub mod dataplane;
 pub mod model;
 pub mod netlink;
+pub mod node;
 pub mod planner;
 pub mod sources;
 pub mod store;
