@@ -9,7 +9,7 @@ use super::servers::Proto;
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -174,7 +174,7 @@ fn send(socket: Socket, plan: FlowPlan, log: &Log, stop: &AtomicBool) {
             let quiet = if plan.manner == Manner::OneWay { "Q" } else { "" };
             // A pending ICMP error is reported by the first send, which then sends nothing.
             for _ in 0..2 {
-                match (&socket).write(format!("{quiet}{number}\n").as_bytes()) {
+                match socket.send(format!("{quiet}{number}\n").as_bytes()) {
                     Ok(_) => {
                         note(Event::Sent(number));
                         break;

@@ -3,7 +3,9 @@
 //! In: cases that read like stories. Out: what packets did.
 //! Never: the host's own network; vipd's own code as a judge of vipd.
 
+pub mod client;
 pub mod clients;
+pub mod directory;
 pub mod flow;
 pub mod manifests;
 pub mod netns;

@@ -10,7 +10,7 @@
 //! ```
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// One network namespace of the topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,14 +90,6 @@ impl Family {
         match self {
             V4 => "IPv4",
             V6 => "IPv6",
-        }
-    }
-
-    /// 0.0.0.0 or ::.
-    pub fn any(self) -> IpAddr {
-        match self {
-            V4 => Ipv4Addr::UNSPECIFIED.into(),
-            V6 => Ipv6Addr::UNSPECIFIED.into(),
         }
     }
 

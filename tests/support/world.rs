@@ -3,9 +3,11 @@
 //! In: the sentences of a case. Out: panics that tell what was seen instead.
 //! Never: anything shared with another case.
 
+use super::client::{Client, Load};
 use super::clients::{self, Tries};
+use super::directory::Directory;
 use super::flow::{Flow, FlowPlan, Manner};
-use super::manifests::{Directory, File, Manifest, node, slice, svc, tcp};
+use super::manifests::{File, Manifest, node, slice, svc, tcp};
 use super::netns::{Netns, Said};
 use super::plan::{
     CASE_SERVICE, Family, L2, L3, NODE_A, NODE_B, Node, PORTS, SENTINEL, V4, V6, Who,
@@ -22,9 +24,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitStatus;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const WORK: &str = "/run/case";
@@ -81,10 +80,6 @@ impl World {
     /// The same world, looked at in another family.
     pub fn over(&self, family: Family) -> World {
         World { family, inside: self.inside.clone() }
-    }
-
-    pub fn other_family(&self) -> World {
-        self.over(self.family.other())
     }
 
     pub fn address(&self, who: Who) -> IpAddr {
@@ -299,7 +294,7 @@ impl World {
         }
     }
 
-    fn run(&self, who: Who, tries: &Tries, trace: Option<Trace>) -> Replies {
+    pub fn run(&self, who: Who, tries: &Tries, trace: Option<Trace>) -> Replies {
         let outcomes = self.netns(who).enter(|| clients::run(tries));
         Replies { who, tries: tries.clone(), outcomes, trace }
     }
@@ -313,8 +308,7 @@ impl World {
     }
 
     fn client(&self, who: Who, proto: Proto, to: IpAddr, port: u16) -> Client<'_> {
-        let traced = if self.is_running() { Traced::Yes } else { Traced::No };
-        Client { world: self, who, tries: self.tries(who, proto, to, port), traced }
+        Client::new(self, who, self.tries(who, proto, to, port))
     }
 
     /// A long-lived flow that sends every `every`.
@@ -362,12 +356,7 @@ impl World {
     /// Open-loop connections at `per_second` until `Load::stop`.
     pub fn load(&self, who: Who, to: IpAddr, port: u16, per_second: u32) -> Load {
         let tries = Tries { patience: Duration::from_secs(5), ..self.tries(who, Tcp, to, port) };
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopping, pause) = (stop.clone(), Duration::from_secs(1) / per_second);
-        let running = tries.clone();
-        let thread =
-            self.netns(who).spawn(move || clients::run_open_loop(&running, pause, &stopping));
-        Load { who, tries, stop, thread }
+        Load::start(self.netns(who), who, tries, Duration::from_secs(1) / per_second)
     }
 
     /// Retries a check that may panic until it holds; its last panic otherwise.
@@ -405,110 +394,5 @@ impl World {
             text += &format!("--- {log}\n{}\n", std::fs::read_to_string(&log).unwrap_or_default());
         }
         text
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Traced {
-    Yes,
-    No,
-}
-
-/// Tries that have not run yet; a sentence about the replies runs them.
-#[must_use = "runs with a sentence such as `reached()`"]
-pub struct Client<'w> {
-    world: &'w World,
-    who: Who,
-    tries: Tries,
-    traced: Traced,
-}
-
-impl Client<'_> {
-    pub fn times(mut self, times: usize) -> Self {
-        self.tries.times = times;
-        self
-    }
-
-    /// From another address of the client's.
-    pub fn from(mut self, address: IpAddr) -> Self {
-        self.tries.from = address;
-        self
-    }
-
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.tries.patience = patience;
-        self
-    }
-
-    /// One after the other.
-    pub fn in_turn(mut self) -> Self {
-        self.tries.at_once = 1;
-        self
-    }
-
-    /// Bytes of a datagram.
-    pub fn sized(mut self, size: usize) -> Self {
-        self.tries.size = size;
-        self
-    }
-
-    /// vipd is not asked: what it knows may be changing.
-    pub fn untraced(mut self) -> Self {
-        self.traced = Traced::No;
-        self
-    }
-
-    /// Runs the tries.
-    #[track_caller]
-    pub fn replies(self) -> Replies {
-        let trace = (self.traced == Traced::Yes).then(|| self.world.trace(self.who, &self.tries));
-        self.world.run(self.who, &self.tries, trace)
-    }
-
-    #[track_caller]
-    pub fn reached(self) -> Replies {
-        self.replies().reached()
-    }
-
-    #[track_caller]
-    pub fn only<const N: usize>(self, names: [Who; N]) -> Replies {
-        self.replies().only(names)
-    }
-
-    #[track_caller]
-    pub fn spread<const N: usize>(self, names: [Who; N]) -> Replies {
-        self.replies().spread(names).all_of_trace()
-    }
-
-    #[track_caller]
-    pub fn one_server(self) -> Who {
-        self.replies().one_server()
-    }
-
-    #[track_caller]
-    pub fn refused(self) -> Replies {
-        self.replies().refused()
-    }
-
-    /// Waits longer than until the kernel's second SYN.
-    #[track_caller]
-    pub fn dropped(self) -> Replies {
-        self.patience(Duration::from_millis(1300)).replies().dropped()
-    }
-}
-
-/// Open-loop connections.
-pub struct Load {
-    who: Who,
-    tries: Tries,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<clients::Outcome>>,
-}
-
-impl Load {
-    pub fn stop(self) -> Replies {
-        self.stop.store(true, Ordering::Relaxed);
-        let outcomes = self.thread.join().expect("its panics are bugs of the harness");
-        Replies { who: self.who, tries: self.tries, outcomes, trace: None }
     }
 }
