@@ -1,5 +1,6 @@
 //! vipd: a Kubernetes service proxy for one node.
 
+pub mod admin;
 pub mod config;
 pub mod dataplane;
 pub mod model;

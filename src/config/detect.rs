@@ -1,6 +1,6 @@
 //! How packets of local pods are told from others.
 
-use super::policy::Detect;
+use crate::planner::DetectLocal;
 use super::{Error, Warning, cidr};
 use clap::{ValueEnum, builder::PossibleValue};
 use ipnet::IpNet;
@@ -44,7 +44,7 @@ pub(super) struct Given<'a> {
     pub prefix: Option<&'a str>,
 }
 
-pub(super) fn resolve(given: &Given, warnings: &mut Vec<Warning>) -> Result<Detect, Error> {
+pub(super) fn resolve(given: &Given, warnings: &mut Vec<Warning>) -> Result<DetectLocal, Error> {
     let mode = given.mode.unwrap_or(Mode::ClusterCidr);
     let cidrs = cidr::pair("--cluster-cidr", given.cluster_cidr, warnings)?;
     let unused = [
@@ -63,21 +63,21 @@ pub(super) fn resolve(given: &Given, warnings: &mut Vec<Warning>) -> Result<Dete
             if given.mode.is_some() {
                 warnings.push(Warning::NoClusterCidr);
             }
-            Ok(Detect::None)
+            Ok(DetectLocal::None)
         }
-        Mode::ClusterCidr => Ok(Detect::ClusterCidr(cidrs)),
-        Mode::NodeCidr => Ok(Detect::NodeCidr),
+        Mode::ClusterCidr => Ok(DetectLocal::ClusterCidr(cidrs)),
+        Mode::NodeCidr => Ok(DetectLocal::NodeCidr),
         Mode::BridgeInterface => {
             let name = given.bridge.ok_or_else(|| {
                 missing("--pod-bridge-interface NAME", "the bridge that all pods are attached to")
             })?;
-            Ok(Detect::BridgeInterface(name.into()))
+            Ok(DetectLocal::BridgeInterface(name.into()))
         }
         Mode::InterfaceNamePrefix => {
             let prefix = given.prefix.ok_or_else(|| {
                 missing("--pod-interface-name-prefix PREFIX", "how pods' interfaces begin (veth)")
             })?;
-            Ok(Detect::InterfaceNamePrefix(prefix.into()))
+            Ok(DetectLocal::InterfaceNamePrefix(prefix.into()))
         }
     }
 }
@@ -91,10 +91,10 @@ mod tests {
     #[test]
     fn without_a_cidr_there_is_no_detector() {
         let mut warnings = Vec::new();
-        assert_eq!(resolve(&NOTHING, &mut warnings), Ok(Detect::None));
+        assert_eq!(resolve(&NOTHING, &mut warnings), Ok(DetectLocal::None));
         assert_eq!(warnings, []);
         let asked = Given { mode: Some(Mode::ClusterCidr), ..NOTHING };
-        assert_eq!(resolve(&asked, &mut warnings), Ok(Detect::None));
+        assert_eq!(resolve(&asked, &mut warnings), Ok(DetectLocal::None));
         assert_eq!(warnings, [Warning::NoClusterCidr]);
     }
 
@@ -114,7 +114,7 @@ mod tests {
     fn another_modes_flag_has_no_effect() {
         let given = Given { mode: Some(Mode::NodeCidr), bridge: Some("cni0"), ..NOTHING };
         let mut warnings = Vec::new();
-        assert_eq!(resolve(&given, &mut warnings), Ok(Detect::NodeCidr));
+        assert_eq!(resolve(&given, &mut warnings), Ok(DetectLocal::NodeCidr));
         assert_eq!(
             warnings,
             [Warning::NoEffect { flag: "--pod-bridge-interface", mode: "NodeCIDR" }]

@@ -1,6 +1,6 @@
 //! The flags, and how they become a checked configuration.
 
-use super::policy::Policy;
+use crate::planner::Policy;
 use super::{
     Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log, LogFormat, LogLevel,
     NodeConfig, ProxyMode, Warning, cidr, detect, duration, value,
@@ -164,7 +164,7 @@ pub struct SocketFlag {
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy::Detect;
+    use crate::planner::DetectLocal;
     use super::*;
     use clap::Parser;
 
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(config.admin_socket.to_str(), Some(DEFAULT_ADMIN_SOCKET));
         assert_eq!(config.min_sync_period, Duration::ZERO);
         assert!(config.policy.drop_invalid && !config.policy.masquerade_all);
-        assert_eq!(config.policy.detect, Detect::None);
+        assert_eq!(config.policy.detect, DetectLocal::None);
         assert_eq!(config.policy.service_ranges, []);
         assert_eq!(config.warnings, [Warning::NoClusterCidr]);
         assert!(!config.node_name.is_empty());

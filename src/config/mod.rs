@@ -7,14 +7,13 @@ mod cidr;
 mod detect;
 mod duration;
 mod flags;
-mod policy;
 mod value;
 
 pub use detect::Mode as DetectLocalMode;
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
 
 use clap::ValueEnum;
-use policy::Policy;
+use crate::planner::Policy;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! A plan as values to print.
 
+use super::describe::locality_name;
 use super::target;
 use crate::model::Family;
 use crate::planner::{
-    Action, Frontend, FrontendAddress, FrontendKey, LocalDetector, Locality, Masquerade, Plan,
-    PoolEndpoint, PortPlan, Scope, ServicePlan,
+    Action, Frontend, Masquerade, Plan, PoolEndpoint, PortPlan, Scope, ServicePlan,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub struct NodeView {
     pub service_ranges: Vec<String>,
     pub masquerade_all: bool,
     pub drop_invalid: bool,
-    /// How local pods are told, in words; `none` without a detector.
+    /// How local pods are told, in words.
     pub local_v4: String,
     pub local_v6: String,
 }
@@ -58,7 +58,7 @@ pub struct PortView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FrontendView {
-    /// `address:port`, or `node:port` for any of the node-port addresses.
+    /// `address:port/protocol`, or `node port N/protocol (family)`.
     pub at: String,
     pub kind: String,
     /// `forward`, `reject` or `drop`
@@ -100,8 +100,8 @@ impl From<&Plan> for NodeView {
             service_ranges: texts(&node.service_ranges),
             masquerade_all: node.masquerade_all,
             drop_invalid: node.drop_invalid,
-            local_v4: detector(&node.local_v4),
-            local_v6: detector(&node.local_v6),
+            local_v4: node.local_v4.to_string(),
+            local_v6: node.local_v6.to_string(),
         }
     }
 }
@@ -139,7 +139,7 @@ impl From<&Frontend> for FrontendView {
             Action::Reject | Action::Drop => None,
         };
         Self {
-            at: at(frontend.at),
+            at: frontend.at.to_string(),
             kind: frontend.kind.name().to_owned(),
             action: match frontend.action {
                 Action::Forward(_) => "forward",
@@ -159,21 +159,9 @@ impl From<&PoolEndpoint> for PoolView {
     fn from(endpoint: &PoolEndpoint) -> Self {
         Self {
             address: target(endpoint.target),
-            locality: match endpoint.locality {
-                Locality::Here => "here",
-                Locality::Elsewhere => "elsewhere",
-                Locality::Unknown => "unknown",
-            }
-            .to_owned(),
+            locality: locality_name(endpoint.locality).to_owned(),
             terminating: endpoint.terminating,
         }
-    }
-}
-
-fn at(key: FrontendKey) -> String {
-    match key.at {
-        FrontendAddress::Address(address) => SocketAddr::new(address, key.port).to_string(),
-        FrontendAddress::NodePort(_) => format!("node:{}", key.port),
     }
 }
 
@@ -196,15 +184,6 @@ fn masquerade(masquerade: Masquerade) -> &'static str {
         Masquerade::Always => "always",
         Masquerade::Never => "never",
         Masquerade::UnlessLocal => "unless-local",
-    }
-}
-
-fn detector(detector: &LocalDetector) -> String {
-    match detector {
-        LocalDetector::None => "none".to_owned(),
-        LocalDetector::Cidr(net) => format!("source in {net}"),
-        LocalDetector::Interface(name) => format!("from interface {name}"),
-        LocalDetector::InterfacePrefix(prefix) => format!("from an interface {prefix}*"),
     }
 }
 

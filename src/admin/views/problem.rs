@@ -1,6 +1,7 @@
 //! Objects that are not served as they were written.
 
 use crate::model::{Kind, ObjectRef, Problem, ServiceKey};
+use crate::planner;
 use crate::sync::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -37,12 +38,7 @@ fn namespace(object: &ObjectRef) -> Option<String> {
 
 /// All problems, the worst first; of one severity in the order of their objects.
 pub fn problem_views(snapshot: &Snapshot) -> Vec<ProblemView> {
-    let mut problems: Vec<Problem> = all(snapshot);
-    problems.sort_by(|a, b| {
-        (a.severity, &a.object, &a.origin, &a.field, &a.reason)
-            .cmp(&(b.severity, &b.object, &b.origin, &b.field, &b.reason))
-    });
-    problems.iter().map(ProblemView::from).collect()
+    sorted(all(snapshot))
 }
 
 /// The problems of one Service and of the Endpoints object of its name.
@@ -50,19 +46,22 @@ pub fn problems_of(snapshot: &Snapshot, key: &ServiceKey) -> Vec<ProblemView> {
     let concerns = |object: &ObjectRef| {
         matches!(object.kind, Kind::Service | Kind::Endpoints) && *object.key == *key.as_str()
     };
-    let mut views = problem_views_of(snapshot, concerns);
-    views.sort();
-    views
+    let mut problems = all(snapshot);
+    problems.retain(|problem| problem.object.as_ref().is_some_and(concerns));
+    sorted(problems)
 }
 
-fn problem_views_of(
-    snapshot: &Snapshot,
-    concerns: impl Fn(&ObjectRef) -> bool,
-) -> Vec<ProblemView> {
-    let concerned = |problem: &Problem| problem.object.as_ref().is_some_and(&concerns);
-    all(snapshot).iter().filter(|p| concerned(p)).map(ProblemView::from).collect()
-}
-
+/// What the sources say, and what follows from the plan.
 fn all(snapshot: &Snapshot) -> Vec<Problem> {
-    snapshot.problems.values().flat_map(|problems| problems.iter().cloned()).collect()
+    let mut problems = planner::problems(&snapshot.plan, &snapshot.known);
+    problems.extend(snapshot.problems.values().flat_map(|said| said.iter().cloned()));
+    problems
+}
+
+fn sorted(mut problems: Vec<Problem>) -> Vec<ProblemView> {
+    problems.sort_by(|a, b| {
+        (a.severity, &a.object, &a.origin, &a.field, &a.reason)
+            .cmp(&(b.severity, &b.object, &b.origin, &b.field, &b.reason))
+    });
+    problems.iter().map(ProblemView::from).collect()
 }
