@@ -36,8 +36,7 @@ pub fn render_plan_view(plan: &PlanView) -> String {
 
 fn render_port(out: &mut String, port: &PortView) {
     let name = if port.name.is_empty() { "<unset>" } else { &port.name };
-    let affinity =
-        port.affinity_seconds.map(|s| format!(", affinity {s} s")).unwrap_or_default();
+    let affinity = port.affinity_seconds.map(|s| format!(", affinity {s} s")).unwrap_or_default();
     line(out, 1, &format!("port {name} {}/{} {}{affinity}", port.port, port.protocol, port.family));
     for frontend in &port.frontends {
         line(out, 2, &render_frontend(frontend));
@@ -51,8 +50,11 @@ fn render_port(out: &mut String, port: &PortView) {
         }
     }
     // Every endpoint in a pool serves; only what serves beside them says more.
-    let pooled = |at| port.cluster.iter().chain(&port.local).any(|e| e.address == *at);
-    let others: Vec<_> = port.serving.iter().filter(|at| !pooled(at)).map(|at| at.to_string()).collect();
+    let pooled = |at: &&std::net::SocketAddr| {
+        port.cluster.iter().chain(&port.local).any(|e| e.address == **at)
+    };
+    let others: Vec<_> =
+        port.serving.iter().filter(|at| !pooled(at)).map(|at| at.to_string()).collect();
     if !others.is_empty() {
         line(out, 2, &format!("flows stay with {}", others.join(", ")));
     }

@@ -2,11 +2,11 @@
 
 use super::query::{TraceQuery, parameter};
 use super::server::Body;
+use super::stream;
 use super::views::{
     List, NodeView, ServicePlanView, StatusView, describe, endpoints_view, problem_views,
     service_view, trace_view,
 };
-use super::stream;
 use crate::model::ServiceKey;
 use crate::planner;
 use crate::sync::Snapshot;
@@ -35,7 +35,9 @@ pub(super) fn answer(path: &str, query: &str, snapshot: Arc<Snapshot>) -> Answer
         "/v1/trace" => trace(query, &snapshot),
         _ => match path.strip_prefix("/v1/services/").and_then(ServiceKey::parse) {
             Some(key) => one_service(&key, &snapshot),
-            None => Answer::Refusal(StatusCode::NOT_FOUND, format!("{path} is no path of this API")),
+            None => {
+                Answer::Refusal(StatusCode::NOT_FOUND, format!("{path} is no path of this API"))
+            }
         },
     }
 }
@@ -80,11 +82,9 @@ fn one_service(key: &ServiceKey, snapshot: &Snapshot) -> Answer {
 }
 
 fn trace(query: &str, snapshot: &Snapshot) -> Answer {
-    let traced = TraceQuery::parse(query)
-        .map_err(|error| error.to_string())
-        .and_then(|query| {
-            planner::trace(&snapshot.plan, &query.packet()).map_err(|error| error.to_string())
-        });
+    let traced = TraceQuery::parse(query).map_err(|error| error.to_string()).and_then(|query| {
+        planner::trace(&snapshot.plan, &query.packet()).map_err(|error| error.to_string())
+    });
     match traced {
         Ok(trace) => json(&trace_view(&trace)),
         Err(text) => Answer::Refusal(StatusCode::BAD_REQUEST, text),
@@ -107,5 +107,8 @@ fn append<T: Serialize>(out: &mut Vec<u8>, value: &T) -> bool {
 }
 
 fn unprintable(error: &serde_json::Error) -> Answer {
-    Answer::Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written as JSON: {error}"))
+    Answer::Refusal(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        format!("cannot be written as JSON: {error}"),
+    )
 }

@@ -67,10 +67,7 @@ pub async fn serve(
 }
 
 /// The next connection; `None` at shutdown.
-async fn next(
-    listener: &socket::Listener,
-    shutdown: &CancellationToken,
-) -> Option<UnixStream> {
+async fn next(listener: &socket::Listener, shutdown: &CancellationToken) -> Option<UnixStream> {
     loop {
         match shutdown.run_until_cancelled(listener.socket.accept()).await? {
             Ok((stream, _)) => return Some(stream),
@@ -109,7 +106,8 @@ fn respond(request: &Request<Incoming>, snapshot: Arc<Snapshot>) -> Response<Bod
             Answer::Refusal(status, text) => refusal(status, &text),
         }
     } else {
-        let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET: nothing can be changed here");
+        let mut response =
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET: nothing can be changed here");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         response
     };

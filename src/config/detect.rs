@@ -1,7 +1,7 @@
 //! How packets of local pods are told from others.
 
-use crate::planner::DetectLocal;
 use super::{Error, Warning, cidr};
+use crate::planner::DetectLocal;
 use clap::{ValueEnum, builder::PossibleValue};
 use ipnet::IpNet;
 

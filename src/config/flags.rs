@@ -1,10 +1,10 @@
 //! The flags, and how they become a checked configuration.
 
-use crate::planner::Policy;
 use super::{
     Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log, LogFormat, LogLevel,
     NodeConfig, ProxyMode, Warning, cidr, detect, duration, value,
 };
+use crate::planner::Policy;
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 use std::path::PathBuf;
@@ -164,8 +164,8 @@ pub struct SocketFlag {
 
 #[cfg(test)]
 mod tests {
-    use crate::planner::DetectLocal;
     use super::*;
+    use crate::planner::DetectLocal;
     use clap::Parser;
 
     #[derive(Parser)]

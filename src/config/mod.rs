@@ -12,8 +12,8 @@ mod value;
 pub use detect::Mode as DetectLocalMode;
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
 
-use clap::ValueEnum;
 use crate::planner::Policy;
+use clap::ValueEnum;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -32,8 +32,7 @@ pub fn trace_view(trace: &Trace) -> TraceView {
         .endpoints
         .iter()
         .map(|e| TracedView { address: target(e.target), masquerade: e.masquerade });
-    let steps =
-        trace.steps.iter().map(|s| StepView { what: s.what.clone(), why: s.why.clone() });
+    let steps = trace.steps.iter().map(|s| StepView { what: s.what.clone(), why: s.why.clone() });
     TraceView {
         verdict: trace.verdict.name().to_owned(),
         endpoints: endpoints.collect(),
