@@ -1,6 +1,8 @@
 //! vipd: a Kubernetes service proxy for one node.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod model;

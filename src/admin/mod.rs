@@ -13,8 +13,9 @@ mod socket;
 mod stream;
 pub mod views;
 
-pub use client::Client;
+pub use client::{Answered, Client};
 pub use error::{ClientError, Error};
+pub(crate) use query::protocol_named;
 pub use query::{TraceQuery, TraceQueryError};
 pub use server::serve;
 pub use socket::{Listener, bind};
