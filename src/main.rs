@@ -1,1 +1,7 @@
-fn main() {}
+//! Arguments in, one command run.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vipd::cli::main()
+}
