@@ -1,5 +1,7 @@
 //! vipd: a Kubernetes service proxy for one node.
 
+#![forbid(unsafe_code)]
+
 pub mod dataplane;
 pub mod model;
 pub mod netlink;

@@ -1,1 +1,3 @@
 //! What is known.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
