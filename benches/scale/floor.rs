@@ -1,0 +1,211 @@
+//! The bare writer: N × (1 + E) elements into two maps, as fast as nf_tables takes them. EDGE.
+//!
+//! In: a [`Cluster`]. Out: seconds, and microseconds of one change.
+//! Never: a thought about what the elements mean; anything of vipd's but its netlink socket.
+
+use crate::Outcome;
+use crate::generate::{Cluster, SERVICE_PORT, ServiceSpec, TARGET_PORT};
+use crate::world::Namespace;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+use vipd::netlink::{self, Buffer, ExtendedError, Socket};
+
+/// The two maps, and one rule bound to each. Keys and data have the sizes that a proxy needs:
+/// address . protocol . port (12 bytes) to a u32, and u32 . u32 (8 bytes) to address . port.
+const TABLE: &str = "
+table inet floor {
+    map services {
+        typeof ip daddr . meta l4proto . th dport : meta priority
+    }
+    map endpoints {
+        typeof meta priority . numgen random mod 2 : ip daddr . th dport
+    }
+    chain prerouting {
+        type nat hook prerouting priority dstnat
+        meta priority set ip daddr . meta l4proto . th dport map @services
+        meta l4proto tcp dnat ip to meta priority . numgen random mod 2 map @endpoints
+    }
+}
+";
+
+const NFPROTO_INET: u8 = 1;
+const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_DELSETELEM: u16 = 14;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+
+const SERVICES_PER_TRANSACTION: usize = 1_000;
+/// An element takes 36 bytes here, and an attribute holds less than 64 KiB.
+const ELEMENTS_PER_LIST: usize = 1_600;
+
+struct Element {
+    key: [u8; 12],
+    key_length: usize,
+    value: [u8; 8],
+    value_length: usize,
+}
+
+impl Element {
+    fn service(spec: &ServiceSpec, pool: u32) -> Self {
+        let mut key = [0; 12];
+        key[..4].copy_from_slice(&spec.cluster_ip.octets());
+        key[4] = 6;
+        key[8..10].copy_from_slice(&SERVICE_PORT.to_be_bytes());
+        let mut value = [0; 8];
+        value[..4].copy_from_slice(&pool.to_ne_bytes());
+        Self { key, key_length: 12, value, value_length: 4 }
+    }
+
+    fn endpoint(pool: u32, slot: u32, address: Ipv4Addr) -> Self {
+        let mut key = [0; 12];
+        key[..4].copy_from_slice(&pool.to_ne_bytes());
+        key[4..8].copy_from_slice(&slot.to_ne_bytes());
+        let mut value = [0; 8];
+        value[..4].copy_from_slice(&address.octets());
+        value[4..6].copy_from_slice(&TARGET_PORT.to_be_bytes());
+        Self { key, key_length: 8, value, value_length: 8 }
+    }
+}
+
+/// A namespace with the two maps in it, and the socket that fills them.
+pub struct Writer {
+    socket: Socket,
+    buffer: Buffer,
+    /// Start of the last message of the batch that changes something: it asks for the ACK.
+    last: usize,
+    _namespace: Namespace,
+}
+
+impl Writer {
+    pub fn new() -> Outcome<Self> {
+        let namespace = Namespace::new()?;
+        namespace.nft(TABLE)?;
+        let socket = namespace.run(|| Ok(Socket::open()?))?;
+        Ok(Self { socket, buffer: Buffer::default(), last: 0, _namespace: namespace })
+    }
+
+    /// Writes all elements; seconds, from the first byte encoded to the last commit done.
+    pub fn load(&mut self, cluster: &Cluster) -> Outcome<f64> {
+        let start = Instant::now();
+        for (chunk, services) in cluster.services.chunks(SERVICES_PER_TRANSACTION).enumerate() {
+            let first = (chunk * SERVICES_PER_TRANSACTION) as u32;
+            self.begin();
+            let endpoints = (first..).zip(services).flat_map(|(pool, service)| {
+                (0..).zip(&service.endpoints).map(move |(slot, endpoint)| {
+                    Element::endpoint(pool << 12, slot, endpoint.address)
+                })
+            });
+            self.elements(NFT_MSG_NEWSETELEM, "endpoints", endpoints);
+            let services = (first..).zip(services).map(|(pool, s)| Element::service(s, pool << 12));
+            self.elements(NFT_MSG_NEWSETELEM, "services", services);
+            self.commit()?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Microseconds of adding one endpoint in a transaction of its own, `pause` apart.
+    pub fn add_one(&mut self, count: u32, pause: Duration) -> Outcome<Vec<f64>> {
+        let pools = u32::MAX - count..u32::MAX;
+        let mut times = Vec::new();
+        for pool in pools.clone() {
+            times.push(self.change(pause, |writer| {
+                let element = Element::endpoint(pool, 0, Ipv4Addr::from(pool));
+                writer.elements(NFT_MSG_NEWSETELEM, "endpoints", [element]);
+            })?);
+        }
+        for pool in pools {
+            self.begin();
+            let element = Element::endpoint(pool, 0, Ipv4Addr::from(pool));
+            self.elements(NFT_MSG_DELSETELEM, "endpoints", [element]);
+            self.commit()?;
+        }
+        Ok(times)
+    }
+
+    /// Microseconds of giving one endpoint another address: delete and add in one transaction.
+    pub fn replace_one(&mut self, cluster: &Cluster, count: u32) -> Outcome<Vec<f64>> {
+        let mut times = Vec::new();
+        let mut now: Vec<Ipv4Addr> =
+            cluster.services.iter().map(|s| s.endpoints[0].address).collect();
+        let mut fresh = cluster.clone();
+        for index in 0..count as usize {
+            let service = index.wrapping_mul(7919) % now.len();
+            let pool = (service as u32) << 12;
+            let old = Element::endpoint(pool, 0, now[service]);
+            now[service] = fresh.fresh();
+            let new = Element::endpoint(pool, 0, now[service]);
+            times.push(self.change(Duration::ZERO, |writer| {
+                writer.elements(NFT_MSG_DELSETELEM, "endpoints", [old]);
+                writer.elements(NFT_MSG_NEWSETELEM, "endpoints", [new]);
+            })?);
+        }
+        Ok(times)
+    }
+
+    fn change(&mut self, pause: Duration, write: impl FnOnce(&mut Self)) -> Outcome<f64> {
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+        let start = Instant::now();
+        self.begin();
+        write(self);
+        self.commit()?;
+        Ok(start.elapsed().as_secs_f64() * 1e6)
+    }
+
+    fn begin(&mut self) {
+        self.buffer.clear();
+        let seq = self.socket.next_seq();
+        let flags = netlink::NLM_F_REQUEST;
+        let kind = netlink::NFNL_MSG_BATCH_BEGIN;
+        self.buffer.begin(kind, flags, seq, 0, 0, netlink::SUBSYS_NFTABLES);
+    }
+
+    fn elements(&mut self, kind: u16, map: &str, elements: impl IntoIterator<Item = Element>) {
+        let mut elements = elements.into_iter().peekable();
+        while elements.peek().is_some() {
+            self.buffer.end();
+            self.last = self.buffer.len();
+            let flags = netlink::NLM_F_REQUEST | netlink::NLM_F_CREATE;
+            let kind = netlink::SUBSYS_NFTABLES << 8 | kind;
+            self.buffer.begin(kind, flags, self.socket.next_seq(), NFPROTO_INET, 0, 0);
+            self.buffer.attr_str(NFTA_SET_ELEM_LIST_TABLE, "floor");
+            self.buffer.attr_str(NFTA_SET_ELEM_LIST_SET, map);
+            let list = self.buffer.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
+            for element in elements.by_ref().take(ELEMENTS_PER_LIST) {
+                let nest = self.buffer.nest(NFTA_LIST_ELEM);
+                let key = self.buffer.nest(NFTA_SET_ELEM_KEY);
+                self.buffer.attr(NFTA_DATA_VALUE, &element.key[..element.key_length]);
+                self.buffer.close(key);
+                let value = self.buffer.nest(NFTA_SET_ELEM_DATA);
+                self.buffer.attr(NFTA_DATA_VALUE, &element.value[..element.value_length]);
+                self.buffer.close(value);
+                self.buffer.close(nest);
+            }
+            self.buffer.close(list);
+        }
+    }
+
+    /// Only the last message is acknowledged: one per message would overflow the receive buffer.
+    fn commit(&mut self) -> Outcome<()> {
+        self.buffer.end();
+        self.buffer.flag(self.last, netlink::NLM_F_ACK);
+        let seq = self.socket.next_seq();
+        let kind = netlink::NFNL_MSG_BATCH_END;
+        self.buffer.begin(kind, netlink::NLM_F_REQUEST, seq, 0, 0, netlink::SUBSYS_NFTABLES);
+        self.buffer.end();
+        self.socket.send(self.buffer.bytes())?;
+        for message in self.socket.receive()? {
+            match ExtendedError::of(&message) {
+                Some(error) if error.errno != 0 => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! The questions that the harness answers, one file each.
+//!
+//! In: [`Effort`]. Out: [`Row`](crate::report::Row)s.
+//! Never: a figure from another run.
+
+pub mod connect;
+pub mod load;
