@@ -1,10 +1,12 @@
 //! How long connect() takes from a pod over the node to another pod, rule set by rule set.
 //!
-//! In: [`Path`]s, each a client, a node and a server namespace of its own. Out: microseconds of
-//! every round. All rule sets stand side by side, so that rounds interleave and noise is shared.
-//! Never: a rule set that changes while it is measured.
+//! In: [`Path`]s: a client, a node and a server namespace, several rule sets in the node's. Out:
+//! microseconds of every round.
+//! Never: two rule sets compared over different namespaces: two equal paths differ by 4 % here, so
+//! rule sets that are compared share one, and take turns by their tables' dormant flag.
 
 use crate::Outcome;
+use crate::nft::Transactions;
 use crate::stats::{Rng, median};
 use crate::world::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -85,44 +87,64 @@ impl Path {
     }
 }
 
-/// One thing to connect to: an address as seen from a path's client.
-#[derive(Debug)]
-pub struct Variant<'a> {
+/// One thing to measure on a path: the table that is awake meanwhile, and where to connect to.
+#[derive(Debug, Clone)]
+pub struct Variant {
     pub name: String,
-    pub path: &'a Path,
+    pub table: Option<&'static str>,
     pub to: SocketAddrV4,
 }
 
-/// The p50 of every round, variant by variant.
+/// A path with what takes turns on it.
+pub struct Course {
+    pub path: Path,
+    pub tables: Vec<&'static str>,
+    pub variants: Vec<Variant>,
+}
+
+/// The p50 of every round, by course and variant.
 pub fn measure(
-    variants: &[Variant<'_>],
+    courses: &[Course],
     rounds: usize,
     connections: usize,
-) -> Outcome<Vec<Vec<f64>>> {
-    let mut order: Vec<usize> = (0..variants.len()).collect();
+) -> Outcome<Vec<Vec<Vec<f64>>>> {
+    let mut turns: Vec<(usize, usize)> = (0..courses.len())
+        .flat_map(|course| (0..courses[course].variants.len()).map(move |v| (course, v)))
+        .collect();
+    let mut results: Vec<Vec<Vec<f64>>> =
+        courses.iter().map(|c| vec![Vec::new(); c.variants.len()]).collect();
+    let mut switches = courses
+        .iter()
+        .map(|course| Transactions::open(&course.path.node))
+        .collect::<Outcome<Vec<_>>>()?;
     let mut rng = Rng::new(3);
-    let mut results = vec![Vec::new(); variants.len()];
     // The thread wanders from namespace to namespace, so it must be one that ends afterwards.
     std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                for round in 0..=rounds {
-                    rng.shuffle(&mut order);
-                    for &index in &order {
-                        let variant = &variants[index];
-                        let times = variant
-                            .path
-                            .connect(variant.to, connections)
-                            .map_err(|e| format!("{}: {e}", variant.name))?;
-                        // Round 0 fills caches and neighbour tables.
-                        if round > 0 {
-                            results[index].push(median(&times));
-                        }
+        let wander = move || {
+            for round in 0..=rounds {
+                rng.shuffle(&mut turns);
+                for &(at, which) in &turns {
+                    let course = &courses[at];
+                    let variant = &course.variants[which];
+                    if !course.tables.is_empty() {
+                        switches[at].wake_only(&course.tables, variant.table)?;
+                    }
+                    let connect = |count| {
+                        let times = course.path.connect(variant.to, count);
+                        times.map_err(|e| format!("{}: {e}", variant.name))
+                    };
+                    // The first connections after a switch fill caches.
+                    connect(connections / 10)?;
+                    let times = connect(connections)?;
+                    // Round 0 fills neighbour tables and conntrack's.
+                    if round > 0 {
+                        results[at][which].push(median(&times));
                     }
                 }
-                Ok(results)
-            })
-            .join()
-            .unwrap_or_else(|_| Err("the connecting thread panicked".into()))
+            }
+            Ok(results)
+        };
+        let thread = scope.spawn(wander);
+        thread.join().unwrap_or_else(|_| Err("the connecting thread panicked".into()))
     })
 }

@@ -5,10 +5,10 @@
 
 use crate::Outcome;
 use crate::generate::{Cluster, SERVICE_PORT, ServiceSpec, TARGET_PORT};
+use crate::nft::{Census, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, Transactions};
 use crate::world::Namespace;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
-use vipd::netlink::{self, Buffer, ExtendedError, Socket};
 
 /// The two maps, and one rule bound to each. Keys and data have the sizes that a proxy needs:
 /// address . protocol . port (12 bytes) to a u32, and u32 . u32 (8 bytes) to address . port.
@@ -28,9 +28,6 @@ table inet floor {
 }
 ";
 
-const NFPROTO_INET: u8 = 1;
-const NFT_MSG_NEWSETELEM: u16 = 12;
-const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -74,19 +71,20 @@ impl Element {
 
 /// A namespace with the two maps in it, and the socket that fills them.
 pub struct Writer {
-    socket: Socket,
-    buffer: Buffer,
-    /// Start of the last message of the batch that changes something: it asks for the ACK.
-    last: usize,
-    _namespace: Namespace,
+    transactions: Transactions,
+    namespace: Namespace,
 }
 
 impl Writer {
     pub fn new() -> Outcome<Self> {
         let namespace = Namespace::new()?;
         namespace.nft(TABLE)?;
-        let socket = namespace.run(|| Ok(Socket::open()?))?;
-        Ok(Self { socket, buffer: Buffer::default(), last: 0, _namespace: namespace })
+        Ok(Self { transactions: Transactions::open(&namespace)?, namespace })
+    }
+
+    /// What the kernel says is in the maps.
+    pub fn held(&self) -> Outcome<u64> {
+        Census::open(&self.namespace, "floor")?.total()
     }
 
     /// Writes all elements; seconds, from the first byte encoded to the last commit done.
@@ -94,7 +92,7 @@ impl Writer {
         let start = Instant::now();
         for (chunk, services) in cluster.services.chunks(SERVICES_PER_TRANSACTION).enumerate() {
             let first = (chunk * SERVICES_PER_TRANSACTION) as u32;
-            self.begin();
+            self.transactions.begin();
             let endpoints = (first..).zip(services).flat_map(|(pool, service)| {
                 (0..).zip(&service.endpoints).map(move |(slot, endpoint)| {
                     Element::endpoint(pool << 12, slot, endpoint.address)
@@ -103,7 +101,7 @@ impl Writer {
             self.elements(NFT_MSG_NEWSETELEM, "endpoints", endpoints);
             let services = (first..).zip(services).map(|(pool, s)| Element::service(s, pool << 12));
             self.elements(NFT_MSG_NEWSETELEM, "services", services);
-            self.commit()?;
+            self.transactions.commit()?;
         }
         Ok(start.elapsed().as_secs_f64())
     }
@@ -119,10 +117,10 @@ impl Writer {
             })?);
         }
         for pool in pools {
-            self.begin();
+            self.transactions.begin();
             let element = Element::endpoint(pool, 0, Ipv4Addr::from(pool));
             self.elements(NFT_MSG_DELSETELEM, "endpoints", [element]);
-            self.commit()?;
+            self.transactions.commit()?;
         }
         Ok(times)
     }
@@ -152,60 +150,30 @@ impl Writer {
             std::thread::sleep(pause);
         }
         let start = Instant::now();
-        self.begin();
+        self.transactions.begin();
         write(self);
-        self.commit()?;
+        self.transactions.commit()?;
         Ok(start.elapsed().as_secs_f64() * 1e6)
-    }
-
-    fn begin(&mut self) {
-        self.buffer.clear();
-        let seq = self.socket.next_seq();
-        let flags = netlink::NLM_F_REQUEST;
-        let kind = netlink::NFNL_MSG_BATCH_BEGIN;
-        self.buffer.begin(kind, flags, seq, 0, 0, netlink::SUBSYS_NFTABLES);
     }
 
     fn elements(&mut self, kind: u16, map: &str, elements: impl IntoIterator<Item = Element>) {
         let mut elements = elements.into_iter().peekable();
         while elements.peek().is_some() {
-            self.buffer.end();
-            self.last = self.buffer.len();
-            let flags = netlink::NLM_F_REQUEST | netlink::NLM_F_CREATE;
-            let kind = netlink::SUBSYS_NFTABLES << 8 | kind;
-            self.buffer.begin(kind, flags, self.socket.next_seq(), NFPROTO_INET, 0, 0);
-            self.buffer.attr_str(NFTA_SET_ELEM_LIST_TABLE, "floor");
-            self.buffer.attr_str(NFTA_SET_ELEM_LIST_SET, map);
-            let list = self.buffer.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
+            let buffer = self.transactions.message(kind);
+            buffer.attr_str(NFTA_SET_ELEM_LIST_TABLE, "floor");
+            buffer.attr_str(NFTA_SET_ELEM_LIST_SET, map);
+            let list = buffer.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
             for element in elements.by_ref().take(ELEMENTS_PER_LIST) {
-                let nest = self.buffer.nest(NFTA_LIST_ELEM);
-                let key = self.buffer.nest(NFTA_SET_ELEM_KEY);
-                self.buffer.attr(NFTA_DATA_VALUE, &element.key[..element.key_length]);
-                self.buffer.close(key);
-                let value = self.buffer.nest(NFTA_SET_ELEM_DATA);
-                self.buffer.attr(NFTA_DATA_VALUE, &element.value[..element.value_length]);
-                self.buffer.close(value);
-                self.buffer.close(nest);
+                let nest = buffer.nest(NFTA_LIST_ELEM);
+                let key = buffer.nest(NFTA_SET_ELEM_KEY);
+                buffer.attr(NFTA_DATA_VALUE, &element.key[..element.key_length]);
+                buffer.close(key);
+                let value = buffer.nest(NFTA_SET_ELEM_DATA);
+                buffer.attr(NFTA_DATA_VALUE, &element.value[..element.value_length]);
+                buffer.close(value);
+                buffer.close(nest);
             }
-            self.buffer.close(list);
+            buffer.close(list);
         }
-    }
-
-    /// Only the last message is acknowledged: one per message would overflow the receive buffer.
-    fn commit(&mut self) -> Outcome<()> {
-        self.buffer.end();
-        self.buffer.flag(self.last, netlink::NLM_F_ACK);
-        let seq = self.socket.next_seq();
-        let kind = netlink::NFNL_MSG_BATCH_END;
-        self.buffer.begin(kind, netlink::NLM_F_REQUEST, seq, 0, 0, netlink::SUBSYS_NFTABLES);
-        self.buffer.end();
-        self.socket.send(self.buffer.bytes())?;
-        for message in self.socket.receive()? {
-            match ExtendedError::of(&message) {
-                Some(error) if error.errno != 0 => return Err(error.into()),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod connect;
 mod floor;
 mod generate;
 mod manifests;
+mod nft;
 mod parts;
 mod report;
 mod stats;

@@ -4,7 +4,7 @@
 //! what a ratio of two equal things looks like on this machine.
 //! Never: a comparison across runs.
 
-use crate::connect::{Path, SERVER_PORT, SERVERS, Variant, measure};
+use crate::connect::{Course, Path, SERVER_PORT, SERVERS, Variant, measure};
 use crate::report::Row;
 use crate::stats::{median, ratio};
 use crate::{Effort, Outcome, progress};
@@ -13,57 +13,81 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 1);
 
-/// The least that makes netfilter track connections: the expression alone enables it, and no
-/// packet passes a chain.
-const CONNTRACK: &str = "table inet peer {
+/// What stands beside vipd's table. `conntrack` is the least that makes netfilter track
+/// connections: the expression alone enables it, and no packet passes a chain. `nat` adds the hooks
+/// of address translation with no rule in them; `dnat` one rule; `again` is its twin.
+const PEERS: &str = "
+table inet conntrack {
     chain unhooked { ct state new accept; }
-}";
-
-/// The same with the hooks of network address translation, and no rule in them.
-const CONNTRACK_NAT: &str = "table inet peer {
-    chain unhooked { ct state new accept; }
+}
+table inet nat {
     chain prerouting { type nat hook prerouting priority dstnat; }
-}";
-
-const DNAT: &str = "table inet peer {
+}
+table inet dnat {
     chain prerouting {
         type nat hook prerouting priority dstnat;
         ip daddr 10.254.0.1 tcp dport 80 dnat ip to 10.61.0.2:8080
     }
-}";
+}
+table inet again {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip daddr 10.254.0.1 tcp dport 80 dnat ip to 10.61.0.2:8080
+    }
+}
+";
+
+const POD: SocketAddrV4 = SocketAddrV4::new(SERVERS[0], SERVER_PORT);
+const SERVICE: SocketAddrV4 = SocketAddrV4::new(CLUSTER_IP, 80);
+
+fn variant(name: &str, table: Option<&'static str>, to: SocketAddrV4) -> Variant {
+    Variant { name: name.to_owned(), table, to }
+}
+
+/// The peers alone.
+fn floors() -> Outcome<[Course; 2]> {
+    let direct = Course {
+        path: Path::new()?,
+        tables: vec![],
+        variants: vec![variant("untracked, to a plain address", None, POD)],
+    };
+    let path = Path::new()?;
+    path.node.nft(PEERS)?;
+    let netfilter = Course {
+        path,
+        tables: vec!["nat", "dnat", "again"],
+        variants: vec![
+            variant("plain conntrack, to a plain address", None, POD),
+            variant("conntrack and empty nat hooks, to a plain address", Some("nat"), POD),
+            variant("one DNAT rule, to a plain address", Some("dnat"), POD),
+            variant("one DNAT rule, to the service", Some("dnat"), SERVICE),
+            variant("the same rule again (A/A)", Some("again"), SERVICE),
+        ],
+    };
+    Ok([direct, netfilter])
+}
 
 pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
     progress("connect: building namespaces");
-    let [direct, conntrack, conntrack_nat, dnat, again] =
-        [Path::new()?, Path::new()?, Path::new()?, Path::new()?, Path::new()?];
-    conntrack.node.nft(CONNTRACK)?;
-    conntrack_nat.node.nft(CONNTRACK_NAT)?;
-    dnat.node.nft(DNAT)?;
-    again.node.nft(DNAT)?;
-
-    let pod = SocketAddrV4::new(SERVERS[0], SERVER_PORT);
-    let service = SocketAddrV4::new(CLUSTER_IP, 80);
-    let variant = |name: &str, path, to| Variant { name: name.to_owned(), path, to };
-    let variants = [
-        variant("untracked, to a plain address", &direct, pod),
-        variant("conntrack, to a plain address", &conntrack, pod),
-        variant("conntrack and nat hooks, to a plain address", &conntrack_nat, pod),
-        variant("one DNAT rule, to the service", &dnat, service),
-        variant("one DNAT rule, to the service (A/A)", &again, service),
-        variant("one DNAT rule, to a plain address", &dnat, pod),
-    ];
-    let (rounds, connections) = effort.pick((20, 500), (40, 1_500));
-    progress(&format!("connect: {rounds} rounds of {} variants", variants.len()));
-    let results = measure(&variants, rounds, connections)?;
-    Ok(variants
-        .iter()
-        .zip(&results)
-        .map(|(variant, p50s)| {
-            let peer = if variant.name.ends_with("(A/A)") { 3 } else { 0 };
-            let floor = format!("{}: {:.1} µs", variants[peer].name, median(&results[peer]));
-            Row::new(format!("connect p50: {}", variant.name), format!("{:.1} µs", median(p50s)))
-                .floor(floor, ratio(p50s, &results[peer]))
-                .numbers(json!({"p50_us": p50s}))
-        })
-        .collect())
+    let courses = floors()?;
+    let (rounds, connections) = effort.pick((20, 500), (40, 1_000));
+    progress(&format!("connect: {rounds} rounds"));
+    let results = measure(&courses, rounds, connections)?;
+    let untracked = &results[0][0];
+    let row = |course: usize, index: usize, floor: &[f64]| {
+        let p50s = &results[course][index];
+        let name = &courses[course].variants[index].name;
+        Row::new(format!("connect p50: {name}"), format!("{:.2} µs", median(p50s)))
+            .floor(format!("{:.2} µs", median(floor)), ratio(p50s, floor))
+            .numbers(json!({"p50_us": p50s}))
+    };
+    let netfilter = &results[1];
+    Ok(vec![
+        row(0, 0, untracked),
+        row(1, 0, untracked),
+        row(1, 1, &netfilter[0]),
+        row(1, 2, &netfilter[0]),
+        row(1, 3, &netfilter[0]),
+        row(1, 4, &netfilter[3]),
+    ])
 }

@@ -39,7 +39,13 @@ fn load(shape: Shape, effort: Effort) -> Outcome<Row> {
     let rounds = effort.pick(3, 5);
     let mut floors = Vec::new();
     for _ in 0..rounds {
-        floors.push(floor::Writer::new()?.load(&cluster)?);
+        let mut writer = floor::Writer::new()?;
+        floors.push(writer.load(&cluster)?);
+        let held = writer.held()?;
+        if held != cluster.elements() {
+            return Err(format!("{} elements written, {held} held", cluster.elements()).into());
+        }
+        drop(writer);
         settle(&cluster);
     }
     let seconds = median(&floors);
