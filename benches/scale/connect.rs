@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 2);
 pub const CLIENT_RANGE: &str = "10.60.0.0/24";
-pub const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 61, 0, 2), Ipv4Addr::new(10, 61, 0, 3)];
+pub const SERVERS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(10, 61, 0, 2), Ipv4Addr::new(10, 61, 0, 3), Ipv4Addr::new(10, 61, 0, 4)];
 pub const SERVER_PORT: u16 = 8080;
 
 /// Connections before the server side is emptied: below its backlog, so that nobody has to accept
@@ -35,7 +36,8 @@ pub struct Path {
 impl Path {
     pub fn new() -> Outcome<Self> {
         let (client, node, server) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
-        let [first, second] = SERVERS;
+        let addresses: String =
+            SERVERS.iter().map(|s| format!("addr add {s}/24 dev eth0\n")).collect();
         node.ip(&format!(
             "link add to-client type veth peer name eth0 netns {}\n\
              link add to-server type veth peer name eth0 netns {}\n\
@@ -49,10 +51,7 @@ impl Path {
         client.ip(&format!(
             "addr add {CLIENT}/24 dev eth0\nlink set eth0 up\nroute add default via 10.60.0.1\n"
         ))?;
-        server.ip(&format!(
-            "addr add {first}/24 dev eth0\naddr add {second}/24 dev eth0\nlink set eth0 up\n\
-             route add default via 10.61.0.1\n"
-        ))?;
+        server.ip(&format!("{addresses}link set eth0 up\nroute add default via 10.61.0.1\n"))?;
         node.sysctl("net/ipv4/ip_forward", "1")?;
         // Reset connections would fill conntrack's table for ten seconds each.
         node.sysctl("net/netfilter/nf_conntrack_tcp_timeout_close", "1")?;

@@ -13,23 +13,23 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 1);
 
-/// What stands beside vipd's table. `conntrack` is the least that makes netfilter track
-/// connections: the expression alone enables it, and no packet passes a chain. `nat` adds the hooks
-/// of address translation with no rule in them; `dnat` one rule; `again` is its twin.
+/// What stands beside vipd's table. `tracking` is the least that makes netfilter track
+/// connections: the expression alone enables it, and no packet passes a chain. `empty_nat` adds the hooks
+/// of address translation with no rule in them; `one_rule` a rule; `same_rule` is its twin.
 const PEERS: &str = "
-table inet conntrack {
+table inet tracking {
     chain unhooked { ct state new accept; }
 }
-table inet nat {
+table inet empty_nat {
     chain prerouting { type nat hook prerouting priority dstnat; }
 }
-table inet dnat {
+table inet one_rule {
     chain prerouting {
         type nat hook prerouting priority dstnat;
         ip daddr 10.254.0.1 tcp dport 80 dnat ip to 10.61.0.2:8080
     }
 }
-table inet again {
+table inet same_rule {
     chain prerouting {
         type nat hook prerouting priority dstnat;
         ip daddr 10.254.0.1 tcp dport 80 dnat ip to 10.61.0.2:8080
@@ -37,7 +37,9 @@ table inet again {
 }
 ";
 
-const POD: SocketAddrV4 = SocketAddrV4::new(SERVERS[0], SERVER_PORT);
+/// No service leads here. Were it an endpoint, a plain connection could have the reply tuple of a
+/// translated one that conntrack still remembers, and lose its first packet to the clash.
+const POD: SocketAddrV4 = SocketAddrV4::new(SERVERS[2], SERVER_PORT);
 const SERVICE: SocketAddrV4 = SocketAddrV4::new(CLUSTER_IP, 80);
 
 fn variant(name: &str, table: Option<&'static str>, to: SocketAddrV4) -> Variant {
@@ -55,13 +57,13 @@ fn floors() -> Outcome<[Course; 2]> {
     path.node.nft(PEERS)?;
     let netfilter = Course {
         path,
-        tables: vec!["nat", "dnat", "again"],
+        tables: vec!["empty_nat", "one_rule", "same_rule"],
         variants: vec![
             variant("plain conntrack, to a plain address", None, POD),
-            variant("conntrack and empty nat hooks, to a plain address", Some("nat"), POD),
-            variant("one DNAT rule, to a plain address", Some("dnat"), POD),
-            variant("one DNAT rule, to the service", Some("dnat"), SERVICE),
-            variant("the same rule again (A/A)", Some("again"), SERVICE),
+            variant("conntrack and empty nat hooks, to a plain address", Some("empty_nat"), POD),
+            variant("one DNAT rule, to a plain address", Some("one_rule"), POD),
+            variant("one DNAT rule, to the service", Some("one_rule"), SERVICE),
+            variant("the same rule again (A/A)", Some("same_rule"), SERVICE),
         ],
     };
     Ok([direct, netfilter])

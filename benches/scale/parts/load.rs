@@ -51,7 +51,7 @@ fn load(shape: Shape, effort: Effort) -> Outcome<Row> {
     let seconds = median(&floors);
     Ok(Row::new(
         format!("bare writer, full load {} ({} elements)", shape.name(), cluster.elements()),
-        format!("{seconds:.3} s"),
+        format!("{:.1} ms", seconds * 1e3),
     )
     .numbers(json!({"floor_seconds": floors, "elements": cluster.elements()})))
 }
