@@ -126,7 +126,12 @@ impl Writer {
     }
 
     /// Microseconds of giving one endpoint another address: delete and add in one transaction.
-    pub fn replace_one(&mut self, cluster: &Cluster, count: u32) -> Outcome<Vec<f64>> {
+    pub fn replace_one(
+        &mut self,
+        cluster: &Cluster,
+        count: u32,
+        pause: Duration,
+    ) -> Outcome<Vec<f64>> {
         let mut times = Vec::new();
         let mut now: Vec<Ipv4Addr> =
             cluster.services.iter().map(|s| s.endpoints[0].address).collect();
@@ -137,7 +142,7 @@ impl Writer {
             let old = Element::endpoint(pool, 0, now[service]);
             now[service] = fresh.fresh();
             let new = Element::endpoint(pool, 0, now[service]);
-            times.push(self.change(Duration::ZERO, |writer| {
+            times.push(self.change(pause, |writer| {
                 writer.elements(NFT_MSG_DELSETELEM, "endpoints", [old]);
                 writer.elements(NFT_MSG_NEWSETELEM, "endpoints", [new]);
             })?);

@@ -3,6 +3,7 @@
 //! In: `cargo bench --bench scale -- [PART …] [--quick]`. Out: a table on stdout, JSON in benches/out.
 //! Never: a failure because a bar is missed; a trace of itself left on the host.
 
+mod alloc;
 mod connect;
 mod floor;
 mod generate;
@@ -10,6 +11,7 @@ mod manifests;
 mod nft;
 mod parts;
 mod report;
+mod rooms;
 mod stats;
 mod world;
 
@@ -20,7 +22,7 @@ use std::time::Instant;
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "usage: cargo bench --bench scale -- [PART …] [--quick]
-parts (all without any): load connect";
+parts (all without any): load change connect";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effort {
@@ -40,7 +42,11 @@ impl Effort {
 
 type Part = fn(Effort) -> Outcome<Vec<report::Row>>;
 
-const PARTS: [(&str, Part); 2] = [("load", parts::load::run), ("connect", parts::connect::run)];
+const PARTS: [(&str, Part); 3] =
+    [("load", parts::load::run), ("change", parts::change::run), ("connect", parts::connect::run)];
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 fn main() -> std::process::ExitCode {
     match run() {

@@ -97,7 +97,7 @@ pub fn bytes_in(directory: &Path) -> Outcome<u64> {
     Ok(sum)
 }
 
-fn text(services: &[ServiceSpec], format: Format) -> String {
+pub fn text(services: &[ServiceSpec], format: Format) -> String {
     let objects = services.iter().flat_map(|s| [service(s), slice(s)]);
     match format {
         Format::Json => {

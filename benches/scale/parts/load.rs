@@ -1,11 +1,13 @@
-//! Full load into the kernel, beside the bare writer's.
+//! Full load into the kernel: vipd's dataplane in turn with the bare writer.
 //!
-//! In: shapes. Out: seconds of both, round by round, and the bare writer's one-change latency.
-//! Never: one side measured after the other instead of in turn with it.
+//! In: shapes. Out: seconds of both, round by round, and their ratio.
+//! Never: a ratio of two runs that did not share the same minute.
 
-use crate::generate::{Cluster, Shape};
+use crate::generate::{Cluster, Shape, Spread};
+use crate::nft::Census;
 use crate::report::Row;
-use crate::stats::{median, quantile};
+use crate::rooms::Rooms;
+use crate::stats::{median, ratio};
 use crate::{Effort, Outcome, floor, progress};
 use serde_json::json;
 use std::time::Duration;
@@ -21,64 +23,58 @@ pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
             Shape::MIXED,
         ],
     };
-    let mut rows = Vec::new();
-    for &shape in shapes {
-        progress(&format!("load {}", shape.name()));
-        rows.push(load(shape, effort)?);
-    }
-    for services in [1_000, 100_000] {
-        let shape = Shape::new(services, 2);
-        progress(&format!("bare one-change latency at {}", shape.name()));
-        rows.extend(one_change(shape)?);
-    }
-    Ok(rows)
+    shapes
+        .iter()
+        .map(|&shape| {
+            progress(&format!("load {}", shape.name()));
+            load(shape, effort)
+        })
+        .collect()
 }
 
 fn load(shape: Shape, effort: Effort) -> Outcome<Row> {
     let cluster = Cluster::new(shape);
-    let rounds = effort.pick(3, 5);
-    let mut floors = Vec::new();
+    let elements = cluster.elements();
+    let rounds = effort.pick(5, if elements > 200_000 { 9 } else { 15 });
+    let (mut floors, mut ours) = (Vec::new(), Vec::new());
+    let mut held = 0;
+    let mut rooms = Rooms::new(&cluster)?;
     for _ in 0..rounds {
         let mut writer = floor::Writer::new()?;
         floors.push(writer.load(&cluster)?);
-        let held = writer.held()?;
-        if held != cluster.elements() {
-            return Err(format!("{} elements written, {held} held", cluster.elements()).into());
+        if writer.held()? != elements {
+            return Err(format!("{elements} elements written, {} held", writer.held()?).into());
         }
         drop(writer);
-        settle(&cluster);
+        settle(elements);
+
+        let (seconds, _) = rooms.load()?;
+        ours.push(seconds);
+        held = Census::open(&rooms.namespace, "vipd")?.total()?;
+        rooms.leave()?;
+        settle(2 * elements);
     }
-    let seconds = median(&floors);
-    Ok(Row::new(
-        format!("bare writer, full load {} ({} elements)", shape.name(), cluster.elements()),
-        format!("{:.1} ms", seconds * 1e3),
+    let bar = match shape {
+        Shape { endpoints: Spread::Mixed, .. } => Some(2.5),
+        Shape { services: 10_000 | 100_000, endpoints: Spread::Each(2) } => Some(1.8),
+        _ => None,
+    };
+    let row = Row::new(
+        format!("full load {}", shape.name()),
+        format!("{:.1} ms, {held} elements", median(&ours) * 1e3),
     )
-    .numbers(json!({"floor_seconds": floors, "elements": cluster.elements()})))
+    .floor(
+        format!("bare writer: {:.1} ms, {elements} elements", median(&floors) * 1e3),
+        ratio(&ours, &floors),
+    )
+    .numbers(json!({"seconds": ours, "floor_seconds": floors, "elements": held}));
+    Ok(match bar {
+        Some(bar) => row.ratio_bar(bar),
+        None => row,
+    })
 }
 
 /// The kernel frees a namespace's elements behind our back: the next round must not pay for it.
-fn settle(cluster: &Cluster) {
-    std::thread::sleep(Duration::from_micros(100_000 + 2 * cluster.elements()));
-}
-
-fn one_change(shape: Shape) -> Outcome<Vec<Row>> {
-    let cluster = Cluster::new(shape);
-    let mut writer = floor::Writer::new()?;
-    writer.load(&cluster)?;
-    let runs = [
-        ("add one element, back to back", writer.add_one(2_000, Duration::ZERO)?),
-        ("add one element, 10 ms apart", writer.add_one(200, Duration::from_millis(10))?),
-        ("replace one endpoint, back to back", writer.replace_one(&cluster, 2_000)?),
-    ];
-    Ok(runs
-        .into_iter()
-        .map(|(what, times)| {
-            let (p50, p99) = (median(&times), quantile(&times, 0.99));
-            Row::new(
-                format!("bare writer at {}: {what}, p50 / p99", shape.name()),
-                format!("{p50:.1} / {p99:.1} µs"),
-            )
-            .numbers(json!({"p50_us": p50, "p99_us": p99}))
-        })
-        .collect())
+fn settle(elements: u64) {
+    std::thread::sleep(Duration::from_micros(100_000 + 2 * elements));
 }

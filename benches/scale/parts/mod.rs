@@ -3,5 +3,6 @@
 //! In: [`Effort`]. Out: [`Row`](crate::report::Row)s.
 //! Never: a figure from another run.
 
+pub mod change;
 pub mod connect;
 pub mod load;
