@@ -1,8 +1,9 @@
 //! The plan, kept up to date service by service.
 
-use super::claims::{Claim, settle};
+use super::claims::{Claim, Wish, settle};
 use super::{
-    Plan, PlanDelta, Plans, Policy, ServiceDelta, ServicePlan, frontends::plan_service, plan,
+    Claims, FrontendKey, Plan, PlanDelta, Plans, Policy, ServiceDelta, ServicePlan,
+    frontends::plan_service,
 };
 use crate::model::{Known, NodeFacts, ServiceKey};
 use imbl::OrdMap;
@@ -36,7 +37,7 @@ impl Planner {
         let node = policy.node_plan(&facts, &[]);
         let plan = Plan {
             services: Plans::new(),
-            claims: plan::Claims::new(),
+            claims: Claims::new(),
             node: Arc::new(node),
             facts: Arc::new(facts),
         };
@@ -78,10 +79,8 @@ impl Planner {
             let plan = known.and_then(|known| plan_service(known, &self.plan.facts, &self.policy));
             wanted.insert(key, plan);
         }
-        let mut touched = BTreeSet::new();
-        for (key, new) in &wanted {
-            self.claim(key, new.as_ref(), known, &mut touched);
-        }
+        let wishes = wanted.iter().flat_map(|(key, new)| self.wishes(key, new.as_ref())).collect();
+        let touched = settle(&mut self.plan.claims, wishes, known);
         // Rivals are as they were, but for whom they lost to.
         for key in touched {
             if let Some(rival) = self.plan.services.get(&key) {
@@ -93,25 +92,13 @@ impl Planner {
         PlanDelta { services, node }
     }
 
-    fn claim(
-        &mut self,
-        key: &ServiceKey,
-        new: Option<&ServicePlan>,
-        known: &OrdMap<ServiceKey, Arc<Known>>,
-        touched: &mut BTreeSet<ServiceKey>,
-    ) {
-        let frontends = |plan: &ServicePlan| {
-            let ports = plan.ports.iter();
-            ports.flat_map(|port| port.frontends.iter().map(|f| f.at)).collect::<BTreeSet<_>>()
-        };
-        let new = new.map(frontends).unwrap_or_default();
-        let old = self.plan.services.get(key).map(|old| frontends(old)).unwrap_or_default();
-        for at in old.difference(&new) {
-            settle(&mut self.plan.claims, (*at, Claim::Given, key), known, touched);
-        }
-        for at in new {
-            settle(&mut self.plan.claims, (at, Claim::Wanted, key), known, touched);
-        }
+    /// All that a service claims with `new`, and what it claimed before and does not any more.
+    fn wishes(&self, key: &ServiceKey, new: Option<&ServicePlan>) -> Vec<Claim> {
+        let new: BTreeSet<FrontendKey> = frontends(new).collect();
+        let old = frontends(self.plan.services.get(key).map(Arc::as_ref));
+        let left = old.filter(|at| !new.contains(at)).map(|at| (at, Wish::Leave));
+        let kept = new.iter().map(|at| (*at, Wish::Keep));
+        kept.chain(left).map(|(at, wish)| (at, key.clone(), wish)).collect()
     }
 
     /// Stores a plan with its lost frontends marked; `None` if it is what it was.
@@ -138,4 +125,9 @@ impl Planner {
             frontend.lost_to = holder.filter(|holder| **holder != plan.key).cloned();
         }
     }
+}
+
+fn frontends(plan: Option<&ServicePlan>) -> impl Iterator<Item = FrontendKey> {
+    let ports = plan.into_iter().flat_map(|plan| &plan.ports);
+    ports.flat_map(|port| &port.frontends).map(|frontend| frontend.at)
 }

@@ -7,7 +7,6 @@ use super::fields::{Fault, port, protocol, routable_ip};
 use super::object::{Converted, Findings, namespaced};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Object, PortName,
-    ServiceKey,
 };
 use k8s_openapi::api::core::v1 as core;
 use std::sync::Arc;
@@ -41,7 +40,7 @@ pub fn endpoints(
             }
         }
     }
-    let key = ServiceKey::new(namespace, name);
+    let key = findings.names.service(namespace, name);
     Ok(Converted::Object(Object::Endpoints(Arc::new(Endpoints { key, sets: sets.into() }))))
 }
 

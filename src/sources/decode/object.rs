@@ -106,7 +106,7 @@ fn kind_of(source: &Source<'_>) -> Result<Option<Kind>, Fault> {
 
 fn convert(kind: Kind, text: &str, findings: &mut Findings<'_>) -> Result<Converted, Fault> {
     match kind {
-        Kind::Service => service::service(&parse(text)?),
+        Kind::Service => service::service(&parse(text)?, findings),
         Kind::EndpointSlice => slice::endpoint_slice(&parse(text)?, findings),
         Kind::Endpoints => endpoints::endpoints(&parse(text)?, findings),
         Kind::Node => cluster::node(&parse(text)?, findings),

@@ -6,10 +6,10 @@
 use super::fields::{
     Fault, cidr, family, label, parse_ip, port, protocol, routable_ip, unsupported,
 };
-use super::object::{Converted, label_of, namespaced};
+use super::object::{Converted, Findings, label_of, namespaced};
 use crate::model::{
-    ClusterIps, Created, External, Family, Object, PortName, Service, ServiceKey, ServicePort,
-    ServiceType, TargetPort, TrafficPolicy,
+    ClusterIps, Created, External, Family, Object, PortName, Service, ServicePort, ServiceType,
+    TargetPort, TrafficPolicy,
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -23,7 +23,7 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
 
-pub fn service(object: &core::Service) -> Result<Converted, Fault> {
+pub fn service(object: &core::Service, findings: &mut Findings<'_>) -> Result<Converted, Fault> {
     let meta = &object.metadata;
     let (namespace, name) = namespaced(meta)?;
     if label_of(meta, PROXY_NAME).is_some() {
@@ -45,7 +45,7 @@ pub fn service(object: &core::Service) -> Result<Converted, Fault> {
         return Ok(Converted::Ignored("headless (no cluster IP)"));
     };
     Ok(Converted::Object(Object::Service(Arc::new(Service {
-        key: ServiceKey::new(namespace, name),
+        key: findings.names.service(namespace, name),
         created: Created(meta.creation_timestamp.as_ref().map(|t| t.0.as_second())),
         service_type,
         cluster_ips,

@@ -7,7 +7,7 @@ use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
 use super::object::{Converted, Findings, label_of, namespaced};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family, Hints, Object,
-    PortName, ServiceKey, SliceKey, SliceOrigin,
+    PortName, SliceKey, SliceOrigin,
 };
 use k8s_openapi::api::discovery::v1 as discovery;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub fn endpoint_slice(
     }
     Ok(Converted::Object(Object::EndpointSlice(Arc::new(EndpointSlice {
         key: SliceKey::new(namespace, name),
-        service: ServiceKey::new(namespace, service),
+        service: findings.names.service(namespace, service),
         origin,
         set: EndpointSet { family, ports, endpoints: endpoints.into() },
     }))))

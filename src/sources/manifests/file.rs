@@ -71,11 +71,38 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b".")
 }
 
-pub(super) fn read(path: &Arc<Path>, known: Option<u64>, names: &mut Names) -> Reading {
+/// What reading needs again and again.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub names: Names,
+    /// One buffer for all files: a fresh one for each would leave the allocator with many.
+    buffer: Vec<u8>,
+}
+
+/// A larger buffer is given back after a large file.
+const KEPT_BUFFER: usize = 64 * 1024;
+
+impl Reader {
+    /// For another thread.
+    pub fn twin(&self) -> Self {
+        Self { names: self.names.clone(), buffer: Vec::new() }
+    }
+
+    /// Gives back what only pays while many files are read.
+    pub fn rest(&mut self) {
+        self.names.forget_services();
+        if self.buffer.capacity() > KEPT_BUFFER {
+            self.buffer = Vec::new();
+        }
+    }
+}
+
+pub(super) fn read(path: &Arc<Path>, known: Option<u64>, reader: &mut Reader) -> Reading {
     let Some(format) = format_of(path) else { return Reading::Gone };
-    let bytes = match bytes(path) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Reading::Gone,
+    let Reader { names, buffer } = reader;
+    match fill(path, buffer) {
+        Ok(Found::File) => {}
+        Ok(Found::Nothing) => return Reading::Gone,
         Err(error) => {
             let reason = format!(
                 "cannot be read ({error}), so its former objects stay; check its permissions"
@@ -83,11 +110,11 @@ pub(super) fn read(path: &Arc<Path>, known: Option<u64>, names: &mut Names) -> R
             return Reading::Trouble { hash: None, problem: problem(path, reason) };
         }
     };
-    let hash = xxh3_64(&bytes);
+    let hash = xxh3_64(buffer);
     if known == Some(hash) {
         return Reading::Unchanged;
     }
-    match decode::decode(&bytes, format, path, names) {
+    match decode::decode(buffer, format, path, names) {
         Ok(documents) => Reading::Contents(contents(hash, documents, path)),
         Err(SyntaxError { line, column, reason }) => {
             let reason = format!(
@@ -99,27 +126,35 @@ pub(super) fn read(path: &Arc<Path>, known: Option<u64>, names: &mut Names) -> R
     }
 }
 
-/// `None`: no such file (any more), or not a file.
-fn bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
+enum Found {
+    File,
+    /// No such file (any more), or not a file.
+    Nothing,
+}
+
+fn fill(path: &Path, buffer: &mut Vec<u8>) -> io::Result<Found> {
     let gone = |error: io::Error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Ok(None),
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            Ok(Found::Nothing)
+        }
         // A loop of symlinks leads nowhere, as a dangling one does.
-        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(Found::Nothing),
         _ => Err(error),
     };
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     let meta = match path.metadata() {
         Ok(meta) if meta.is_file() => meta,
-        Ok(_) => return Ok(None),
+        Ok(_) => return Ok(Found::Nothing),
         Err(error) => return gone(error),
     };
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) => return gone(error),
     };
-    let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
-    file.read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    buffer.clear();
+    buffer.reserve(usize::try_from(meta.len()).unwrap_or(0) + 1);
+    file.read_to_end(buffer)?;
+    Ok(Found::File)
 }
 
 fn contents(hash: u64, documents: Vec<decode::Document>, path: &Path) -> Contents {

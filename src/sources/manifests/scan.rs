@@ -3,9 +3,8 @@
 //! In: a path of the tree, its watches. Out: the manifests below it; what they hold.
 //! Never: the same directory inside itself (symlinks may form a loop).
 
-use super::file::{Reading, format_of, is_hidden, read};
+use super::file::{Reader, Reading, format_of, is_hidden, read};
 use super::watches::Watches;
-use crate::sources::decode::Names;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -80,13 +79,13 @@ const ALONE: usize = 4;
 pub(super) fn read_all(
     wanted: &[Wanted],
     stop: &AtomicBool,
-    names: &mut Names,
+    reader: &mut Reader,
     sink: &mut dyn FnMut(&Arc<Path>, Reading) -> bool,
 ) {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(wanted.len() / ALONE);
     if threads <= 1 {
         for (path, known) in wanted {
-            if stop.load(Ordering::Relaxed) || !sink(path, read(path, *known, names)) {
+            if stop.load(Ordering::Relaxed) || !sink(path, read(path, *known, reader)) {
                 return;
             }
         }
@@ -97,10 +96,10 @@ pub(super) fn read_all(
         // Each reader may be one file ahead: what waits here is memory.
         let (done, results) = sync_channel(threads);
         for _ in 0..threads {
-            let (done, next, mut names) = (done.clone(), &next, names.clone());
+            let (done, next, mut reader) = (done.clone(), &next, reader.twin());
             scope.spawn(move || {
                 while let Some((path, known)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let reading = read(path, *known, &mut names);
+                    let reading = read(path, *known, &mut reader);
                     if stop.load(Ordering::Relaxed) || done.send((path, reading)).is_err() {
                         return;
                     }

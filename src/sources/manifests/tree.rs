@@ -3,11 +3,10 @@
 //! In: paths that may be different now. Out: changes. Never: a guess from an event; it looks.
 
 use super::claims::Claims;
-use super::file::{Reading, format_of, problem};
+use super::file::{Reader, Reading, format_of, problem};
 use super::scan::{Found, Wanted, read_all, walk};
 use super::watches::Watches;
 use crate::model::Origin;
-use crate::sources::decode::Names;
 use crate::sources::{Change, Scope};
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +23,7 @@ pub(super) struct Tree {
     /// Without them the tree is read once and not followed.
     pub watches: Option<Watches>,
     claims: Claims,
-    names: Names,
+    reader: Reader,
     /// Directories of which it was said that they cannot be read.
     unreadable: BTreeSet<PathBuf>,
 }
@@ -36,7 +35,7 @@ impl Tree {
             absolute_root: std::path::absolute(root).unwrap_or_else(|_| root.into()),
             watches,
             claims: Claims::default(),
-            names: Names::default(),
+            reader: Reader::default(),
             unreadable: BTreeSet::new(),
         }
     }
@@ -134,7 +133,7 @@ impl Tree {
         let known = |path: &Arc<Path>| (Arc::clone(path), self.claims.hash(path));
         let wanted: Vec<Wanted> = paths.iter().map(known).collect();
         let claims = &mut self.claims;
-        read_all(&wanted, stop, &mut self.names, &mut |path, reading| {
+        read_all(&wanted, stop, &mut self.reader, &mut |path, reading| {
             match reading {
                 Reading::Unchanged => {}
                 Reading::Gone => claims.remove(path, out),
@@ -143,6 +142,7 @@ impl Tree {
             }
             flush(out)
         });
+        self.reader.rest();
     }
 }
 
