@@ -198,5 +198,3 @@ fn find<'a>(known: &'a Known, slice: &str) -> Option<&'a Arc<EndpointSlice>> {
     let at = known.slices.binary_search_by(|other| other.key.as_str().cmp(slice)).ok()?;
     Some(&known.slices[at])
 }
-//! What is known.
-
