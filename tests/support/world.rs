@@ -389,6 +389,9 @@ impl World {
         {
             text += &format!("--- node: {command}\n{}\n", self.netns(Node).try_sh(command).out);
         }
+        for command in ["get rejected -A", "get endpoints -A"] {
+            text += &format!("--- vipd {command}\n{}\n", self.vipd(command).out);
+        }
         for start in 1..=self.inside.starts.get() {
             let log = format!("{WORK}/vipd-{start}.log");
             text += &format!("--- {log}\n{}\n", std::fs::read_to_string(&log).unwrap_or_default());
