@@ -218,7 +218,8 @@ impl World {
     #[track_caller]
     pub fn restart(&self) {
         self.terminate();
-        self.start(&self.inside.flags.borrow().clone());
+        let flags = self.inside.flags.borrow().clone();
+        self.start(&flags);
     }
 
     /// Of the running daemon.
