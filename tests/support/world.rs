@@ -167,6 +167,13 @@ impl World {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+        // What vipd tells of itself is published after the commit.
+        let tries = self.tries(L3, Tcp, self.family.cluster_ip(SENTINEL), port);
+        while self.is_running()
+            && !self.trace(L3, &tries).endpoints.iter().any(|one| one.address.port() == target)
+        {
+            assert!(start.elapsed() < patience, "vipd does not tell what it has applied");
+        }
         start.elapsed()
     }
 
