@@ -1,4 +1,5 @@
 //! Arguments in, one command run.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
