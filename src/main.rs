@@ -1,3 +1,9 @@
+//! Arguments in, one command run.
+
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vipd::cli::main()
+}

@@ -17,6 +17,15 @@ pub struct Applied {
     pub bytes: u64,
 }
 
+impl std::ops::Add for Applied {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
 impl std::ops::AddAssign for Applied {
     fn add_assign(&mut self, other: Self) {
         self.operations += other.operations;

@@ -99,6 +99,11 @@ impl Buffer {
         self.bytes[at..at + 2].copy_from_slice(&(old | flags).to_ne_bytes());
     }
 
+    /// Overwrites bytes written before.
+    pub fn patch(&mut self, at: usize, value: &[u8]) {
+        self.bytes[at..at + value.len()].copy_from_slice(value);
+    }
+
     pub fn attr(&mut self, kind: u16, value: &[u8]) {
         let length = (4 + value.len()) as u16;
         self.bytes.extend_from_slice(&length.to_ne_bytes());

@@ -63,6 +63,21 @@ impl Socket {
         Ok((doubled / 2).saturating_sub(4096))
     }
 
+    /// The last sequence number given out.
+    pub fn seq(&self) -> u32 {
+        self.seq
+    }
+
+    /// Goes on behind sequence numbers that were used without asking.
+    pub fn set_seq(&mut self, seq: u32) {
+        self.seq = seq;
+    }
+
+    /// Bytes of answers that may wait to be read.
+    pub fn receive_capacity(&self) -> io::Result<usize> {
+        Ok(sockopt::socket_recv_buffer_size(self.inner.as_fd())?)
+    }
+
     /// Limits the send buffer, as an unprivileged daemon's is limited.
     pub fn limit_send_buffer(&self, bytes: usize) -> io::Result<()> {
         Ok(sockopt::set_socket_send_buffer_size(self.inner.as_fd(), bytes)?)

@@ -1,7 +1,25 @@
-//! What this node must do for each service. PURE.
+//! What this node must do for each service, and why.
+//!
+//! In: what is known ([`crate::model::Known`]), facts of the node, [`Policy`].
+//! Out: [`Plan`]s and the [`PlanDelta`] between two of them.
+//! Never: I/O, a clock, randomness; work for services that a change does not concern.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod claims;
+mod endpoints;
+mod explain;
+mod frontends;
 mod plan;
+mod policy;
+mod problems;
+mod replan;
+mod trace;
 
+pub use explain::{EndpointUse, explain};
+pub use frontends::plan_service;
 pub use plan::*;
+pub use policy::{DetectLocal, Policy};
+pub use problems::problems;
+pub use replan::{FactsChange, Planner};
+pub use trace::{Packet, Step, Trace, TraceError, TracedEndpoint, Verdict, trace};

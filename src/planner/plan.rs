@@ -4,7 +4,8 @@ use crate::model::{Family, NodeFacts, PortName, Protocol, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use smallvec::SmallVec;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -13,6 +14,13 @@ use std::sync::Arc;
 pub struct Target {
     pub address: IpAddr,
     pub port: u16,
+}
+
+impl fmt::Display for Target {
+    /// `10.0.0.1:80`, `[fd00::1]:80`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port).fmt(f)
+    }
 }
 
 /// Whether an endpoint runs on this node.
@@ -90,6 +98,20 @@ pub struct FrontendKey {
     pub at: FrontendAddress,
     pub protocol: Protocol,
     pub port: u16,
+}
+
+impl fmt::Display for FrontendKey {
+    /// `10.0.0.1:80/TCP`, `[fd00::1]:80/TCP`, `IPv4 node port 30080/TCP`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, protocol, port } = self;
+        match at {
+            FrontendAddress::Address(address) => {
+                write!(f, "{}/{protocol}", SocketAddr::new(*address, *port))
+            }
+            FrontendAddress::NodePort(Family::V4) => write!(f, "IPv4 node port {port}/{protocol}"),
+            FrontendAddress::NodePort(Family::V6) => write!(f, "IPv6 node port {port}/{protocol}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

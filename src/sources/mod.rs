@@ -3,6 +3,9 @@
 //! In: files, an API server. Out: [`Batch`]es on one bounded channel.
 //! Never: a decision about traffic; dropping a change.
 
+pub mod decode;
+pub mod manifests;
+
 use crate::model::{Kind, Object, ObjectRef, Origin, Problem};
 use std::time::Instant;
 

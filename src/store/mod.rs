@@ -1,3 +1,200 @@
-//! What is known.
+//! What is known: services with everything that says where their traffic goes, and this node.
+//!
+//! In: objects that are there or gone. Out: [`Known`] per service, and the keys that changed.
+//! Never: I/O, a clock, a decision about traffic; work that grows with the number of services.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod dirty;
+#[cfg(test)]
+mod tests;
+
+pub use dirty::Dirty;
+
+use crate::model::{
+    EndpointSlice, Endpoints, Kind, Known, Node, Object, ObjectRef, Service, ServiceCidr,
+    ServiceKey, SliceKey,
+};
+use imbl::OrdMap;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// All objects, indexed by the service they belong to. Saying the same thing twice changes nothing
+/// and marks nothing dirty, so that an update which only touched an annotation stops here.
+#[derive(Debug, Clone)]
+pub struct Store {
+    node_name: Arc<str>,
+    known: OrdMap<ServiceKey, Arc<Known>>,
+    /// Under which service a slice was filed: its label may name another one by now.
+    slices: BTreeMap<SliceKey, ServiceKey>,
+    node: Option<Arc<Node>>,
+    /// By object, because the same range may stand in two of them.
+    service_cidrs: BTreeMap<Box<str>, Arc<ServiceCidr>>,
+    dirty: dirty::Recorder,
+}
+
+impl Store {
+    /// Of all nodes only the one with this name is kept.
+    pub fn new(node_name: Arc<str>) -> Self {
+        Self {
+            node_name,
+            known: OrdMap::new(),
+            slices: BTreeMap::new(),
+            node: None,
+            service_cidrs: BTreeMap::new(),
+            dirty: dirty::Recorder::default(),
+        }
+    }
+
+    /// The object is now this.
+    pub fn upsert(&mut self, object: Object) {
+        match object {
+            Object::Service(service) => self.upsert_service(service),
+            Object::EndpointSlice(slice) => self.upsert_slice(slice),
+            Object::Endpoints(endpoints) => self.upsert_endpoints(endpoints),
+            Object::Node(node) => self.upsert_node(node),
+            Object::ServiceCidr(range) => self.upsert_service_cidr(range),
+        }
+    }
+
+    /// The object is gone; harmless if it never was.
+    pub fn delete(&mut self, object: &ObjectRef) {
+        match object.kind {
+            Kind::Service => {
+                self.delete_part(&object.key, |known| known.service.take().is_some());
+            }
+            Kind::Endpoints => {
+                self.delete_part(&object.key, |known| known.endpoints.take().is_some());
+            }
+            Kind::EndpointSlice => self.delete_slice(&object.key),
+            Kind::Node => {
+                if *object.key == *self.node_name && self.node.take().is_some() {
+                    self.dirty.node();
+                }
+            }
+            Kind::ServiceCidr => {
+                if self.service_cidrs.remove(&object.key).is_some() {
+                    self.dirty.node();
+                }
+            }
+        }
+    }
+
+    /// What changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        self.dirty.take()
+    }
+
+    /// A copy is free and does not follow later changes.
+    pub fn known(&self) -> &OrdMap<ServiceKey, Arc<Known>> {
+        &self.known
+    }
+
+    /// This node's own object.
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref()
+    }
+
+    /// The ranges of all ServiceCIDR objects, sorted, each once.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        let mut ranges: Vec<IpNet> =
+            self.service_cidrs.values().flat_map(|object| object.cidrs.iter().copied()).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        ranges
+    }
+
+    fn upsert_service(&mut self, service: Arc<Service>) {
+        let key = service.key.clone();
+        if self.known.get(&key).is_some_and(|known| known.service.as_ref() == Some(&service)) {
+            return;
+        }
+        self.part(&key).service = Some(service);
+        self.dirty.service(key);
+    }
+
+    fn upsert_endpoints(&mut self, endpoints: Arc<Endpoints>) {
+        let key = endpoints.key.clone();
+        if self.known.get(&key).is_some_and(|known| known.endpoints.as_ref() == Some(&endpoints)) {
+            return;
+        }
+        self.part(&key).endpoints = Some(endpoints);
+        self.dirty.service(key);
+    }
+
+    fn upsert_slice(&mut self, slice: Arc<EndpointSlice>) {
+        match self.slices.get(&slice.key) {
+            Some(filed) if *filed == slice.service => {
+                let known = self.known.get(filed);
+                if known.is_some_and(|known| find(known, slice.key.as_str()) == Some(&slice)) {
+                    return;
+                }
+            }
+            Some(_) => self.delete_slice(slice.key.as_str()),
+            None => {}
+        }
+        let service = self.shared_key(&slice.service);
+        self.slices.insert(slice.key.clone(), service.clone());
+        let slices = &mut self.part(&service).slices;
+        match slices.binary_search_by(|other| other.key.cmp(&slice.key)) {
+            Ok(at) => slices[at] = slice,
+            Err(at) => slices.insert(at, slice),
+        }
+        self.dirty.service(service);
+    }
+
+    fn upsert_node(&mut self, node: Arc<Node>) {
+        if node.name == self.node_name && self.node.as_ref() != Some(&node) {
+            self.node = Some(node);
+            self.dirty.node();
+        }
+    }
+
+    fn upsert_service_cidr(&mut self, range: Arc<ServiceCidr>) {
+        if self.service_cidrs.get(&range.name) != Some(&range) {
+            self.service_cidrs.insert(range.name.clone(), range);
+            self.dirty.node();
+        }
+    }
+
+    fn delete_slice(&mut self, key: &str) {
+        let Some(service) = self.slices.remove(key) else { return };
+        self.delete_part(service.as_str(), |known| {
+            let before = known.slices.len();
+            known.slices.retain(|slice| slice.key.as_str() != key);
+            known.slices.len() != before
+        });
+    }
+
+    /// The parts known of `key`, to be changed.
+    fn part(&mut self, key: &ServiceKey) -> &mut Known {
+        Arc::make_mut(self.known.entry(key.clone()).or_default())
+    }
+
+    /// Lets `remove` take something out of a service; `remove` says whether anything was there.
+    fn delete_part(&mut self, key: &str, remove: impl FnOnce(&mut Known) -> bool) {
+        let Some((key, known)) = self.known.get_key_value(key) else { return };
+        let key = key.clone();
+        let mut known = Arc::clone(known);
+        if !remove(Arc::make_mut(&mut known)) {
+            return;
+        }
+        if known.is_empty() {
+            self.known.remove(&key);
+        } else {
+            self.known.insert(key.clone(), known);
+        }
+        self.dirty.service(key);
+    }
+
+    /// `key` as the map already holds it, so that a service and its slices share one text.
+    fn shared_key(&self, key: &ServiceKey) -> ServiceKey {
+        self.known.get_key_value(key).map_or(key, |(shared, _)| shared).clone()
+    }
+}
+
+fn find<'a>(known: &'a Known, slice: &str) -> Option<&'a Arc<EndpointSlice>> {
+    let at = known.slices.binary_search_by(|other| other.key.as_str().cmp(slice)).ok()?;
+    Some(&known.slices[at])
+}

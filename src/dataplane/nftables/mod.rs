@@ -1,1 +1,171 @@
-//! nf_tables.
+//! nf_tables: one table `inet vipd`, constant rules over data maps (see `layout`).
+//!
+//! In: plan deltas. Out: netlink transactions, each atomic.
+//! Never: the nft binary; another table; a list of what the kernel holds, but at adoption and
+//! repair.
+
+mod changes;
+mod classes;
+mod error;
+mod expr;
+mod hash;
+mod kernel;
+mod layout;
+mod lower;
+mod monitor;
+mod observe;
+mod pools;
+mod repair;
+mod rules;
+mod set;
+mod slots;
+mod state;
+mod transaction;
+mod types;
+
+pub use error::Error;
+pub use kernel::Without;
+pub use monitor::{Edits, Monitor};
+
+use self::changes::{Changes, Structure};
+use self::kernel::Kernel;
+use self::set::Set;
+use self::state::State;
+use self::transaction::Encoder;
+use crate::dataplane::{Applied, Dataplane};
+use crate::planner::{Plan, PlanDelta, ServiceDelta};
+
+/// Services that one transaction of a long delta holds: larger ones are no faster, and hold the
+/// kernel's nf_tables lock longer.
+const SERVICES_AT_ONCE: usize = 1000;
+
+/// The table, and what vipd knows of it.
+#[derive(Debug)]
+pub struct Nftables {
+    kernel: Kernel,
+    state: State,
+}
+
+impl Nftables {
+    /// Opens the socket, in the calling thread's network namespace. Nothing is changed yet.
+    pub fn open(without: Without) -> Result<Self, Error> {
+        Ok(Self { kernel: Kernel::open(without)?, state: State::default() })
+    }
+
+    /// A subscription to other programs' edits. To be opened after the first load.
+    pub fn monitor(&self) -> Result<Monitor, Error> {
+        Monitor::open(self.kernel.port_id())
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        if changes.is_empty() {
+            return Ok(applied);
+        }
+        let mut encoder = Encoder::new(self.kernel.capacity(), self.kernel.seq());
+        encoder.changes(changes);
+        let (batches, seq) = encoder.finish();
+        self.kernel.set_seq(seq);
+        for mut batch in batches {
+            applied += self.kernel.commit(&mut batch)?;
+        }
+        Ok(applied)
+    }
+
+    fn apply_services<'a>(
+        &mut self,
+        deltas: impl IntoIterator<Item = &'a ServiceDelta>,
+        mut changes: Changes,
+    ) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        for (done, delta) in deltas.into_iter().enumerate() {
+            if done > 0 && done % SERVICES_AT_ONCE == 0 {
+                applied += self.commit(&changes)?;
+                changes = Changes::default();
+                self.state.take_overdue(&mut changes);
+            }
+            self.state.lower(&delta.key, delta.old.as_deref(), delta.new.as_deref(), &mut changes);
+        }
+        applied += self.commit(&changes)?;
+        Ok(applied)
+    }
+
+    /// Makes the table anew, with everything that the plan asks for.
+    fn load(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        self.state = State::default();
+        let mut changes = Changes::default();
+        if self.kernel.has_table()? {
+            changes.structure.push(Structure::RemoveTable);
+        }
+        changes.structure.push(Structure::Table);
+        changes.structure.extend(Set::ALL.map(Structure::Set));
+        self.state.lower_node(&plan.node, &mut changes);
+        changes.new_targets.extend(lower::fixed_class_elements());
+        let mut applied = self.commit(&changes)?;
+        let mut all = plan.services.iter();
+        loop {
+            let chunk: Vec<ServiceDelta> = all
+                .by_ref()
+                .take(SERVICES_AT_ONCE)
+                .map(|(key, plan)| ServiceDelta {
+                    key: key.clone(),
+                    old: None,
+                    new: Some(plan.clone()),
+                })
+                .collect();
+            if chunk.is_empty() {
+                return Ok(applied);
+            }
+            applied += self.apply_services(&chunk, Changes::default())?;
+        }
+    }
+}
+
+impl Dataplane for Nftables {
+    type Error = Error;
+
+    fn apply(&mut self, delta: &PlanDelta, _plan: &Plan) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        self.state.take_overdue(&mut changes);
+        if let Some(node) = &delta.node {
+            self.state.lower_node(node, &mut changes);
+        }
+        self.apply_services(&delta.services, changes)
+    }
+
+    fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        match self.observe(plan)? {
+            Some(applied) => Ok(applied),
+            None => self.load(plan),
+        }
+    }
+
+    fn settle(&mut self) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        self.state.take_overdue(&mut changes);
+        self.commit(&changes)
+    }
+
+    fn cleanup(&mut self) -> Result<Applied, Error> {
+        self.state = State::default();
+        if !self.kernel.has_table()? {
+            return Ok(Applied::default());
+        }
+        let changes = Changes { structure: vec![Structure::RemoveTable], ..Changes::default() };
+        self.commit(&changes)
+    }
+}
+
+impl Nftables {
+    /// Removes classes that no service uses any more. For a long quiet moment.
+    pub fn trim(&mut self) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        self.state.trim(&mut changes);
+        self.commit(&changes)
+    }
+
+    /// Whether deletions wait for `settle`.
+    pub fn has_deferred(&self) -> bool {
+        !self.state.deferred.is_empty()
+    }
+}

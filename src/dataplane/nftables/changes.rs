@@ -1,0 +1,49 @@
+//! One step from what the kernel holds to what it should hold. PURE.
+
+use super::layout::ChainDefinition;
+use super::set::{Element, Set};
+
+/// Work on everything but elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Structure {
+    RemoveTable,
+    Table,
+    Set(Set),
+    /// The chain is not there yet.
+    Chain(ChainDefinition),
+    /// The chain is there with other rules.
+    Rewrite(ChainDefinition),
+    RemoveChain(String),
+}
+
+/// Elements to write, in the order that keeps every packet's look-ups answered.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Chains that elements below refer to.
+    pub structure: Vec<Structure>,
+    /// What the commit before this one left to packets in flight.
+    pub overdue: Vec<(Set, Element)>,
+    /// Targets: endpoints, pins' endpoints, addresses, class chains.
+    pub replaced_targets: Vec<(Set, Element)>,
+    pub new_targets: Vec<(Set, Element)>,
+    /// References to them.
+    pub replaced_frontends: Vec<(Set, Element)>,
+    pub new_frontends: Vec<(Set, Element)>,
+    /// What nothing refers to any more.
+    pub removed: Vec<(Set, Element)>,
+    /// Chains that nothing refers to any more.
+    pub removed_chains: Vec<String>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.structure.is_empty()
+            && self.overdue.is_empty()
+            && self.replaced_targets.is_empty()
+            && self.new_targets.is_empty()
+            && self.replaced_frontends.is_empty()
+            && self.new_frontends.is_empty()
+            && self.removed.is_empty()
+            && self.removed_chains.is_empty()
+    }
+}

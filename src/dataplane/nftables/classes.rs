@@ -1,0 +1,155 @@
+//! Class numbers: how a connection is treated, in 12 bits. PURE.
+
+use super::layout::FIRST_FREE_CLASS;
+use super::set::CLASS_MASK;
+use crate::model::Family;
+use foldhash::{HashMap, HashMapExt as _};
+use std::num::NonZeroU32;
+
+/// What one class does: spread over `size` slots, after a look at the client's pin if sticky.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassKey {
+    pub family: Family,
+    pub size: u32,
+    /// Seconds that a pin lasts.
+    pub affinity: Option<NonZeroU32>,
+}
+
+/// Pools with this many endpoints or fewer always get a class of their exact size.
+const ALWAYS_EXACT: u32 = 32;
+/// Sizes with a class of their own, per family. Adding an element costs more with each rule bound
+/// to the endpoint map (21 ns a rule), hence a bound.
+const EXACT_SIZES: usize = 64;
+
+#[derive(Debug)]
+pub struct Classes {
+    by_key: HashMap<ClassKey, Entry>,
+    by_number: Vec<Option<ClassKey>>,
+    free: Vec<u32>,
+    /// Classes in use per (family, size).
+    sizes: HashMap<(Family, u32), u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u32,
+    users: u32,
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        Self {
+            by_key: HashMap::new(),
+            by_number: vec![None; FIRST_FREE_CLASS as usize],
+            free: Vec::new(),
+            sizes: HashMap::new(),
+        }
+    }
+}
+
+/// Whether a class had to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acquired {
+    New(u32),
+    Known(u32),
+}
+
+impl Classes {
+    /// Slots for a pool of `endpoints`: as many, or a power of two ≥ 12 times as many where too
+    /// many exact sizes are in use already.
+    pub fn size_for(&self, family: Family, endpoints: u32) -> u32 {
+        let exact = self.sizes.keys().filter(|(f, _)| *f == family).count();
+        let fits = endpoints <= ALWAYS_EXACT
+            || self.sizes.contains_key(&(family, endpoints))
+            || exact < EXACT_SIZES;
+        if fits { endpoints } else { (endpoints * 12).next_power_of_two() }
+    }
+
+    /// One more user of a class. `None`: all 12 bits are in use.
+    pub fn acquire(&mut self, key: ClassKey) -> Option<Acquired> {
+        if let Some(entry) = self.by_key.get_mut(&key) {
+            entry.users += 1;
+            return Some(Acquired::Known(entry.number));
+        }
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None if self.by_number.len() as u32 <= CLASS_MASK => {
+                self.by_number.push(None);
+                self.by_number.len() as u32 - 1
+            }
+            None => return None,
+        };
+        self.insert(key, number, 1);
+        Some(Acquired::New(number))
+    }
+
+    fn insert(&mut self, key: ClassKey, number: u32, users: u32) {
+        self.by_number[number as usize] = Some(key);
+        self.by_key.insert(key, Entry { number, users });
+        *self.sizes.entry((key.family, key.size)).or_default() += 1;
+    }
+
+    /// A class that the kernel holds already, not used by anyone yet. False if the number or the
+    /// key is taken.
+    pub fn adopt(&mut self, key: ClassKey, number: u32) -> bool {
+        if !(FIRST_FREE_CLASS..=CLASS_MASK).contains(&number) || self.by_key.contains_key(&key) {
+            return false;
+        }
+        while self.by_number.len() as u32 <= number {
+            self.by_number.push(None);
+            self.free.push(self.by_number.len() as u32 - 1);
+        }
+        if self.by_number[number as usize].is_some() {
+            return false;
+        }
+        self.free.retain(|free| *free != number);
+        self.insert(key, number, 0);
+        true
+    }
+
+    /// One user less. The class stays until `take_unused`.
+    pub fn release(&mut self, key: ClassKey) {
+        if let Some(entry) = self.by_key.get_mut(&key) {
+            entry.users = entry.users.saturating_sub(1);
+        }
+    }
+
+    pub fn key(&self, number: u32) -> Option<ClassKey> {
+        self.by_number.get(number as usize).copied().flatten()
+    }
+
+    pub fn number(&self, key: ClassKey) -> Option<u32> {
+        self.by_key.get(&key).map(|entry| entry.number)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ClassKey, u32)> {
+        self.by_key.iter().map(|(key, entry)| (*key, entry.number))
+    }
+
+    pub fn any_sticky(&self, family: Family) -> bool {
+        self.by_key.keys().any(|key| key.family == family && key.affinity.is_some())
+    }
+
+    /// Forgets the classes without users and returns them.
+    pub fn take_unused(&mut self) -> Vec<(ClassKey, u32)> {
+        let mut unused: Vec<_> = self
+            .by_key
+            .iter()
+            .filter(|(_, entry)| entry.users == 0)
+            .map(|(key, entry)| (*key, entry.number))
+            .collect();
+        unused.sort_unstable();
+        for (key, number) in &unused {
+            self.by_key.remove(key);
+            self.by_number[*number as usize] = None;
+            self.free.push(*number);
+            if let Some(count) = self.sizes.get_mut(&(key.family, key.size)) {
+                *count -= 1;
+                if *count == 0 {
+                    self.sizes.remove(&(key.family, key.size));
+                }
+            }
+        }
+        unused
+    }
+}

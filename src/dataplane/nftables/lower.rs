@@ -1,0 +1,457 @@
+//! Plans to elements. PURE: a function of the state of the table and the plans.
+//!
+//! In: what the kernel holds ([`State`]) and a service's plan. Out: [`Changes`].
+//! Never: work beyond the service that changed.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::changes::{Changes, Structure};
+use super::classes::{Acquired, ClassKey};
+use super::expr::Verdict;
+use super::layout::{
+    CLASS_DROP, CLASS_REFUSE, ChainDefinition, Needs, class_chains, entry_name, record_name,
+    skeleton,
+};
+use super::set::{
+    Bytes, Data, Element, Set, Value, address_element, class_element, endpoint_element,
+    hairpin_element, pinned_element, service_element, token,
+};
+use super::slots::rebalance;
+use super::state::{
+    PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, index, used_pools,
+};
+use crate::model::{Family, ServiceKey};
+use crate::planner::{NodePlan, ServicePlan, Target};
+use foldhash::{HashMap, HashMapExt as _};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// A frontend that the kernel holds.
+pub type HeldFrontend = (Family, Bytes, Value);
+
+/// What a pool shall be.
+struct Wanted {
+    key: PoolKey,
+    affinity: Option<NonZeroU32>,
+    targets: Vec<Target>,
+}
+
+impl State {
+    /// One service's difference, from the plan that the kernel follows to the new one.
+    pub fn lower(
+        &mut self,
+        key: &ServiceKey,
+        old: Option<&ServicePlan>,
+        new: Option<&ServicePlan>,
+        changes: &mut Changes,
+    ) {
+        let pools = self.services.remove(key).unwrap_or_default();
+        let held = old.map_or_else(Vec::new, |plan| frontends(plan, &pools).collect());
+        self.lower_from((key, pools.into_vec()), held, new, changes);
+        let before = (
+            old.map(frontend_addresses).unwrap_or_default(),
+            old.map(endpoint_addresses).unwrap_or_default(),
+        );
+        let after = (
+            new.map(frontend_addresses).unwrap_or_default(),
+            new.map(endpoint_addresses).unwrap_or_default(),
+        );
+        self.count_frontends((&before.0, &after.0), changes);
+        self.count_endpoints((&before.1, &after.1), changes);
+    }
+
+    /// As `lower`, but for shared addresses, and from what the kernel was seen to hold.
+    pub fn lower_from(
+        &mut self,
+        (key, mut pools): (&ServiceKey, Vec<PoolState>),
+        held: Vec<HeldFrontend>,
+        new: Option<&ServicePlan>,
+        changes: &mut Changes,
+    ) {
+        let mut next = Vec::new();
+        let used = new.map(used_pools).unwrap_or_default();
+        for (port, scope) in used {
+            let old = pools.iter().position(|pool| pool.key.is(port, scope));
+            let old = old.map(|at| pools.swap_remove(at));
+            let targets: Vec<Target> = port.pool(scope).iter().map(|e| e.target).collect();
+            let wanted = Wanted { key: PoolKey::of(port, scope), affinity: port.affinity, targets };
+            next.extend(self.place(key, old, wanted, changes));
+        }
+        for pool in pools {
+            self.drop_pool(pool, changes);
+        }
+        let wanted: Vec<HeldFrontend> =
+            new.map_or_else(Vec::new, |plan| frontends(plan, &next).collect());
+        frontend_difference(held, wanted, changes);
+        if !next.is_empty() {
+            self.services.insert(key.clone(), next.into());
+        }
+    }
+
+    /// Makes a pool what it shall be. `None` if no number or class is left for it.
+    fn place(
+        &mut self,
+        owner: &ServiceKey,
+        old: Option<PoolState>,
+        wanted: Wanted,
+        changes: &mut Changes,
+    ) -> Option<PoolState> {
+        debug_assert!(!wanted.targets.is_empty(), "a pool that is forwarded to has endpoints");
+        let family = wanted.key.family;
+        let same = old.as_ref().is_some_and(|pool| pool.affinity == wanted.affinity);
+        let unchanged = same
+            && old.as_ref().is_some_and(|pool| {
+                let size = self.classes.key(pool.class).map_or(0, |class| class.size);
+                pool.slots.len() == size as usize
+                    && pool.slots.len() == wanted.targets.len()
+                    && is_permutation(&pool.slots, &wanted.targets)
+            });
+        if unchanged {
+            return old;
+        }
+        // Pins name endpoints by a hash over pool and endpoint: a number where two would clash
+        // is not usable for this pool.
+        let old = match old {
+            Some(pool) if wanted.affinity.is_some() && self.clashes(&pool, &wanted) => {
+                self.drop_pool(pool, changes);
+                None
+            }
+            other => other,
+        };
+        let (number, old_slots, old_class, old_affinity) = match old {
+            Some(pool) => (pool.number, pool.slots, Some(pool.class), pool.affinity),
+            None => (self.new_number(owner, &wanted)?, Box::default(), None, None),
+        };
+        let size = self.classes.size_for(family, wanted.targets.len() as u32);
+        let class_key = ClassKey { family, size, affinity: wanted.affinity };
+        let class = match old_class {
+            Some(class) if self.classes.key(class) == Some(class_key) => class,
+            _ => {
+                let class = self.class(class_key, changes)?;
+                if let Some(old) = old_class.and_then(|class| self.classes.key(class)) {
+                    self.classes.release(old);
+                }
+                class
+            }
+        };
+        let slots = rebalance(&old_slots, &wanted.targets, size as usize);
+        self.write_slots((family, number), &old_slots, &slots, changes);
+        let before = if old_affinity.is_some() { &*old_slots } else { &[] };
+        let after = if wanted.affinity.is_some() { &*wanted.targets } else { &[] };
+        self.write_tokens((family, number), before, after, changes);
+        Some(PoolState {
+            key: wanted.key,
+            number,
+            class,
+            affinity: wanted.affinity,
+            slots: slots.into(),
+        })
+    }
+
+    fn write_slots(
+        &mut self,
+        (family, number): (Family, u32),
+        old: &[Target],
+        new: &[Target],
+        changes: &mut Changes,
+    ) {
+        let set = Set::Endpoints(family);
+        for (slot, target) in new.iter().enumerate() {
+            let element = || (set, endpoint_element(number, slot as u32, target));
+            match old.get(slot) {
+                Some(before) if before == target => {}
+                Some(_) => changes.replaced_targets.push(element()),
+                None => {
+                    self.slots[index(family)] += 1;
+                    changes.new_targets.push(element());
+                }
+            }
+        }
+        // Packets that met the former class may still pick these slots: they lead to living
+        // endpoints now, and go with the next commit.
+        for (slot, before) in old.iter().enumerate().skip(new.len()) {
+            let stand_in = &new[slot % new.len()];
+            let element = endpoint_element(number, slot as u32, stand_in);
+            if !new.contains(before) {
+                changes.replaced_targets.push((set, element.clone()));
+            }
+            self.deferred.push((set, element));
+        }
+    }
+
+    fn write_tokens(
+        &mut self,
+        (family, number): (Family, u32),
+        before: &[Target],
+        after: &[Target],
+        changes: &mut Changes,
+    ) {
+        if before.is_empty() && after.is_empty() {
+            return;
+        }
+        let set = Set::Pinned(family);
+        let tokens = &mut self.tokens[index(family)];
+        for target in before.iter().filter(|t| !after.contains(t)) {
+            let token = token(number, target);
+            // A slot table names its targets many times.
+            if tokens.remove(&token).is_some() {
+                changes.removed.push((set, pinned_element(token, target)));
+            }
+        }
+        for target in after {
+            let token = token(number, target);
+            if tokens.insert(token, *target).is_none() {
+                changes.new_targets.push((set, pinned_element(token, target)));
+            }
+        }
+    }
+
+    /// Whether a pin of the pool could be taken for another's.
+    fn clashes(&self, pool: &PoolState, wanted: &Wanted) -> bool {
+        let tokens = &self.tokens[index(wanted.key.family)];
+        let own = |target: &Target| pool.affinity.is_some() && pool.slots.contains(target);
+        let mut seen = foldhash::HashSet::default();
+        wanted.targets.iter().any(|target| {
+            let token = token(pool.number, target);
+            !seen.insert(token) || (tokens.contains_key(&token) && !own(target))
+        })
+    }
+
+    fn new_number(&mut self, owner: &ServiceKey, wanted: &Wanted) -> Option<u32> {
+        let mut unusable = Vec::new();
+        let number = loop {
+            let number = self.numbers.allocate(owner)?;
+            if wanted.affinity.is_none() {
+                break number;
+            }
+            let candidate = PoolState {
+                key: wanted.key.clone(),
+                number,
+                class: 0,
+                affinity: None,
+                slots: Box::default(),
+            };
+            if !self.clashes(&candidate, wanted) {
+                break number;
+            }
+            unusable.push(number);
+        };
+        unusable.into_iter().for_each(|number| self.numbers.free(number));
+        Some(number)
+    }
+
+    /// The number of a class with one more user; its chains are made if it is new.
+    fn class(&mut self, key: ClassKey, changes: &mut Changes) -> Option<u32> {
+        let was_sticky = self.classes.any_sticky(key.family);
+        match self.classes.acquire(key)? {
+            Acquired::Known(number) => Some(number),
+            Acquired::New(number) => {
+                for chain in class_chains(key) {
+                    self.ensure_chain(chain, changes);
+                }
+                changes.new_targets.extend(class_elements(key, number));
+                if let (Some(_), false, Some(node)) = (key.affinity, was_sticky, self.node.clone())
+                {
+                    self.ensure_skeleton(&node, changes);
+                }
+                Some(number)
+            }
+        }
+    }
+
+    /// Brings one chain to its definition.
+    pub fn ensure_chain(&mut self, chain: ChainDefinition, changes: &mut Changes) {
+        let fingerprints = chain.fingerprints();
+        match self.chains.get(&*chain.name) {
+            Some(known) if *known == fingerprints => {}
+            known => {
+                let structure = if known.is_some() {
+                    Structure::Rewrite(chain.clone())
+                } else {
+                    Structure::Chain(chain.clone())
+                };
+                changes.structure.push(structure);
+                self.chains.insert(chain.name.into_owned(), fingerprints);
+            }
+        }
+    }
+
+    pub fn ensure_skeleton(&mut self, node: &NodePlan, changes: &mut Changes) {
+        let sticky = Family::BOTH.map(|family| self.classes.any_sticky(family));
+        for chain in skeleton(Needs { node, sticky }) {
+            self.ensure_chain(chain, changes);
+        }
+        if !node.drop_invalid {
+            for name in ["invalid", "stray"] {
+                if self.chains.remove(name).is_some() {
+                    changes.removed_chains.push(name.to_owned());
+                }
+            }
+        }
+    }
+
+    fn drop_pool(&mut self, pool: PoolState, changes: &mut Changes) {
+        let family = pool.key.family;
+        if let Some(class) = self.classes.key(pool.class) {
+            self.classes.release(class);
+        }
+        if pool.affinity.is_some() {
+            self.write_tokens((family, pool.number), &pool.slots, &[], changes);
+        }
+        let set = Set::Endpoints(family);
+        let slots = pool.slots.iter().enumerate();
+        self.deferred.extend(
+            slots.map(|(slot, target)| (set, endpoint_element(pool.number, slot as u32, target))),
+        );
+        self.freed_later.push(pool.number);
+    }
+
+    pub fn count_frontends(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {
+        let (gone, come) = difference(change);
+        for address in come {
+            if self.addresses.add(address) {
+                let set = Set::Addresses(Family::of(address));
+                changes.new_targets.push((set, address_element(address)));
+            }
+        }
+        for address in gone {
+            if self.addresses.remove(address) {
+                let set = Set::Addresses(Family::of(address));
+                changes.removed.push((set, address_element(address)));
+            }
+        }
+    }
+
+    pub fn count_endpoints(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {
+        let (gone, come) = difference(change);
+        for address in come {
+            if self.endpoints.add(address) {
+                let set = Set::Hairpin(Family::of(address));
+                changes.new_targets.push((set, hairpin_element(address)));
+            }
+        }
+        for address in gone {
+            if self.endpoints.remove(address) {
+                let set = Set::Hairpin(Family::of(address));
+                changes.removed.push((set, hairpin_element(address)));
+            }
+        }
+    }
+
+    /// What does not depend on services: chains and service ranges.
+    pub fn lower_node(&mut self, node: &Arc<NodePlan>, changes: &mut Changes) {
+        let old = self.node.replace(node.clone());
+        self.ensure_skeleton(node, changes);
+        let old_ranges = old.as_ref().map_or(&[][..], |node| &node.service_ranges);
+        if old_ranges != node.service_ranges {
+            let old: Vec<_> = range_elements(old_ranges);
+            let new: Vec<_> = range_elements(&node.service_ranges);
+            // Both ends of an interval belong together: all of them in one transaction.
+            changes.overdue.extend(old);
+            changes.new_targets.extend(new);
+        }
+    }
+
+    /// Removes classes that nobody uses any more, with their chains.
+    pub fn trim(&mut self, changes: &mut Changes) {
+        let unused = self.classes.take_unused();
+        if unused.is_empty() {
+            return;
+        }
+        let needed: foldhash::HashSet<String> = self
+            .classes
+            .iter()
+            .flat_map(|(key, _)| class_chains(key))
+            .map(|chain| chain.name.into_owned())
+            .collect();
+        let mut gone: Vec<String> = Vec::new();
+        for (key, number) in unused {
+            changes.overdue.extend(class_elements(key, number));
+            for chain in class_chains(key).into_iter().rev() {
+                let name = chain.name.into_owned();
+                if !needed.contains(&name) && self.chains.remove(&name).is_some() {
+                    gone.push(name);
+                }
+            }
+        }
+        // References first: entries of sticky classes, then what they lead to.
+        gone.sort_by_key(|name| (name.starts_with("spread"), name.starts_with("pinned")));
+        changes.removed_chains.extend(gone);
+        if let Some(node) = self.node.clone() {
+            self.ensure_skeleton(&node, changes);
+        }
+    }
+}
+
+/// The elements that lead to a class.
+pub fn class_elements(key: ClassKey, number: u32) -> Vec<(Set, Element)> {
+    let entry = Verdict::Goto(entry_name(key).into());
+    let mut elements = vec![(Set::Classes, class_element(number, entry))];
+    if let Some(seconds) = key.affinity {
+        let record = Verdict::Jump(record_name(key.family, seconds.get()).into());
+        elements.push((Set::Recorders, class_element(number, record)));
+    }
+    elements
+}
+
+/// The classes that exist without being asked for.
+pub fn fixed_class_elements() -> [(Set, Element); 2] {
+    [
+        (Set::Classes, class_element(CLASS_REFUSE, Verdict::Goto("refuse".into()))),
+        (Set::Classes, class_element(CLASS_DROP, Verdict::Drop)),
+    ]
+}
+
+/// Service ranges as the interval set wants them: begin, and where it ends.
+pub fn range_elements(ranges: &[IpNet]) -> Vec<(Set, Element)> {
+    let mut elements = Vec::new();
+    for net in ranges {
+        let set = Set::Ranges(Family::of(net.addr()));
+        elements.push((set, address_element(net.network())));
+        let end = match net {
+            IpNet::V4(v4) => u32::from(v4.broadcast()).checked_add(1).map(|n| IpAddr::V4(n.into())),
+            IpNet::V6(v6) => {
+                u128::from(v6.broadcast()).checked_add(1).map(|n| IpAddr::V6(n.into()))
+            }
+        };
+        if let Some(end) = end {
+            elements.push((set, Element { data: Data::IntervalEnd, ..address_element(end) }));
+        }
+    }
+    elements
+}
+
+/// Elements of one sorted list that the other lacks: (only before, only after).
+fn difference((before, after): (&[IpAddr], &[IpAddr])) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let lacking = |of: &[IpAddr], other: &[IpAddr]| {
+        of.iter().filter(|a| other.binary_search(a).is_err()).copied().collect()
+    };
+    (lacking(before, after), lacking(after, before))
+}
+
+fn is_permutation(slots: &[Target], sorted: &[Target]) -> bool {
+    slots.iter().all(|target| sorted.binary_search(target).is_ok())
+}
+
+/// Writes what differs between the frontends held and wanted.
+fn frontend_difference(held: Vec<HeldFrontend>, wanted: Vec<HeldFrontend>, changes: &mut Changes) {
+    let write =
+        |(family, key, value): HeldFrontend| (Set::Services(family), service_element(key, value));
+    if held.is_empty() {
+        changes.new_frontends.extend(wanted.into_iter().map(write));
+        return;
+    }
+    let mut held: HashMap<Bytes, (Family, Value)> =
+        held.into_iter().map(|(family, key, value)| (key, (family, value))).collect();
+    for (family, key, value) in wanted {
+        match held.remove(&key) {
+            Some((_, before)) if before == value => {}
+            Some(_) => changes.replaced_frontends.push(write((family, key, value))),
+            None => changes.new_frontends.push(write((family, key, value))),
+        }
+    }
+    let gone = held.into_iter().map(|(key, (family, value))| write((family, key, value)));
+    changes.removed.extend(gone);
+}

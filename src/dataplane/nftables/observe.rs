@@ -1,0 +1,464 @@
+//! Adoption: what the kernel holds becomes the state, and only the difference to the plan is
+//! written. EDGE: it asks the kernel.
+
+use super::changes::Changes;
+use super::error::Error;
+use super::expr::Verdict;
+use super::kernel::ObservedSet;
+use super::layout::{
+    ChainDefinition, FIRST_FREE_CLASS, Needs, class_chains, read_entry_name, skeleton,
+};
+use super::lower::{HeldFrontend, class_elements, fixed_class_elements, range_elements};
+use super::set::{
+    Bytes, Data, Element, Set, Value, address_element, endpoint_element, hairpin_element,
+    pinned_element, read_frontend_key, read_set_address, read_slot_key, read_target, slot_key,
+    token,
+};
+use super::state::{
+    PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, index, used_pools,
+};
+use super::types::Definition;
+use super::{Nftables, SERVICES_AT_ONCE};
+use crate::dataplane::Applied;
+use crate::model::{Family, ServiceKey};
+use crate::planner::{Action, FrontendAddress, Plan, ServicePlan};
+use foldhash::{HashMap, HashMapExt as _, HashSet};
+use std::net::IpAddr;
+
+/// One service with what the kernel was seen to hold of it.
+struct Seen<'a> {
+    key: &'a ServiceKey,
+    plan: &'a ServicePlan,
+    held: Vec<HeldFrontend>,
+    pools: Vec<PoolState>,
+}
+
+/// Things that may have lost their last user while nobody looked.
+#[derive(Default)]
+struct Suspects {
+    endpoints: Vec<IpAddr>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Nftables {
+    /// Reads the table back and writes the difference. `None` if it is missing or was made for
+    /// another layout: then it must be made anew.
+    pub(super) fn observe(&mut self, plan: &Plan) -> Result<Option<Applied>, Error> {
+        self.state = State::default();
+        if !self.kernel.has_table()? || !has_our_sets(&self.kernel.sets()?) {
+            return Ok(None);
+        }
+        let mut applied = Applied::default();
+        let Some((structure, foreign_chains)) = self.observe_structure(plan)? else {
+            return Ok(None);
+        };
+        applied += self.commit(&structure)?;
+
+        let mut suspects = Suspects::default();
+        let seen = self.observe_services(plan, &mut suspects)?;
+        let mut changes = Changes::default();
+        for (done, seen) in seen.into_iter().enumerate() {
+            if done > 0 && done % SERVICES_AT_ONCE == 0 {
+                applied += self.commit(&changes)?;
+                changes = Changes::default();
+                self.state.take_overdue(&mut changes);
+            }
+            for address in frontend_addresses(seen.plan) {
+                self.state.addresses.add(address);
+            }
+            for address in endpoint_addresses(seen.plan) {
+                self.state.endpoints.add(address);
+            }
+            self.state.lower_from((seen.key, seen.pools), seen.held, Some(seen.plan), &mut changes);
+        }
+        applied += self.commit(&changes)?;
+        applied += self.remove_unplanned_frontends(plan, &mut suspects)?;
+        applied += self.observe_shared(suspects)?;
+        applied += self.remove_unowned_endpoints()?;
+        let rest = Changes { removed_chains: foreign_chains, ..Changes::default() };
+        applied += self.commit(&rest)?;
+        Ok(Some(applied))
+    }
+
+    /// Chains, classes and ranges. The second part: chains that are nobody's.
+    pub(super) fn observe_structure(
+        &mut self,
+        plan: &Plan,
+    ) -> Result<Option<(Changes, Vec<String>)>, Error> {
+        let mut changes = Changes::default();
+        let chains = self.kernel.chains()?;
+        let sticky = [true; 2];
+        let hooks_differ = skeleton(Needs { node: &plan.node, sticky }).iter().any(|chain| {
+            let seen = chains.iter().find(|seen| seen.name == *chain.name);
+            let hook = chain.hook.as_ref().map(|hook| (hook.number, hook.priority));
+            seen.is_some_and(|seen| seen.hook != hook)
+        });
+        if hooks_differ {
+            return Ok(None);
+        }
+        self.state.chains = chains
+            .into_iter()
+            .map(|chain| (chain.name, chain.rules.into_iter().map(|f| f.unwrap_or(0)).collect()))
+            .collect();
+        self.observe_classes(&mut changes)?;
+        let mut wanted: HashSet<String> = HashSet::default();
+        let keys: Vec<_> = self.state.classes.iter().map(|(key, _)| key).collect();
+        for chain in keys.into_iter().flat_map(class_chains) {
+            wanted.insert(chain.name.to_string());
+            self.state.ensure_chain(chain, &mut changes);
+        }
+        let before = self.state.node.replace(plan.node.clone());
+        self.state.ensure_skeleton(&plan.node, &mut changes);
+        debug_assert!(before.is_none() || before.as_ref() == Some(&plan.node));
+        let constant = skeleton(Needs { node: &plan.node, sticky });
+        wanted.extend(constant.iter().map(|chain: &ChainDefinition| chain.name.to_string()));
+        let foreign: Vec<String> =
+            self.state.chains.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        for name in &foreign {
+            self.state.chains.remove(name);
+        }
+        self.observe_ranges(plan, &mut changes)?;
+        Ok(Some((changes, foreign)))
+    }
+
+    /// Adopts classes, and repairs the two maps that lead to their chains.
+    fn observe_classes(&mut self, changes: &mut Changes) -> Result<(), Error> {
+        let entries = self.kernel.dump(Set::Classes)?;
+        for element in &entries {
+            let number = class_number(element);
+            if let (Some(number), Data::Verdict(Verdict::Goto(chain))) = (number, &element.data)
+                && let Some(key) = read_entry_name(chain)
+            {
+                self.state.classes.adopt(key, number);
+            }
+        }
+        let mut wanted: Vec<(Set, Element)> = fixed_class_elements().into();
+        wanted.extend(
+            self.state.classes.iter().flat_map(|(key, number)| class_elements(key, number)),
+        );
+        let recorders = self.kernel.dump(Set::Recorders)?;
+        let seen = entries.into_iter().map(|e| (Set::Classes, e));
+        let seen: Vec<_> = seen.chain(recorders.into_iter().map(|e| (Set::Recorders, e))).collect();
+        changes.overdue.extend(seen.iter().filter(|e| !wanted.contains(e)).cloned());
+        changes.new_targets.extend(wanted.into_iter().filter(|e| !seen.contains(e)));
+        Ok(())
+    }
+
+    pub(super) fn observe_ranges(
+        &mut self,
+        plan: &Plan,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        let wanted = range_elements(&plan.node.service_ranges);
+        for family in Family::BOTH {
+            let set = Set::Ranges(family);
+            let seen = self.kernel.dump(set)?;
+            let wanted: Vec<&Element> =
+                wanted.iter().filter(|(s, _)| *s == set).map(|(_, e)| e).collect();
+            let same =
+                seen.len() == wanted.len() && wanted.iter().all(|element| seen.contains(element));
+            if !same {
+                changes.overdue.extend(seen.into_iter().map(|element| (set, element)));
+                changes.new_targets.extend(wanted.into_iter().map(|e| (set, e.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks up every planned frontend, and the pools that it leads to.
+    fn observe_services<'a>(
+        &mut self,
+        plan: &'a Plan,
+        suspects: &mut Suspects,
+    ) -> Result<Vec<Seen<'a>>, Error> {
+        let mut values: [HashMap<Bytes, Value>; 2] = Default::default();
+        for family in Family::BOTH {
+            let keys: Vec<Bytes> = plan
+                .services
+                .values()
+                .flat_map(|plan| frontends(plan, &[]))
+                .filter(|(f, _, _)| *f == family)
+                .map(|(_, key, _)| key)
+                .collect();
+            let found = self.kernel.get(Set::Services(family), &keys)?;
+            let known = keys.into_iter().zip(found).filter_map(|(key, data)| match data {
+                Some(Data::Value(bytes)) => Some((key, Value(word(&bytes)?))),
+                _ => None,
+            });
+            values[index(family)] = known.collect();
+        }
+        let mut seen: Vec<Seen<'a>> = plan
+            .services
+            .iter()
+            .map(|(key, service)| self.candidates(key, service, &values))
+            .collect();
+        drop(values);
+        self.read_slots(&mut seen, suspects)?;
+        Ok(seen)
+    }
+
+    /// The pools that a service's frontends name; their slots are still to be read.
+    fn candidates<'a>(
+        &mut self,
+        key: &'a ServiceKey,
+        plan: &'a ServicePlan,
+        values: &[HashMap<Bytes, Value>; 2],
+    ) -> Seen<'a> {
+        let held: Vec<HeldFrontend> = frontends(plan, &[])
+            .filter_map(|(family, key, _)| {
+                let value = *values[index(family)].get(&key)?;
+                Some((family, key, value))
+            })
+            .collect();
+        let mut pools: Vec<PoolState> = Vec::new();
+        for (port, scope) in used_pools(plan) {
+            let value = plan.held().find_map(|(of, frontend)| {
+                let FrontendAddress::Address(address) = frontend.at.at else { return None };
+                let leads = matches!(&frontend.action, Action::Forward(f) if f.scope == scope);
+                let at = super::set::frontend_key(address, frontend.at.protocol, frontend.at.port);
+                let value = *values[index(port.family)].get(&at)?;
+                (std::ptr::eq(of, port) && leads && value.class() >= FIRST_FREE_CLASS)
+                    .then_some(value)
+            });
+            let Some(value) = value else { continue };
+            let class = self.state.classes.key(value.class());
+            let Some(class) = class.filter(|class| class.family == port.family) else { continue };
+            if self.state.numbers.adopt(value.pool(), key) {
+                self.state.classes.acquire(class);
+                pools.push(PoolState {
+                    key: PoolKey::of(port, scope),
+                    number: value.pool(),
+                    class: value.class(),
+                    affinity: class.affinity,
+                    slots: Box::default(),
+                });
+            }
+        }
+        Seen { key, plan, held, pools }
+    }
+
+    fn read_slots(&mut self, seen: &mut [Seen<'_>], suspects: &mut Suspects) -> Result<(), Error> {
+        for family in Family::BOTH {
+            let pools = || {
+                seen.iter().flat_map(|seen| &seen.pools).filter(|pool| pool.key.family == family)
+            };
+            let size = |pool: &PoolState| self.state.classes.key(pool.class).map_or(0, |c| c.size);
+            let keys: Vec<Bytes> = pools()
+                .flat_map(|pool| (0..size(pool)).map(|slot| slot_key(pool.number, slot)))
+                .collect();
+            let mut found = self.kernel.get(Set::Endpoints(family), &keys)?.into_iter();
+            for pool in seen.iter_mut().flat_map(|seen| &mut seen.pools) {
+                if pool.key.family != family {
+                    continue;
+                }
+                let size = self.state.classes.key(pool.class).map_or(0, |class| class.size);
+                let read: Vec<_> = found.by_ref().take(size as usize).collect();
+                pool.slots = read
+                    .iter()
+                    .map_while(|data| match data {
+                        Some(Data::Value(bytes)) => read_target(bytes),
+                        _ => None,
+                    })
+                    .collect();
+                self.state.slots[index(family)] += pool.slots.len() as u64;
+                suspects.endpoints.extend(pool.slots.iter().map(|target| target.address));
+                if pool.affinity.is_some() {
+                    for target in &pool.slots {
+                        self.state.tokens[index(family)]
+                            .insert(token(pool.number, target), *target);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frontends that no plan has (any more), with the pools behind them.
+    fn remove_unplanned_frontends(
+        &mut self,
+        plan: &Plan,
+        suspects: &mut Suspects,
+    ) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        for family in Family::BOTH {
+            let set = Set::Services(family);
+            let planned = plan
+                .services
+                .values()
+                .flat_map(|plan| frontends(plan, &[]))
+                .filter(|(f, _, _)| *f == family);
+            let wanted = planned.count() as u64;
+            if self.kernel.count(set)? == Some(wanted) {
+                continue;
+            }
+            let keys: HashSet<Bytes> = plan
+                .services
+                .values()
+                .flat_map(|plan| frontends(plan, &[]))
+                .map(|(_, key, _)| key)
+                .collect();
+            for element in self.kernel.dump(set)? {
+                if keys.contains(&element.key) {
+                    continue;
+                }
+                suspects.addresses.extend(read_frontend_key(&element.key).map(|(ip, _, _)| ip));
+                if let Data::Value(bytes) = &element.data {
+                    self.abandon_pool(family, word(bytes).map(Value), suspects)?;
+                }
+                changes.removed.push((set, element));
+            }
+        }
+        let applied = self.commit(&changes)?;
+        let mut changes = Changes::default();
+        self.state.take_overdue(&mut changes);
+        Ok(applied + self.commit(&changes)?)
+    }
+
+    /// Queues the slots of a pool that lost its last frontend while nobody looked.
+    fn abandon_pool(
+        &mut self,
+        family: Family,
+        value: Option<Value>,
+        suspects: &mut Suspects,
+    ) -> Result<(), Error> {
+        let Some(value) = value.filter(|v| self.state.numbers.owner(v.pool()).is_none()) else {
+            return Ok(());
+        };
+        let size = self.state.classes.key(value.class()).map_or(0, |class| class.size);
+        let keys: Vec<Bytes> = (0..size).map(|slot| slot_key(value.pool(), slot)).collect();
+        let set = Set::Endpoints(family);
+        for (slot, data) in self.kernel.get(set, &keys)?.into_iter().enumerate() {
+            let Some(Data::Value(bytes)) = data else { continue };
+            let Some(target) = read_target(&bytes) else { continue };
+            let element = endpoint_element(value.pool(), slot as u32, &target);
+            if !self.state.deferred.iter().any(|(s, e)| *s == set && e.key == element.key) {
+                suspects.endpoints.push(target.address);
+                self.state.slots[index(family)] += 1;
+                self.state.deferred.push((set, element));
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses, hairpins and pins' endpoints: what is missing comes, what is too much goes.
+    fn observe_shared(&mut self, mut suspects: Suspects) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        suspects.endpoints.sort_unstable();
+        suspects.endpoints.dedup();
+        suspects.addresses.sort_unstable();
+        suspects.addresses.dedup();
+        for family in Family::BOTH {
+            let addresses: Vec<IpAddr> = self.state.addresses.iter(family).collect();
+            let set = Set::Addresses(family);
+            let maybe = suspects.addresses.iter().copied();
+            let maybe =
+                maybe.filter(|a| Family::of(*a) == family && !self.state.addresses.contains(*a));
+            let maybe: Vec<IpAddr> = maybe.collect();
+            self.observe_addresses((set, address_element), addresses, maybe, &mut changes)?;
+
+            let endpoints: Vec<IpAddr> = self.state.endpoints.iter(family).collect();
+            let set = Set::Hairpin(family);
+            let maybe = suspects.endpoints.iter().copied();
+            let maybe =
+                maybe.filter(|a| Family::of(*a) == family && !self.state.endpoints.contains(*a));
+            let maybe: Vec<IpAddr> = maybe.collect();
+            self.observe_addresses((set, hairpin_element), endpoints, maybe, &mut changes)?;
+
+            let set = Set::Pinned(family);
+            let wanted: Vec<Element> = self.state.tokens[index(family)]
+                .iter()
+                .map(|(token, target)| pinned_element(*token, target))
+                .collect();
+            let seen: HashMap<Bytes, Data> =
+                self.kernel.dump(set)?.into_iter().map(|e| (e.key, e.data)).collect();
+            let mut extra = seen.clone();
+            for element in wanted {
+                match extra.remove(&element.key) {
+                    Some(data) if data == element.data => {}
+                    Some(_) => changes.replaced_targets.push((set, element)),
+                    None => changes.new_targets.push((set, element)),
+                }
+            }
+            changes
+                .removed
+                .extend(extra.into_iter().map(|(key, data)| (set, Element { key, data })));
+        }
+        self.commit(&changes)
+    }
+
+    /// One set of addresses; `maybe` are those that may be there although unwanted.
+    fn observe_addresses(
+        &mut self,
+        (set, element): (Set, fn(IpAddr) -> Element),
+        wanted: Vec<IpAddr>,
+        maybe: Vec<IpAddr>,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        let keys: Vec<Bytes> = wanted.iter().map(|address| element(*address).key).collect();
+        let found = self.kernel.get(set, &keys)?;
+        let missing = wanted.iter().zip(&found).filter(|(_, data)| data.is_none());
+        changes.new_targets.extend(missing.map(|(address, _)| (set, element(*address))));
+        let mut present = found.iter().filter(|data| data.is_some()).count() as u64;
+
+        let keys: Vec<Bytes> = maybe.iter().map(|address| element(*address).key).collect();
+        let found = self.kernel.get(set, &keys)?;
+        let extra = maybe.iter().zip(&found).filter(|(_, data)| data.is_some());
+        let extra: Vec<_> = extra.map(|(address, _)| (set, element(*address))).collect();
+        present += extra.len() as u64;
+        if self.kernel.count(set)? == Some(present) {
+            changes.removed.extend(extra);
+            return Ok(());
+        }
+        let wanted: HashSet<IpAddr> = wanted.into_iter().collect();
+        let seen = self.kernel.dump(set)?.into_iter();
+        let unwanted = seen.filter(|e| {
+            read_set_address(set, &e.key).is_none_or(|address| !wanted.contains(&address))
+        });
+        changes.removed.extend(unwanted.map(|element| (set, element)));
+        Ok(())
+    }
+
+    /// Slots of pools that nobody owns: what a crash between two commits leaves.
+    fn remove_unowned_endpoints(&mut self) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        for family in Family::BOTH {
+            let set = Set::Endpoints(family);
+            if self.kernel.count(set)? == Some(self.state.slots[index(family)]) {
+                continue;
+            }
+            let mut owned: HashSet<Bytes> = HashSet::default();
+            let pools = self.state.services.values().flatten();
+            for pool in pools.filter(|pool| pool.key.family == family) {
+                owned.extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number, slot)));
+            }
+            let deferred = self.state.deferred.iter().filter(|(s, _)| *s == set);
+            owned.extend(deferred.map(|(_, element)| element.key.clone()));
+            let seen = self.kernel.dump(set)?.into_iter();
+            let unowned =
+                seen.filter(|e| read_slot_key(&e.key).is_none() || !owned.contains(&e.key));
+            changes.removed.extend(unowned.map(|element| (set, element)));
+        }
+        self.commit(&changes)
+    }
+}
+
+fn word(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+fn class_number(element: &Element) -> Option<u32> {
+    word(&element.key)
+}
+
+/// Whether every set is there, and made as this version makes it.
+fn has_our_sets(sets: &[ObservedSet]) -> bool {
+    Set::ALL.into_iter().all(|set| {
+        let wanted = Definition::of(set);
+        sets.iter().any(|seen| {
+            seen.name == set.name()
+                && seen.flags == wanted.flags
+                && seen.key == (wanted.key_type, wanted.key_length)
+                && seen.data == wanted.data
+        })
+    })
+}

@@ -1,0 +1,160 @@
+//! Foreign edits undone, exactly where they were made. EDGE: it asks the kernel.
+
+use super::Nftables;
+use super::changes::Changes;
+use super::error::Error;
+use super::lower::{class_elements, fixed_class_elements};
+use super::monitor::{Edits, Scope};
+use super::set::{
+    Bytes, Element, Set, address_element, endpoint_element, hairpin_element, pinned_element,
+    read_frontend_key, read_set_address, read_slot_key, service_element,
+};
+use super::state::{State, frontends, index};
+use crate::dataplane::{Applied, Dataplane};
+use crate::model::Family;
+use crate::planner::{FrontendAddress, FrontendKey, Plan};
+
+impl Nftables {
+    /// Undoes what others did to the table.
+    pub fn repair(&mut self, edits: &Edits, plan: &Plan) -> Result<Applied, Error> {
+        match edits.scope {
+            Scope::Table => self.load(plan),
+            Scope::Unknown => self.resync(plan),
+            Scope::Chains => {
+                let applied = self.repair_chains(plan)?;
+                Ok(applied + self.repair_elements(edits, plan)?)
+            }
+            Scope::Elements => self.repair_elements(edits, plan),
+        }
+    }
+
+    fn repair_chains(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        let seen = self.kernel.chains()?;
+        let known = std::mem::take(&mut self.state.chains);
+        self.state.chains = seen
+            .into_iter()
+            .map(|chain| (chain.name, chain.rules.into_iter().map(|f| f.unwrap_or(0)).collect()))
+            .collect();
+        // A chain that is gone took the elements that led to it along, or the other way round:
+        // only a full look can tell.
+        if known.keys().any(|name| !self.state.chains.contains_key(name)) {
+            return self.resync(plan);
+        }
+        let mut changes = Changes::default();
+        let keys: Vec<_> = self.state.classes.iter().map(|(key, _)| key).collect();
+        for chain in keys.into_iter().flat_map(super::layout::class_chains) {
+            self.state.ensure_chain(chain, &mut changes);
+        }
+        self.state.ensure_skeleton(&plan.node, &mut changes);
+        let foreign: Vec<String> =
+            self.state.chains.keys().filter(|name| !known.contains_key(*name)).cloned().collect();
+        for name in foreign {
+            self.state.chains.remove(&name);
+            changes.removed_chains.push(name);
+        }
+        self.commit(&changes)
+    }
+
+    fn repair_elements(&mut self, edits: &Edits, plan: &Plan) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        let mut ranges = false;
+        for set in Set::ALL {
+            let keys: Vec<Bytes> = edits
+                .elements
+                .iter()
+                .filter(|(s, _)| *s == set)
+                .map(|(_, key)| key.clone())
+                .collect();
+            match set {
+                _ if keys.is_empty() => {}
+                // Pins are the packet path's own; a lost one is a new choice.
+                Set::Affinity(_) => {}
+                Set::Ranges(_) => ranges = true,
+                _ => self.repair_keys(set, keys, plan, &mut changes)?,
+            }
+        }
+        if ranges {
+            self.observe_ranges(plan, &mut changes)?;
+        }
+        self.commit(&changes)
+    }
+
+    fn repair_keys(
+        &mut self,
+        set: Set,
+        keys: Vec<Bytes>,
+        plan: &Plan,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        let seen = self.kernel.get(set, &keys)?;
+        for (key, seen) in keys.into_iter().zip(seen) {
+            let deferred =
+                self.state.deferred.iter().position(|(s, element)| *s == set && element.key == key);
+            if let Some(at) = deferred {
+                // To be deleted anyway: gone already, or still to go.
+                if seen.is_none() {
+                    self.state.deferred.swap_remove(at);
+                    if let Set::Endpoints(family) = set {
+                        self.state.slots[index(family)] -= 1;
+                    }
+                }
+                continue;
+            }
+            match (self.state.wanted(set, &key, plan), seen) {
+                (Some(wanted), Some(seen)) if wanted.data == seen => {}
+                (Some(wanted), Some(_)) => changes.replaced_targets.push((set, wanted)),
+                (Some(wanted), None) => changes.new_targets.push((set, wanted)),
+                (None, Some(seen)) => changes.removed.push((set, Element { key, data: seen })),
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// What a set should hold under a key.
+    fn wanted(&self, set: Set, key: &Bytes, plan: &Plan) -> Option<Element> {
+        match set {
+            Set::Services(_) => {
+                let (address, protocol, port) = read_frontend_key(key)?;
+                let at = FrontendKey { at: FrontendAddress::Address(address), protocol, port };
+                let holder = plan.claims.get(&at)?.first()?;
+                let service = plan.services.get(holder)?;
+                let pools = self.services.get(holder).map_or(&[][..], |pools| pools);
+                frontends(service, pools)
+                    .find(|(_, candidate, _)| candidate == key)
+                    .map(|(_, key, value)| service_element(key, value))
+            }
+            Set::Endpoints(family) => {
+                let (number, slot) = read_slot_key(key)?;
+                let pools = self.services.get(self.numbers.owner(number)?)?;
+                let pool = pools.iter().find(|p| p.number == number && p.key.family == family)?;
+                Some(endpoint_element(number, slot, pool.slots.get(slot as usize)?))
+            }
+            Set::Addresses(_) => {
+                let address = read_set_address(set, key)?;
+                self.addresses.contains(address).then(|| address_element(address))
+            }
+            Set::Hairpin(_) => {
+                let address = read_set_address(set, key)?;
+                let element = hairpin_element(address);
+                (self.endpoints.contains(address) && element.key == *key).then_some(element)
+            }
+            Set::Pinned(family) => {
+                let token = u32::from_ne_bytes(key.as_slice().try_into().ok()?);
+                let target = self.tokens[index(family)].get(&token)?;
+                Some(pinned_element(token, target))
+            }
+            Set::Classes | Set::Recorders => {
+                let classes = self.classes.iter().flat_map(|(key, n)| class_elements(key, n));
+                fixed_class_elements()
+                    .into_iter()
+                    .chain(classes)
+                    .find(|(s, element)| *s == set && element.key == *key)
+                    .map(|(_, element)| element)
+            }
+            Set::Ranges(Family::V4 | Family::V6) | Set::Affinity(_) => None,
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The rules, written as small steps that mirror nft's language. PURE.
+//!
+//! A part of a concatenation goes to the register that nft itself would use: the first to 1, the
+//! next to the following 4-byte register (9, 10, …; behind an IPv6 address 2, 13, …).
+
+use super::expr::{
+    Comparison, Ct, DynamicSet, Expr, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg, Rule,
+    Verdict,
+};
+use super::set::{CLASS_MASK, Set};
+use crate::model::{Family, Protocol};
+use ipnet::IpNet;
+use std::borrow::Cow;
+
+pub type Chain = Cow<'static, str>;
+
+/// Registers for a concatenation that begins with an address: (address, second, third).
+fn registers(family: Family) -> (Reg, Reg, Reg) {
+    match family {
+        Family::V4 => (1, 9, 10),
+        Family::V6 => (1, 2, 13),
+    }
+}
+
+pub fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
+    }
+}
+
+fn is_family(family: Family) -> [Expr; 2] {
+    [Expr::MetaLoad(Meta::Family, 1), Expr::Compare(Comparison::Equal, 1, vec![nfproto(family)])]
+}
+
+fn source(family: Family, to: Reg) -> Expr {
+    let (offset, length) = match family {
+        Family::V4 => (12, 4),
+        Family::V6 => (8, 16),
+    };
+    Expr::Payload { base: PayloadBase::Network, offset, length, to }
+}
+
+fn destination(family: Family, to: Reg) -> Expr {
+    let (offset, length) = match family {
+        Family::V4 => (16, 4),
+        Family::V6 => (24, 16),
+    };
+    Expr::Payload { base: PayloadBase::Network, offset, length, to }
+}
+
+fn destination_port(to: Reg) -> Expr {
+    Expr::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to }
+}
+
+fn lookup(set: Set, to: Option<Reg>) -> Expr {
+    Expr::Lookup { set: set.name().into(), from: 1, to }
+}
+
+pub fn goto(chain: Chain) -> Rule {
+    Rule(vec![Expr::Verdict(Verdict::Goto(chain))])
+}
+
+pub fn drop() -> Rule {
+    Rule(vec![Expr::Verdict(Verdict::Drop)])
+}
+
+/// `ip daddr . meta l4proto . th dport map @services`, into the priority.
+fn service_lookup(family: Family) -> Vec<Expr> {
+    let (address, protocol, port) = registers(family);
+    let mut rule = is_family(family).to_vec();
+    rule.extend([
+        destination(family, address),
+        Expr::MetaLoad(Meta::Protocol, protocol),
+        destination_port(port),
+        lookup(Set::Services(family), Some(1)),
+        Expr::MetaSet(Meta::Priority, 1),
+    ]);
+    rule
+}
+
+/// `meta priority set ip daddr . meta l4proto . th dport map @services goto chain`
+pub fn find_service(family: Family, then: Chain) -> Rule {
+    let mut rule = service_lookup(family);
+    rule.push(Expr::Verdict(Verdict::Goto(then)));
+    Rule(rule)
+}
+
+/// `ip daddr @set verdict`
+pub fn destination_in(set: Set, family: Family, verdict: Verdict) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    rule.extend([destination(family, 1), lookup(set, None), Expr::Verdict(verdict)]);
+    Rule(rule)
+}
+
+/// As `destination_in`, counted.
+pub fn destination_in_counted(set: Set, family: Family) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    rule.extend([destination(family, 1), lookup(set, None), Expr::Counter]);
+    rule.push(Expr::Verdict(Verdict::Drop));
+    Rule(rule)
+}
+
+/// `ip saddr . ip saddr @hairpin counter drop`: the source is an endpoint.
+pub fn from_endpoint_counted(family: Family) -> Rule {
+    let (first, second, _) = registers(family);
+    let mut rule = is_family(family).to_vec();
+    rule.extend([source(family, first), source(family, second)]);
+    rule.extend([lookup(Set::Hairpin(family), None), Expr::Counter]);
+    rule.push(Expr::Verdict(Verdict::Drop));
+    Rule(rule)
+}
+
+/// `meta priority & 0:fff vmap @map`
+pub fn by_class(map: Set) -> Rule {
+    Rule(vec![
+        Expr::MetaLoad(Meta::Priority, 1),
+        Expr::Mask { register: 1, mask: CLASS_MASK.to_ne_bytes().to_vec() },
+        lookup(map, Some(0)),
+    ])
+}
+
+/// `meta priority set meta priority & ffff:f000`: only the pool remains.
+pub fn strip_class() -> Rule {
+    Rule(vec![
+        Expr::MetaLoad(Meta::Priority, 1),
+        Expr::Mask { register: 1, mask: (!CLASS_MASK).to_ne_bytes().to_vec() },
+        Expr::MetaSet(Meta::Priority, 1),
+    ])
+}
+
+/// `meta priority set 0`: nothing of ours leaves the node.
+pub fn clear_priority() -> Rule {
+    Rule(vec![Expr::ImmediateValue(1, vec![0; 4]), Expr::MetaSet(Meta::Priority, 1)])
+}
+
+fn dnat(family: Family) -> Expr {
+    let (address, port, _) = registers(family);
+    Expr::Dnat { family: nfproto(family), address, port }
+}
+
+fn any_protocol() -> [Expr; 2] {
+    [Expr::MetaLoad(Meta::Protocol, 1), Expr::OneOfProtocols { register: 1 }]
+}
+
+/// `dnat to meta priority . numgen random mod N map @endpoints`
+pub fn spread(family: Family, size: u32) -> Rule {
+    let mut rule = any_protocol().to_vec();
+    rule.extend([
+        Expr::MetaLoad(Meta::Priority, 1),
+        Expr::Random { to: 9, modulus: size },
+        lookup(Set::Endpoints(family), Some(1)),
+        dnat(family),
+    ]);
+    Rule(rule)
+}
+
+/// `dnat to meta priority map @pinned`
+pub fn to_pinned(family: Family) -> Rule {
+    let mut rule = any_protocol().to_vec();
+    rule.extend([
+        Expr::MetaLoad(Meta::Priority, 1),
+        lookup(Set::Pinned(family), Some(1)),
+        dnat(family),
+    ]);
+    Rule(rule)
+}
+
+/// The client as affinity knows it, into register 1; the pool into 9.
+fn pin_key(family: Family) -> Vec<Expr> {
+    match family {
+        Family::V4 => vec![source(family, 1), Expr::MetaLoad(Meta::Priority, 9)],
+        Family::V6 => vec![
+            source(family, 2),
+            Expr::Hash { from: 2, length: 16, to: 1 },
+            Expr::MetaLoad(Meta::Priority, 9),
+        ],
+    }
+}
+
+/// `meta priority set <client> . meta priority map @affinity goto chain`
+pub fn find_pin(family: Family, then: Chain) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    if family == Family::V6 {
+        // Alone in its rule the hash's input is loaded where nft has room for it.
+        rule.extend([
+            source(family, 14),
+            Expr::Hash { from: 14, length: 16, to: 1 },
+            Expr::MetaLoad(Meta::Priority, 9),
+        ]);
+    } else {
+        rule.extend(pin_key(family));
+    }
+    rule.extend([
+        lookup(Set::Affinity(family), Some(1)),
+        Expr::MetaSet(Meta::Priority, 1),
+        Expr::Verdict(Verdict::Goto(then)),
+    ]);
+    Rule(rule)
+}
+
+/// `delete @affinity { … } update @affinity { <client> . pool timeout T : <token> }`: an update
+/// alone refreshes the time but keeps the old value.
+pub fn record_pin(family: Family, seconds: u32) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    for op in [DynamicSet::Delete, DynamicSet::Update] {
+        rule.extend(pin_key(family));
+        let (port, length) = match family {
+            Family::V4 => (18, 12),
+            Family::V6 => (21, 24),
+        };
+        rule.extend([
+            Expr::MetaLoad(Meta::Priority, 3),
+            destination(family, 17),
+            destination_port(port),
+            Expr::Hash { from: 3, length, to: 2 },
+            Expr::Dynamic {
+                op,
+                set: Set::Affinity(family).name().into(),
+                key: 1,
+                data: 2,
+                timeout_ms: if op == DynamicSet::Update { u64::from(seconds) * 1000 } else { 0 },
+            },
+        ]);
+    }
+    Rule(rule)
+}
+
+/// `meta l4proto P meta priority set ct original … map @services goto chain`: the connection was
+/// to one of our frontends.
+pub fn find_original(family: Family, protocol: Protocol, then: Chain) -> Rule {
+    let (address, second, third) = registers(family);
+    let original = match family {
+        Family::V4 => Ct::OriginalAddress4,
+        Family::V6 => Ct::OriginalAddress6,
+    };
+    Rule(vec![
+        Expr::MetaLoad(Meta::Protocol, 1),
+        Expr::Compare(Comparison::Equal, 1, vec![protocol as u8]),
+        Expr::CtLoad(original, address),
+        Expr::MetaLoad(Meta::Protocol, second),
+        Expr::CtLoad(Ct::OriginalPort, third),
+        lookup(Set::Services(family), Some(1)),
+        Expr::MetaSet(Meta::Priority, 1),
+        Expr::Verdict(Verdict::Goto(then)),
+    ])
+}
+
+fn ct_bit(key: Ct, bit: u32) -> [Expr; 3] {
+    [
+        Expr::CtLoad(key, 1),
+        Expr::Mask { register: 1, mask: bit.to_ne_bytes().to_vec() },
+        Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
+    ]
+}
+
+/// `ct status dnat goto chain`
+pub fn if_dnat(then: Chain) -> Rule {
+    const IPS_DST_NAT: u32 = 1 << 5;
+    let mut rule = ct_bit(Ct::Status, IPS_DST_NAT).to_vec();
+    rule.push(Expr::Verdict(Verdict::Goto(then)));
+    Rule(rule)
+}
+
+/// `ct state invalid goto chain`
+pub fn if_invalid(then: Chain) -> Rule {
+    const STATE_INVALID: u32 = 1;
+    let mut rule = ct_bit(Ct::State, STATE_INVALID).to_vec();
+    rule.push(Expr::Verdict(Verdict::Goto(then)));
+    Rule(rule)
+}
+
+/// `masquerade fully-random`
+pub fn masquerade() -> Rule {
+    Rule(vec![Expr::MasqueradeRandom])
+}
+
+/// `ip saddr . ip daddr @hairpin masquerade fully-random`
+pub fn masquerade_hairpin(family: Family) -> Rule {
+    let (first, second, _) = registers(family);
+    let mut rule = is_family(family).to_vec();
+    rule.extend([source(family, first), destination(family, second)]);
+    rule.extend([lookup(Set::Hairpin(family), None), Expr::MasqueradeRandom]);
+    Rule(rule)
+}
+
+/// `ip saddr != NET masquerade fully-random`
+pub fn masquerade_outside(net: IpNet) -> Rule {
+    let family = Family::of(net.addr());
+    let mut rule = is_family(family).to_vec();
+    let (address, mask): (Vec<u8>, Vec<u8>) = match net {
+        IpNet::V4(v4) => (v4.network().octets().to_vec(), v4.netmask().octets().to_vec()),
+        IpNet::V6(v6) => (v6.network().octets().to_vec(), v6.netmask().octets().to_vec()),
+    };
+    if net.prefix_len() == 0 {
+        // Everyone is inside; nft has no word for it.
+        return Rule(Vec::new());
+    }
+    let whole = usize::from(net.prefix_len() / 8);
+    if net.prefix_len().is_multiple_of(8) {
+        // As nft does it: compare the first bytes instead of masking.
+        if let Expr::Payload { base, offset, to, .. } = source(family, 1) {
+            rule.push(Expr::Payload { base, offset, length: whole as u32, to });
+        }
+        rule.push(Expr::Compare(Comparison::NotEqual, 1, address[..whole].to_vec()));
+    } else {
+        rule.push(source(family, 1));
+        rule.push(Expr::Mask { register: 1, mask });
+        rule.push(Expr::Compare(Comparison::NotEqual, 1, address));
+    }
+    rule.push(Expr::MasqueradeRandom);
+    Rule(rule)
+}
+
+/// `iifname != "NAME" masquerade fully-random`; packets of the node itself have no input interface.
+pub fn masquerade_other_interface(name: &str) -> Rule {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(16, 0);
+    masquerade_unless_input(padded)
+}
+
+/// `iifname != "PREFIX*" masquerade fully-random`
+pub fn masquerade_other_prefix(prefix: &str) -> Rule {
+    masquerade_unless_input(prefix.as_bytes().to_vec())
+}
+
+fn masquerade_unless_input(name: Vec<u8>) -> Rule {
+    Rule(vec![
+        Expr::MetaLoad(Meta::InputName, 1),
+        Expr::Compare(Comparison::NotEqual, 1, name),
+        Expr::MasqueradeRandom,
+    ])
+}
+
+/// `meta l4proto tcp reject with tcp reset`
+pub fn reset_tcp() -> Rule {
+    Rule(vec![
+        Expr::MetaLoad(Meta::Protocol, 1),
+        Expr::Compare(Comparison::Equal, 1, vec![Protocol::Tcp as u8]),
+        Expr::RejectWithReset,
+    ])
+}
+
+/// `reject with icmpx port-unreachable`
+pub fn unreachable() -> Rule {
+    Rule(vec![Expr::RejectWithUnreachable])
+}

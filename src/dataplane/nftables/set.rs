@@ -1,0 +1,317 @@
+//! The sets and maps of the table, and their elements. PURE.
+//!
+//! ```text
+//! services   address . protocol . port → pool:class      what a destination means
+//! endpoints  pool . slot → address . port                where a pool's slots lead
+//! addresses  address                                     active cluster IPs
+//! hairpin    address . address                           endpoint addresses, twice each
+//! ranges     address interval                            service ranges
+//! affinity   client . pool → token                       pins, written by the packet path
+//! pinned     token → address . port                      endpoints that a pin may name
+//! classes    class → goto chain                          how a class treats a connection
+//! recorders  class → jump chain                          how a sticky class writes its pins
+//! ```
+//! All but the last two exist once per family.
+
+use super::expr::Verdict;
+use crate::model::{Family, Protocol};
+use crate::netlink::Buffer;
+use crate::planner::Target;
+use smallvec::SmallVec;
+use std::net::IpAddr;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Set {
+    Services(Family),
+    Endpoints(Family),
+    Addresses(Family),
+    Hairpin(Family),
+    Ranges(Family),
+    Affinity(Family),
+    Pinned(Family),
+    Classes,
+    Recorders,
+}
+
+impl Set {
+    pub const ALL: [Set; 16] = [
+        Set::Services(Family::V4),
+        Set::Services(Family::V6),
+        Set::Endpoints(Family::V4),
+        Set::Endpoints(Family::V6),
+        Set::Addresses(Family::V4),
+        Set::Addresses(Family::V6),
+        Set::Hairpin(Family::V4),
+        Set::Hairpin(Family::V6),
+        Set::Ranges(Family::V4),
+        Set::Ranges(Family::V6),
+        Set::Affinity(Family::V4),
+        Set::Affinity(Family::V6),
+        Set::Pinned(Family::V4),
+        Set::Pinned(Family::V6),
+        Set::Classes,
+        Set::Recorders,
+    ];
+
+    pub fn name(self) -> &'static str {
+        use Family::{V4, V6};
+        match self {
+            Set::Services(V4) => "services4",
+            Set::Services(V6) => "services6",
+            Set::Endpoints(V4) => "endpoints4",
+            Set::Endpoints(V6) => "endpoints6",
+            Set::Addresses(V4) => "addresses4",
+            Set::Addresses(V6) => "addresses6",
+            Set::Hairpin(V4) => "hairpin4",
+            Set::Hairpin(V6) => "hairpin6",
+            Set::Ranges(V4) => "ranges4",
+            Set::Ranges(V6) => "ranges6",
+            Set::Affinity(V4) => "affinity4",
+            Set::Affinity(V6) => "affinity6",
+            Set::Pinned(V4) => "pinned4",
+            Set::Pinned(V6) => "pinned6",
+            Set::Classes => "classes",
+            Set::Recorders => "recorders",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|set| set.name() == name)
+    }
+
+    /// Its place in `ALL`.
+    pub fn index(self) -> usize {
+        let of = |first: usize, family: Family| first + usize::from(family == Family::V6);
+        match self {
+            Set::Services(f) => of(0, f),
+            Set::Endpoints(f) => of(2, f),
+            Set::Addresses(f) => of(4, f),
+            Set::Hairpin(f) => of(6, f),
+            Set::Ranges(f) => of(8, f),
+            Set::Affinity(f) => of(10, f),
+            Set::Pinned(f) => of(12, f),
+            Set::Classes => 14,
+            Set::Recorders => 15,
+        }
+    }
+}
+
+/// The largest pool number: 20 bits of the 32 that a packet carries in its priority.
+pub const MAX_POOL: u32 = (1 << 20) - 1;
+/// Bits of the priority that hold the class.
+pub const CLASS_BITS: u32 = 12;
+pub const CLASS_MASK: u32 = (1 << CLASS_BITS) - 1;
+
+/// What a frontend's element holds: a pool and the class that treats it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Value(pub u32);
+
+impl Value {
+    pub fn new(pool: u32, class: u32) -> Self {
+        debug_assert!(pool <= MAX_POOL && class <= CLASS_MASK);
+        Self(pool << CLASS_BITS | class)
+    }
+
+    pub fn pool(self) -> u32 {
+        self.0 >> CLASS_BITS
+    }
+
+    pub fn class(self) -> u32 {
+        self.0 & CLASS_MASK
+    }
+}
+
+/// Bytes of a key or of a value, as the registers hold them.
+pub type Bytes = SmallVec<[u8; 24]>;
+
+/// What an element maps to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    None,
+    Value(Bytes),
+    Verdict(Verdict),
+    /// No data, and the flag that the interval begun before ends here.
+    IntervalEnd,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    pub key: Bytes,
+    pub data: Data,
+}
+
+fn put_address(out: &mut Bytes, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
+    }
+}
+
+/// Network byte order, padded to a register's 4 bytes.
+fn put_port(out: &mut Bytes, port: u16) {
+    out.extend_from_slice(&port.to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+}
+
+pub fn frontend_key(address: IpAddr, protocol: Protocol, port: u16) -> Bytes {
+    let mut key = Bytes::new();
+    put_address(&mut key, address);
+    key.extend_from_slice(&[protocol as u8, 0, 0, 0]);
+    put_port(&mut key, port);
+    key
+}
+
+/// What `frontend_key` wrote.
+pub fn read_frontend_key(key: &[u8]) -> Option<(IpAddr, Protocol, u16)> {
+    let (address, rest) = read_address(key, key.len().checked_sub(8)?)?;
+    let protocol = Protocol::from_number(rest[0])?;
+    Some((address, protocol, u16::from_be_bytes([rest[4], rest[5]])))
+}
+
+fn read_address(bytes: &[u8], length: usize) -> Option<(IpAddr, &[u8])> {
+    let (address, rest) = bytes.split_at_checked(length)?;
+    let address = match length {
+        4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+        _ => return None,
+    };
+    Some((address, rest))
+}
+
+pub fn service_element(key: Bytes, value: Value) -> Element {
+    Element { key, data: Data::Value(Bytes::from_slice(&value.0.to_ne_bytes())) }
+}
+
+/// A pool as the packet's priority shows it once the class is stripped.
+fn pool_word(pool: u32) -> [u8; 4] {
+    (pool << CLASS_BITS).to_ne_bytes()
+}
+
+pub fn slot_key(pool: u32, slot: u32) -> Bytes {
+    let mut key = Bytes::from_slice(&pool_word(pool));
+    key.extend_from_slice(&slot.to_ne_bytes());
+    key
+}
+
+/// (pool, slot) of an endpoint element.
+pub fn read_slot_key(key: &[u8]) -> Option<(u32, u32)> {
+    let pool = u32::from_ne_bytes(key.get(..4)?.try_into().ok()?);
+    let slot = u32::from_ne_bytes(key.get(4..8)?.try_into().ok()?);
+    Some((pool >> CLASS_BITS, slot))
+}
+
+fn target_bytes(target: &Target) -> Bytes {
+    let mut bytes = Bytes::new();
+    put_address(&mut bytes, target.address);
+    put_port(&mut bytes, target.port);
+    bytes
+}
+
+pub fn read_target(bytes: &[u8]) -> Option<Target> {
+    let (address, port) = read_address(bytes, bytes.len().checked_sub(4)?)?;
+    Some(Target { address, port: u16::from_be_bytes([port[0], port[1]]) })
+}
+
+pub fn endpoint_element(pool: u32, slot: u32, target: &Target) -> Element {
+    Element { key: slot_key(pool, slot), data: Data::Value(target_bytes(target)) }
+}
+
+pub fn address_element(address: IpAddr) -> Element {
+    let mut key = Bytes::new();
+    put_address(&mut key, address);
+    Element { key, data: Data::None }
+}
+
+pub fn hairpin_element(address: IpAddr) -> Element {
+    let mut key = Bytes::new();
+    put_address(&mut key, address);
+    put_address(&mut key, address);
+    Element { key, data: Data::None }
+}
+
+/// The address of an `addresses` or `hairpin` key.
+pub fn read_set_address(set: Set, key: &[u8]) -> Option<IpAddr> {
+    let length = match set {
+        Set::Addresses(_) => key.len(),
+        Set::Hairpin(_) => key.len() / 2,
+        _ => return None,
+    };
+    read_address(key, length).map(|(address, _)| address)
+}
+
+/// The name under which affinity remembers an endpoint of a pool: what the rules compute with
+/// `jhash meta priority . ip daddr . th dport`.
+pub fn token(pool: u32, target: &Target) -> u32 {
+    let mut key = Bytes::from_slice(&pool_word(pool));
+    key.extend_from_slice(&target_bytes(target));
+    super::hash::jhash_scaled(&key)
+}
+
+pub fn pinned_element(token: u32, target: &Target) -> Element {
+    Element {
+        key: Bytes::from_slice(&token.to_ne_bytes()),
+        data: Data::Value(target_bytes(target)),
+    }
+}
+
+pub fn class_element(class: u32, verdict: Verdict) -> Element {
+    Element { key: Bytes::from_slice(&class.to_ne_bytes()), data: Data::Verdict(verdict) }
+}
+
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+
+/// Whether an element is written with what it maps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum With {
+    Data,
+    /// For deletions and look-ups; a wrong datum would make a deletion fail.
+    KeyOnly,
+}
+
+impl Element {
+    pub fn put(&self, out: &mut Buffer, with: With) {
+        let element = out.nest(NFTA_LIST_ELEM);
+        if self.data == Data::IntervalEnd {
+            out.attr_u32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        }
+        let key = out.nest(NFTA_SET_ELEM_KEY);
+        out.attr(NFTA_DATA_VALUE, &self.key);
+        out.close(key);
+        if with == With::Data {
+            match &self.data {
+                Data::None | Data::IntervalEnd => {}
+                Data::Value(bytes) => {
+                    let data = out.nest(NFTA_SET_ELEM_DATA);
+                    out.attr(NFTA_DATA_VALUE, bytes);
+                    out.close(data);
+                }
+                Data::Verdict(verdict) => {
+                    let data = out.nest(NFTA_SET_ELEM_DATA);
+                    super::expr::put_verdict(out, verdict);
+                    out.close(data);
+                }
+            }
+        }
+        out.close(element);
+    }
+
+    /// One element of a list that the kernel sent; `None` for what vipd does not write.
+    pub fn read(attributes: crate::netlink::Attributes<'_>) -> Option<Self> {
+        let key = attributes.find(NFTA_SET_ELEM_KEY)?.nested().find(NFTA_DATA_VALUE)?.value;
+        let flags = attributes.find(NFTA_SET_ELEM_FLAGS).and_then(|a| a.u32()).unwrap_or(0);
+        let data = match attributes.find(NFTA_SET_ELEM_DATA) {
+            Some(data) => match data.nested().find(NFTA_DATA_VALUE) {
+                Some(value) => Data::Value(Bytes::from_slice(value.value)),
+                None => Data::Verdict(super::expr::read_verdict(data.nested())?),
+            },
+            None if flags & NFT_SET_ELEM_INTERVAL_END != 0 => Data::IntervalEnd,
+            None => Data::None,
+        };
+        Some(Self { key: Bytes::from_slice(key), data })
+    }
+}

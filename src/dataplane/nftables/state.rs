@@ -1,0 +1,209 @@
+//! What the kernel holds, as vipd knows it: everything that depends on history. PURE.
+
+use super::changes::Changes;
+use super::classes::Classes;
+use super::layout::{CLASS_DROP, CLASS_REFUSE};
+use super::pools::PoolNumbers;
+use super::set::{Bytes, Element, Set, Value, frontend_key};
+use crate::model::{Family, PortName, Protocol, ServiceKey};
+use crate::planner::{Action, FrontendAddress, NodePlan, PortPlan, Scope, ServicePlan, Target};
+use foldhash::{HashMap, HashMapExt as _};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// Which pool of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolKey {
+    pub name: PortName,
+    pub protocol: Protocol,
+    pub family: Family,
+    pub scope: Scope,
+}
+
+impl PoolKey {
+    pub fn of(port: &PortPlan, scope: Scope) -> Self {
+        Self { name: port.name.clone(), protocol: port.protocol, family: port.family, scope }
+    }
+
+    pub fn is(&self, port: &PortPlan, scope: Scope) -> bool {
+        self.scope == scope
+            && self.family == port.family
+            && self.protocol == port.protocol
+            && self.name == port.name
+    }
+}
+
+/// A pool as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolState {
+    pub key: PoolKey,
+    pub number: u32,
+    pub class: u32,
+    pub affinity: Option<NonZeroU32>,
+    /// One target a slot.
+    pub slots: Box<[Target]>,
+}
+
+impl PoolState {
+    pub fn value(&self) -> Value {
+        Value::new(self.number, self.class)
+    }
+}
+
+/// Counts of what several services may share.
+#[derive(Debug, Default)]
+pub struct Counts {
+    v4: HashMap<[u8; 4], u32>,
+    v6: HashMap<[u8; 16], u32>,
+}
+
+impl Counts {
+    /// True if it is the first.
+    pub fn add(&mut self, address: IpAddr) -> bool {
+        let count = match address {
+            IpAddr::V4(v4) => self.v4.entry(v4.octets()).or_default(),
+            IpAddr::V6(v6) => self.v6.entry(v6.octets()).or_default(),
+        };
+        *count += 1;
+        *count == 1
+    }
+
+    /// True if it was the last.
+    pub fn remove(&mut self, address: IpAddr) -> bool {
+        fn down<K: std::hash::Hash + Eq>(map: &mut HashMap<K, u32>, key: K) -> bool {
+            let Some(count) = map.get_mut(&key) else { return false };
+            *count -= 1;
+            let last = *count == 0;
+            if last {
+                map.remove(&key);
+            }
+            last
+        }
+        match address {
+            IpAddr::V4(v4) => down(&mut self.v4, v4.octets()),
+            IpAddr::V6(v6) => down(&mut self.v6, v6.octets()),
+        }
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.v4.contains_key(&v4.octets()),
+            IpAddr::V6(v6) => self.v6.contains_key(&v6.octets()),
+        }
+    }
+
+    pub fn iter(&self, family: Family) -> Box<dyn Iterator<Item = IpAddr> + '_> {
+        match family {
+            Family::V4 => Box::new(self.v4.keys().map(|octets| IpAddr::from(*octets))),
+            Family::V6 => Box::new(self.v6.keys().map(|octets| IpAddr::from(*octets))),
+        }
+    }
+
+    pub fn len(&self, family: Family) -> usize {
+        match family {
+            Family::V4 => self.v4.len(),
+            Family::V6 => self.v6.len(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub services: HashMap<ServiceKey, Box<[PoolState]>>,
+    pub numbers: PoolNumbers,
+    pub classes: Classes,
+    /// Addresses with a frontend.
+    pub addresses: Counts,
+    /// Addresses of endpoints.
+    pub endpoints: Counts,
+    /// Endpoints that pins may name.
+    pub tokens: [HashMap<u32, Target>; 2],
+    /// Deletions left to the next commit, and the pool numbers that are free after it.
+    pub deferred: Vec<(Set, Element)>,
+    pub freed_later: Vec<u32>,
+    /// Fingerprints of the rules of every chain of the table.
+    pub chains: HashMap<String, Vec<u64>>,
+    pub node: Option<Arc<NodePlan>>,
+    /// Elements that each endpoint map holds, deferred ones too.
+    pub slots: [u64; 2],
+}
+
+pub fn index(family: Family) -> usize {
+    usize::from(family == Family::V6)
+}
+
+/// The elements of `services` that a plan asks for, given its pools.
+pub fn frontends<'a>(
+    plan: &'a ServicePlan,
+    pools: &'a [PoolState],
+) -> impl Iterator<Item = (Family, Bytes, Value)> + 'a {
+    plan.held().filter_map(move |(port, frontend)| {
+        let FrontendAddress::Address(address) = frontend.at.at else { return None };
+        let value = match &frontend.action {
+            Action::Reject => Value::new(0, CLASS_REFUSE),
+            Action::Drop => Value::new(0, CLASS_DROP),
+            Action::Forward(forward) => pools
+                .iter()
+                .find(|pool| pool.key.is(port, forward.scope))
+                .map_or(Value::new(0, CLASS_DROP), PoolState::value),
+        };
+        let key = frontend_key(address, frontend.at.protocol, frontend.at.port);
+        Some((Family::of(address), key, value))
+    })
+}
+
+/// The pools that a plan's frontends use: each once.
+pub fn used_pools(plan: &ServicePlan) -> Vec<(&PortPlan, Scope)> {
+    let mut used: Vec<(&PortPlan, Scope)> = Vec::new();
+    for (port, frontend) in plan.held() {
+        if let Action::Forward(forward) = &frontend.action {
+            let known =
+                used.iter().any(|(p, scope)| std::ptr::eq(*p, port) && *scope == forward.scope);
+            if !known {
+                used.push((port, forward.scope));
+            }
+        }
+    }
+    used
+}
+
+/// Addresses that the plan has frontends at, sorted, each once.
+pub fn frontend_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = plan
+        .held()
+        .filter_map(|(_, frontend)| match frontend.at.at {
+            FrontendAddress::Address(address) => Some(address),
+            FrontendAddress::NodePort(_) => None,
+        })
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Addresses of the endpoints in use, sorted, each once.
+pub fn endpoint_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = used_pools(plan)
+        .into_iter()
+        .flat_map(|(port, scope)| port.pool(scope).iter().map(|e| e.target.address))
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+impl State {
+    /// Queues the deletions that the last commit left behind.
+    pub fn take_overdue(&mut self, changes: &mut Changes) {
+        for (set, _) in &self.deferred {
+            if let Set::Endpoints(family) = set {
+                self.slots[index(*family)] -= 1;
+            }
+        }
+        changes.overdue.append(&mut self.deferred);
+        for number in self.freed_later.drain(..) {
+            self.numbers.free(number);
+        }
+    }
+}

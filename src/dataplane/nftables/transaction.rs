@@ -1,0 +1,376 @@
+//! Changes as netlink batches. PURE: bytes are made here, sent elsewhere.
+//!
+//! In: [`Changes`]. Out: one buffer per transaction, none above the socket's capacity.
+//! Never: a nested list of 64 KiB or more (its length is a u16).
+
+use super::changes::{Changes, Structure};
+use super::expr::{AnonymousSets, NFPROTO_INET, Rule};
+use super::layout::{ChainDefinition, TABLE};
+use super::set::{Element, Set, With};
+use super::types::{Definition, protocol_set_user_data};
+use crate::netlink::{
+    Buffer, Messages, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_APPEND, NLM_F_CREATE,
+    NLM_F_REQUEST, SUBSYS_NFTABLES,
+};
+
+pub const NFT_MSG_NEWTABLE: u16 = 0;
+pub const NFT_MSG_GETTABLE: u16 = 1;
+pub const NFT_MSG_DELTABLE: u16 = 2;
+pub const NFT_MSG_NEWCHAIN: u16 = 3;
+pub const NFT_MSG_GETCHAIN: u16 = 4;
+pub const NFT_MSG_DELCHAIN: u16 = 5;
+pub const NFT_MSG_NEWRULE: u16 = 6;
+pub const NFT_MSG_GETRULE: u16 = 7;
+pub const NFT_MSG_DELRULE: u16 = 8;
+pub const NFT_MSG_NEWSET: u16 = 9;
+pub const NFT_MSG_GETSET: u16 = 10;
+pub const NFT_MSG_DELSET: u16 = 11;
+pub const NFT_MSG_NEWSETELEM: u16 = 12;
+pub const NFT_MSG_GETSETELEM: u16 = 13;
+pub const NFT_MSG_DELSETELEM: u16 = 14;
+pub const NFT_MSG_NEWGEN: u16 = 15;
+pub const NFT_MSG_GETGEN: u16 = 16;
+
+pub const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
+
+/// A rule's user data: a type that nft ignores, then the fingerprint.
+const FINGERPRINT: [u8; 2] = [0x76, 8];
+
+/// Room left in a nested list for one more element (the largest is 92 bytes).
+const LIST_LIMIT: usize = 65_000;
+/// Replacements that stay in one transaction: a key must not be missing between two.
+const PAIRS: usize = 512;
+/// Room for the end of a batch.
+const TAIL: usize = 64;
+/// Offset of the generation in a batch's first message.
+const GENERATION_AT: usize = 16 + 4 + 4;
+
+pub fn message_type(kind: u16) -> u16 {
+    SUBSYS_NFTABLES << 8 | kind
+}
+
+/// A finished batch: sent as it is, but for the generation that is filled in.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub buffer: Buffer,
+    /// Objects written or removed.
+    pub operations: u64,
+    /// Sequence number of the message whose acknowledgement ends the batch.
+    pub last_seq: u32,
+}
+
+impl Batch {
+    /// The batch with the ruleset generation that it must meet.
+    pub fn bytes_for(&mut self, generation: u32) -> &[u8] {
+        self.buffer.patch(GENERATION_AT, &generation.to_be_bytes());
+        self.buffer.bytes()
+    }
+
+    /// What the message with this sequence number is about, for an operator.
+    pub fn describe(&self, seq: u32) -> Option<String> {
+        let message = Messages(self.buffer.bytes()).find(|message| message.seq == seq)?;
+        let (verb, name) = match message.kind & 0xff {
+            NFT_MSG_NEWTABLE => ("table", 1),
+            NFT_MSG_DELTABLE => ("deletion of table", 1),
+            NFT_MSG_NEWCHAIN => ("chain", 3),
+            NFT_MSG_DELCHAIN => ("deletion of chain", 3),
+            NFT_MSG_NEWRULE => ("rule in chain", 2),
+            NFT_MSG_DELRULE => ("flush of chain", 2),
+            NFT_MSG_NEWSET => ("set", 2),
+            NFT_MSG_NEWSETELEM => ("new element of", 2),
+            NFT_MSG_DELSETELEM => ("deletion from", 2),
+            _ => return None,
+        };
+        let name = message.attributes().find(name).map_or("", |a| a.str());
+        Some(format!("{verb} {name}"))
+    }
+}
+
+/// Writes changes into batches.
+pub struct Encoder {
+    capacity: usize,
+    seq: u32,
+    done: Vec<Batch>,
+    batch: Batch,
+    last_start: usize,
+    anonymous: u32,
+}
+
+/// Anonymous sets are named in the transaction that makes them.
+struct Named(u32);
+
+impl AnonymousSets for Named {
+    fn protocols(&mut self) -> (&'static str, u32) {
+        ("__set%d", self.0)
+    }
+}
+
+impl Encoder {
+    /// `capacity`: bytes that one `send` may have. Sequence numbers begin behind `seq`.
+    pub fn new(capacity: usize, seq: u32) -> Self {
+        Self {
+            capacity,
+            seq,
+            done: Vec::new(),
+            batch: Batch::default(),
+            last_start: 0,
+            // Behind the ids that named sets use.
+            anonymous: 1000,
+        }
+    }
+
+    /// All batches, and the last sequence number used.
+    pub fn finish(mut self) -> (Vec<Batch>, u32) {
+        self.close_batch();
+        (self.done, self.seq)
+    }
+
+    pub fn changes(&mut self, changes: &Changes) {
+        for structure in &changes.structure {
+            self.structure(structure);
+        }
+        self.remove(&changes.overdue);
+        self.replace(&changes.replaced_targets);
+        self.add(&changes.new_targets);
+        self.replace(&changes.replaced_frontends);
+        self.add(&changes.new_frontends);
+        self.remove(&changes.removed);
+        for name in &changes.removed_chains {
+            self.structure(&Structure::RemoveChain(name.clone()));
+        }
+    }
+
+    /// Ends the transaction here.
+    pub fn close_batch(&mut self) {
+        if self.batch.buffer.is_empty() {
+            return;
+        }
+        self.batch.buffer.end();
+        self.batch.buffer.flag(self.last_start, crate::netlink::NLM_F_ACK);
+        self.batch.last_seq = self.seq;
+        self.seq = self.seq.wrapping_add(1);
+        let seq = self.seq;
+        self.batch.buffer.begin(NFNL_MSG_BATCH_END, NLM_F_REQUEST, seq, 0, 0, SUBSYS_NFTABLES);
+        self.batch.buffer.end();
+        self.done.push(std::mem::take(&mut self.batch));
+    }
+
+    /// Begins a message, in a new batch if the current one has no room for it.
+    fn message(&mut self, kind: u16, flags: u16, room: usize) {
+        let needed = self.batch.buffer.len() + room + TAIL;
+        if !self.batch.buffer.is_empty() && needed > self.capacity {
+            self.close_batch();
+        }
+        if self.batch.buffer.is_empty() {
+            self.seq = self.seq.wrapping_add(1);
+            let seq = self.seq;
+            let buffer = &mut self.batch.buffer;
+            buffer.begin(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, seq, 0, 0, SUBSYS_NFTABLES);
+            buffer.attr_u32(1, 0); // NFNL_BATCH_GENID, filled in when sent
+        }
+        self.batch.buffer.end();
+        self.seq = self.seq.wrapping_add(1);
+        self.last_start = self.batch.buffer.len();
+        let flags = NLM_F_REQUEST | flags;
+        self.batch.buffer.begin(message_type(kind), flags, self.seq, NFPROTO_INET, 0, 0);
+    }
+
+    fn structure(&mut self, structure: &Structure) {
+        match structure {
+            Structure::RemoveTable => {
+                self.message(NFT_MSG_DELTABLE, 0, 256);
+                self.batch.buffer.attr_str(1, TABLE);
+                self.batch.operations += 1;
+            }
+            Structure::Table => {
+                self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, 256);
+                self.batch.buffer.attr_str(1, TABLE);
+                self.batch.buffer.attr_u32(2, 0);
+                self.batch.operations += 1;
+            }
+            Structure::Set(set) => self.set(*set),
+            Structure::Chain(chain) => {
+                self.chain(chain);
+                chain.rules.iter().for_each(|rule| self.rule(&chain.name, rule));
+            }
+            Structure::Rewrite(chain) => {
+                self.flush_chain(&chain.name);
+                chain.rules.iter().for_each(|rule| self.rule(&chain.name, rule));
+            }
+            Structure::RemoveChain(name) => {
+                self.flush_chain(name);
+                self.message(NFT_MSG_DELCHAIN, 0, 256);
+                self.batch.buffer.attr_str(1, TABLE);
+                self.batch.buffer.attr_str(3, name);
+                self.batch.operations += 1;
+            }
+        }
+    }
+
+    fn flush_chain(&mut self, name: &str) {
+        self.message(NFT_MSG_DELRULE, 0, 256);
+        self.batch.buffer.attr_str(1, TABLE);
+        self.batch.buffer.attr_str(2, name);
+        self.batch.operations += 1;
+    }
+
+    fn set(&mut self, set: Set) {
+        let definition = Definition::of(set);
+        self.message(NFT_MSG_NEWSET, NLM_F_CREATE, 1024);
+        let out = &mut self.batch.buffer;
+        out.attr_str(1, TABLE);
+        out.attr_str(2, set.name());
+        out.attr_u32(3, definition.flags);
+        out.attr_u32(4, definition.key_type);
+        out.attr_u32(5, definition.key_length);
+        if let Some((kind, length)) = definition.data {
+            out.attr_u32(6, kind);
+            out.attr_u32(7, length);
+        }
+        if let Some(size) = definition.size {
+            let nest = out.nest(9);
+            out.attr_u32(1, size);
+            out.close(nest);
+        }
+        out.attr_u32(10, set.index() as u32 + 1);
+        out.attr(13, &definition.user_data);
+        self.batch.operations += 1;
+    }
+
+    fn chain(&mut self, chain: &ChainDefinition) {
+        self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE, 512);
+        let out = &mut self.batch.buffer;
+        out.attr_str(1, TABLE);
+        out.attr_str(3, &chain.name);
+        if let Some(hook) = &chain.hook {
+            let nest = out.nest(4);
+            out.attr_u32(1, hook.number);
+            out.attr(2, &hook.priority.to_be_bytes());
+            out.close(nest);
+            out.attr_u32(5, 1); // policy accept
+            out.attr_str(7, hook.kind);
+        }
+        self.batch.operations += 1;
+    }
+
+    fn rule(&mut self, chain: &str, rule: &Rule) {
+        if rule.0.is_empty() {
+            return;
+        }
+        // A rule and its anonymous set must be in one transaction.
+        let room = 4096;
+        if rule.uses_protocol_set() {
+            self.protocol_set(room);
+        }
+        self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, room);
+        let mut names = Named(self.anonymous);
+        let out = &mut self.batch.buffer;
+        out.attr_str(1, TABLE);
+        out.attr_str(2, chain);
+        let nest = out.nest(4);
+        rule.put(out, &mut names);
+        out.close(nest);
+        let mut user_data = FINGERPRINT.to_vec();
+        user_data.extend_from_slice(&rule.fingerprint().to_le_bytes());
+        out.attr(7, &user_data);
+        self.batch.operations += 1;
+    }
+
+    /// The anonymous `{ tcp, udp, sctp }` of the next rule.
+    fn protocol_set(&mut self, room: usize) {
+        self.anonymous += 1;
+        let id = self.anonymous;
+        self.message(NFT_MSG_NEWSET, NLM_F_CREATE, room * 2);
+        let out = &mut self.batch.buffer;
+        out.attr_str(1, TABLE);
+        out.attr_str(2, "__set%d");
+        out.attr_u32(3, 0x1 | 0x2); // anonymous, constant
+        out.attr_u32(4, 12);
+        out.attr_u32(5, 1);
+        out.attr_u32(10, id);
+        let nest = out.nest(9);
+        out.attr_u32(1, 3);
+        out.close(nest);
+        out.attr(13, &protocol_set_user_data());
+        self.message(NFT_MSG_NEWSETELEM, NLM_F_CREATE, room);
+        let out = &mut self.batch.buffer;
+        out.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+        out.attr_str(NFTA_SET_ELEM_LIST_SET, "__set%d");
+        out.attr_u32(NFTA_SET_ELEM_LIST_SET_ID, id);
+        let list = out.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
+        for protocol in crate::model::Protocol::ALL {
+            let key = super::set::Bytes::from_slice(&[protocol as u8]);
+            Element { key, data: super::set::Data::None }.put(out, With::Data);
+        }
+        out.close(list);
+    }
+
+    fn add(&mut self, elements: &[(Set, Element)]) {
+        self.each_set(elements, |encoder, set, list| {
+            encoder.list(NFT_MSG_NEWSETELEM, NLM_F_CREATE, (set, With::Data), list);
+        });
+    }
+
+    fn remove(&mut self, elements: &[(Set, Element)]) {
+        self.each_set(elements, |encoder, set, list| {
+            encoder.list(NFT_MSG_DELSETELEM, 0, (set, With::KeyOnly), list);
+        });
+    }
+
+    /// Values cannot be overwritten: the old element goes and the new one comes in one transaction.
+    fn replace(&mut self, elements: &[(Set, Element)]) {
+        self.each_set(elements, |encoder, set, list| {
+            for pairs in list.chunks(PAIRS) {
+                let room = pairs.len() * 2 * 96 + 256;
+                if encoder.batch.buffer.len() + room + TAIL > encoder.capacity {
+                    encoder.close_batch();
+                }
+                encoder.list(NFT_MSG_DELSETELEM, 0, (set, With::KeyOnly), pairs);
+                encoder.list(NFT_MSG_NEWSETELEM, NLM_F_CREATE, (set, With::Data), pairs);
+            }
+        });
+    }
+
+    fn each_set(
+        &mut self,
+        elements: &[(Set, Element)],
+        mut write: impl FnMut(&mut Self, Set, &[&Element]),
+    ) {
+        if elements.is_empty() {
+            return;
+        }
+        let mut by_set: [Vec<&Element>; Set::ALL.len()] = Default::default();
+        for (set, element) in elements {
+            by_set[set.index()].push(element);
+        }
+        for (index, list) in by_set.iter().enumerate().filter(|(_, list)| !list.is_empty()) {
+            write(self, Set::ALL[index], list);
+        }
+    }
+
+    fn list(&mut self, kind: u16, flags: u16, (set, with): (Set, With), list: &[&Element]) {
+        let mut rest = list.iter().peekable();
+        while rest.peek().is_some() {
+            let room = (rest.len() * 96).min(LIST_LIMIT) + 128;
+            self.message(kind, flags, room);
+            let out = &mut self.batch.buffer;
+            out.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+            out.attr_str(NFTA_SET_ELEM_LIST_SET, set.name());
+            let nest = out.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
+            while let Some(element) = rest.next_if(|_| out.nest_len(&nest) < LIST_LIMIT) {
+                element.put(out, with);
+                self.batch.operations += 1;
+            }
+            out.close(nest);
+        }
+    }
+}
+
+/// The fingerprint in a rule's user data, if it is one of ours.
+pub fn read_fingerprint(user_data: &[u8]) -> Option<u64> {
+    let value = user_data.strip_prefix(&FINGERPRINT)?;
+    Some(u64::from_le_bytes(value.get(..8)?.try_into().ok()?))
+}

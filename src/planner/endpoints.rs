@@ -1,0 +1,205 @@
+//! Which endpoints of a service port may be used from this node.
+
+use super::{EndpointUse, Locality, Pool, PoolEndpoint, Scope, Target};
+use crate::model::{Endpoint, Family, Known, NodeFacts, PortName, Protocol};
+
+/// A service port in one family; endpoints carry the same name and protocol.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PortRef<'a> {
+    pub(super) name: &'a PortName,
+    pub(super) protocol: Protocol,
+    pub(super) family: Family,
+}
+
+/// One mention of an endpoint.
+pub(super) struct Candidate<'a> {
+    pub(super) target: Target,
+    endpoint: &'a Endpoint,
+    locality: Locality,
+    /// With `publishNotReadyAddresses` applied.
+    ready: bool,
+}
+
+impl Candidate<'_> {
+    /// Good enough when nothing ready is left (KEP-1669).
+    fn serves_while_terminating(&self) -> bool {
+        let conditions = self.endpoint.conditions;
+        !self.ready && conditions.serving && conditions.terminating
+    }
+
+    fn is_here(&self) -> bool {
+        self.locality == Locality::Here
+    }
+
+    fn node_hints(&self) -> &[Box<str>] {
+        self.endpoint.hints.as_deref().map_or(&[], |hints| &hints.nodes)
+    }
+
+    fn zone_hints(&self) -> &[Box<str>] {
+        self.endpoint.hints.as_deref().map_or(&[], |hints| &hints.zones)
+    }
+}
+
+/// Which hints count for a port: all or none, or a half-hinted port would send everyone to the
+/// hinted half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    Anywhere,
+    ThisNode,
+    ThisZone,
+}
+
+/// Everything that could be said of a port's endpoints on this node.
+pub(super) struct Choice<'a> {
+    facts: &'a NodeFacts,
+    /// One per target, sorted by target.
+    candidates: Vec<Candidate<'a>>,
+    /// Further mentions of the same targets.
+    copies: Vec<Candidate<'a>>,
+    topology: Topology,
+    any_ready: bool,
+    any_ready_here: bool,
+}
+
+impl<'a> Choice<'a> {
+    pub(super) fn new(known: &'a Known, facts: &'a NodeFacts, port: PortRef<'_>) -> Self {
+        let mut candidates = mentions(known, facts, port);
+        // A pod's address may be taken over while the former pod still terminates, and two slices
+        // may tell of one endpoint for a moment. The sort is stable, and slices come by name.
+        candidates.sort_by_key(|candidate| {
+            (candidate.target, candidate.endpoint.conditions.terminating, !candidate.is_here())
+        });
+        let mut copies = Vec::new();
+        let mut last = None;
+        for candidate in candidates
+            .extract_if(.., |candidate| last.replace(candidate.target) == Some(candidate.target))
+        {
+            copies.push(candidate);
+        }
+        let topology = topology(&candidates, facts);
+        let any_ready = candidates.iter().any(|candidate| candidate.ready);
+        let any_ready_here = candidates.iter().any(|c| c.ready && c.is_here());
+        Self { facts, candidates, copies, topology, any_ready, any_ready_here }
+    }
+
+    /// The endpoints that connections of `scope` are spread over.
+    pub(super) fn pool(&self, scope: Scope) -> Pool {
+        self.candidates
+            .iter()
+            .filter_map(|candidate| {
+                let terminating = match self.use_of(candidate, scope) {
+                    EndpointUse::Used => false,
+                    EndpointUse::UsedTerminating => true,
+                    _ => return None,
+                };
+                let Candidate { target, locality, .. } = *candidate;
+                Some(PoolEndpoint { target, locality, terminating })
+            })
+            .collect()
+    }
+
+    /// Whether any node could serve this port: tells "nobody is there" from "not for you".
+    pub(super) fn any_usable(&self) -> bool {
+        self.any_ready || self.candidates.iter().any(Candidate::serves_while_terminating)
+    }
+
+    /// Endpoints whose established flows may go on. What `publishNotReadyAddresses` calls ready is
+    /// one of them, or its flows would be cut as often as they start.
+    pub(super) fn serving(&self) -> Box<[Target]> {
+        self.candidates
+            .iter()
+            .filter(|candidate| candidate.ready || candidate.endpoint.conditions.serving)
+            .map(|candidate| candidate.target)
+            .collect()
+    }
+
+    /// Every mention with what becomes of it, sorted by target, the one that counts first.
+    pub(super) fn uses(&self, scope: Scope) -> Vec<(Target, EndpointUse)> {
+        let counted = self.candidates.iter().map(|c| (c.target, self.use_of(c, scope)));
+        let copies = self.copies.iter().map(|c| (c.target, EndpointUse::Duplicate));
+        let mut uses: Vec<_> = counted.chain(copies).collect();
+        uses.sort_by_key(|(target, _)| *target);
+        uses
+    }
+
+    fn use_of(&self, candidate: &Candidate<'_>, scope: Scope) -> EndpointUse {
+        if !candidate.ready && !candidate.serves_while_terminating() {
+            let terminating = candidate.endpoint.conditions.terminating;
+            return if terminating { EndpointUse::NotServing } else { EndpointUse::NotReady };
+        }
+        if scope == Scope::Local && !candidate.is_here() {
+            return EndpointUse::NotLocal;
+        }
+        if candidate.ready {
+            // Hints never thin out a Local pool: every endpoint in it is on this node.
+            return match (scope, self.topology) {
+                (Scope::Cluster, Topology::ThisNode) if !self.hinted_here(candidate) => {
+                    EndpointUse::OtherNode
+                }
+                (Scope::Cluster, Topology::ThisZone) if !self.hinted_zone(candidate) => {
+                    EndpointUse::OtherZone
+                }
+                _ => EndpointUse::Used,
+            };
+        }
+        let better = match scope {
+            Scope::Cluster => self.any_ready,
+            Scope::Local => self.any_ready_here,
+        };
+        if better { EndpointUse::TerminatingUnneeded } else { EndpointUse::UsedTerminating }
+    }
+
+    fn hinted_here(&self, candidate: &Candidate<'_>) -> bool {
+        names(candidate.node_hints(), &self.facts.name)
+    }
+
+    fn hinted_zone(&self, candidate: &Candidate<'_>) -> bool {
+        self.facts.zone.as_deref().is_some_and(|zone| names(candidate.zone_hints(), zone))
+    }
+}
+
+/// All that is said of endpoints for a port, in the order of the slices.
+fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Vec<Candidate<'a>> {
+    let publish_not_ready =
+        known.service.as_ref().is_some_and(|service| service.publish_not_ready_addresses);
+    let mut mentions = Vec::new();
+    for set in known.sets().filter(|set| set.family == port.family) {
+        let numbers = set
+            .ports
+            .iter()
+            .filter(|p| p.name == *port.name && p.protocol == port.protocol)
+            .map(|p| p.port);
+        for number in numbers {
+            mentions.extend(set.endpoints.iter().map(|endpoint| Candidate {
+                target: Target { address: endpoint.address, port: number },
+                endpoint,
+                locality: match endpoint.node.as_deref() {
+                    None => Locality::Unknown,
+                    Some(node) if *node == *facts.name => Locality::Here,
+                    Some(_) => Locality::Elsewhere,
+                },
+                ready: endpoint.conditions.ready || publish_not_ready,
+            }));
+        }
+    }
+    mentions
+}
+
+fn topology(candidates: &[Candidate<'_>], facts: &NodeFacts) -> Topology {
+    let ready = || candidates.iter().filter(|candidate| candidate.ready);
+    let all_and_one = |hints: for<'c> fn(&'c Candidate<'_>) -> &'c [Box<str>], own: &str| {
+        ready().all(|candidate| !hints(candidate).is_empty())
+            && ready().any(|candidate| names(hints(candidate), own))
+    };
+    if all_and_one(|c| c.node_hints(), &facts.name) {
+        return Topology::ThisNode;
+    }
+    match facts.zone.as_deref() {
+        Some(zone) if all_and_one(|c| c.zone_hints(), zone) => Topology::ThisZone,
+        _ => Topology::Anywhere,
+    }
+}
+
+fn names(hints: &[Box<str>], own: &str) -> bool {
+    hints.iter().any(|hint| **hint == *own)
+}

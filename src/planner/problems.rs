@@ -1,0 +1,73 @@
+//! What is served otherwise than its author may think.
+
+use super::{Plan, ServicePlan};
+use crate::model::{
+    ClusterIps, Family, Kind, Known, ObjectRef, Origin, Problem, ServiceKey, Severity,
+};
+use imbl::OrdMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Frontends that another service holds, and cluster IPs outside all service ranges of their
+/// family. Walks over everything: for inspection, not for the path of a change.
+pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (key, service) in &plan.services {
+        lost_frontends(service, &mut problems);
+        let object = known.get(key).and_then(|known| known.service.as_ref());
+        if let Some(object) = object {
+            stray_cluster_ips(key, &object.cluster_ips, plan, &mut problems);
+        }
+    }
+    problems
+}
+
+fn lost_frontends(service: &ServicePlan, problems: &mut Vec<Problem>) {
+    for frontend in service.ports.iter().flat_map(|port| &port.frontends) {
+        let Some(holder) = &frontend.lost_to else { continue };
+        problems.push(Problem {
+            severity: Severity::Shadowed,
+            origin: Origin::Cluster,
+            object: Some(ObjectRef::new(Kind::Service, service.key.as_str())),
+            field: "spec".into(),
+            reason: format!(
+                "{} is held by Service {holder}, which comes first by age, then by name; \
+                 give one of them another address or port",
+                frontend.at
+            )
+            .into(),
+        });
+    }
+}
+
+fn stray_cluster_ips(
+    key: &ServiceKey,
+    cluster_ips: &ClusterIps,
+    plan: &Plan,
+    problems: &mut Vec<Problem>,
+) {
+    for address in cluster_ips.iter() {
+        if !is_stray(address, plan) {
+            continue;
+        }
+        problems.push(Problem {
+            severity: Severity::Warning,
+            origin: Origin::Cluster,
+            object: Some(ObjectRef::new(Kind::Service, key.as_str())),
+            field: "spec.clusterIPs".into(),
+            reason: format!(
+                "{address} lies in no service range; it is served, but check \
+                 --service-cluster-ip-range and the ServiceCIDR objects"
+            )
+            .into(),
+        });
+    }
+}
+
+/// Nothing can be said of a family that no range is known for.
+fn is_stray(address: IpAddr, plan: &Plan) -> bool {
+    let family = Family::of(address);
+    let mut ranges =
+        plan.node.service_ranges.iter().filter(|r| Family::of(r.addr()) == family).peekable();
+    ranges.peek().is_some() && !ranges.any(|range| range.contains(&address))
+}

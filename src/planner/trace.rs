@@ -1,0 +1,306 @@
+//! The oracle: what must happen to a packet under a plan, and why.
+
+use super::{
+    Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, LocalDetector,
+    Masquerade, Plan, PortPlan, Scope, ServicePlan, Target,
+};
+use crate::model::{Family, Protocol, ServiceKey};
+use std::fmt;
+use std::net::IpAddr;
+use thiserror::Error;
+
+/// The first packet of a connection, as it reaches this node or leaves a process on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet<'a> {
+    pub source: IpAddr,
+    /// Where it comes in; only some local detectors ask.
+    pub in_interface: Option<&'a str>,
+    pub protocol: Protocol,
+    pub destination: IpAddr,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    Forward,
+    /// The client is told at once.
+    Reject,
+    /// Silence.
+    Drop,
+    /// Not ours: the packet is left alone.
+    Pass,
+}
+
+impl Verdict {
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Forward => "forward",
+            Verdict::Reject => "reject",
+            Verdict::Drop => "drop",
+            Verdict::Pass => "pass",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TracedEndpoint {
+    pub target: Target,
+    pub masquerade: bool,
+}
+
+/// One thing that is decided about the packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    pub what: String,
+    pub why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    pub verdict: Verdict,
+    /// Where it may go, all with the same chance; sorted by target.
+    pub endpoints: Vec<TracedEndpoint>,
+    /// `None`: it depends on the endpoint.
+    pub masquerade: Option<bool>,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TraceError {
+    #[error(
+        "local pods are told by the interface their packets come in by ({detector}): \
+         say which one with --in-interface"
+    )]
+    InterfaceNeeded { detector: LocalDetector },
+    #[error("the source {from} and the destination {to} are of different address families")]
+    MixedFamilies { from: IpAddr, to: IpAddr },
+}
+
+/// What must happen to `packet`: its address and port as a service's; else its address as a cluster
+/// IP with other ports; else its address as an unallocated one of the service ranges.
+pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
+    if packet.source.is_ipv4() != packet.destination.is_ipv4() {
+        return Err(TraceError::MixedFamilies { from: packet.source, to: packet.destination });
+    }
+    let at = FrontendKey {
+        at: FrontendAddress::Address(packet.destination),
+        protocol: packet.protocol,
+        port: packet.port,
+    };
+    let mut tracer = Tracer { plan, packet, steps: Vec::new() };
+    if let Some(held) = held(plan, at) {
+        return tracer.service(at, held);
+    }
+    if let Some(owner) = cluster_ip_owner(plan, packet.destination) {
+        tracer.step(
+            format!("{at} is not a port of Service {owner}"),
+            format!("{} is its cluster IP, but it has no such port", packet.destination),
+        );
+        tracer.step("the packet is rejected", "so that the client learns of it at once");
+        return Ok(tracer.end(Verdict::Reject));
+    }
+    let range = plan.node.service_ranges.iter().find(|range| range.contains(&packet.destination));
+    if let Some(range) = range {
+        tracer.step(
+            format!("{} is an unallocated service address", packet.destination),
+            format!("it lies in the service range {range}, and no service has it"),
+        );
+        tracer.step("the packet is dropped", "it must not leave by the default route");
+        return Ok(tracer.end(Verdict::Drop));
+    }
+    tracer.step(
+        format!("{at} belongs to no service"),
+        "no service answers there, and it lies in no service range",
+    );
+    tracer.step("the packet is left alone", "it is not ours");
+    Ok(tracer.end(Verdict::Pass))
+}
+
+/// A frontend with the service and port that hold it.
+#[derive(Clone, Copy)]
+struct Held<'a> {
+    service: &'a ServicePlan,
+    port: &'a PortPlan,
+    frontend: &'a Frontend,
+}
+
+fn held(plan: &Plan, at: FrontendKey) -> Option<Held<'_>> {
+    let holder = plan.claims.get(&at)?.first()?;
+    let service = plan.services.get(holder)?;
+    let (port, frontend) = service.held().find(|(_, frontend)| frontend.at == at)?;
+    Some(Held { service, port, frontend })
+}
+
+/// The service whose cluster IP this is, by whichever port.
+fn cluster_ip_owner(plan: &Plan, address: IpAddr) -> Option<&ServiceKey> {
+    let at = FrontendAddress::Address(address);
+    let first = FrontendKey { at, protocol: Protocol::Tcp, port: 0 };
+    let last = FrontendKey { at, protocol: Protocol::Sctp, port: u16::MAX };
+    plan.claims
+        .range(first..=last)
+        .filter_map(|(at, _)| held(plan, *at))
+        .find(|held| held.frontend.kind == FrontendKind::ClusterIp)
+        .map(|held| &held.service.key)
+}
+
+struct Tracer<'a> {
+    plan: &'a Plan,
+    packet: &'a Packet<'a>,
+    steps: Vec<Step>,
+}
+
+impl<'a> Tracer<'a> {
+    fn step(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.steps.push(Step { what: what.into(), why: why.into() });
+    }
+
+    /// An end other than forwarding.
+    fn end(self, verdict: Verdict) -> Trace {
+        Trace { verdict, endpoints: Vec::new(), masquerade: Some(false), steps: self.steps }
+    }
+
+    fn service(mut self, at: FrontendKey, held: Held<'a>) -> Result<Trace, TraceError> {
+        let claimants = self.plan.claims.get(&at).map_or(&[][..], |claimants| claimants);
+        let losers: Vec<&str> = claimants.iter().skip(1).map(ServiceKey::as_str).collect();
+        let why = if losers.is_empty() {
+            format!("it is the service's {} address and port", held.frontend.kind.name())
+        } else {
+            format!("it is older than {}, which claim the same", losers.join(", "))
+        };
+        self.step(format!("{at} is Service {}{}", held.service.key, port_name(held.port)), why);
+        match &held.frontend.action {
+            Action::Reject => {
+                self.step(
+                    "the packet is rejected",
+                    "no endpoint is ready, and none serves while terminating",
+                );
+                Ok(self.end(Verdict::Reject))
+            }
+            Action::Drop => {
+                self.step(
+                    "the packet is dropped",
+                    "policy Local allows endpoints of this node only, and they are all elsewhere",
+                );
+                Ok(self.end(Verdict::Drop))
+            }
+            Action::Forward(forward) => self.forward(held.port, forward),
+        }
+    }
+
+    fn forward(mut self, port: &PortPlan, forward: &Forward) -> Result<Trace, TraceError> {
+        let source = self.packet.source;
+        let refused = |ranges: &[ipnet::IpNet]| !ranges.iter().any(|r| r.contains(&source));
+        if forward.allow.as_deref().is_some_and(refused) {
+            self.step(
+                "the packet is dropped",
+                format!("{source} is in none of the service's loadBalancerSourceRanges"),
+            );
+            return Ok(self.end(Verdict::Drop));
+        }
+        let pool = port.pool(forward.scope);
+        let count = match pool.len() {
+            1 => "its one endpoint".to_owned(),
+            count => format!("one of {count} endpoints"),
+        };
+        let targets: Vec<String> = pool.iter().map(|e| e.target.to_string()).collect();
+        let why = match (forward.scope, pool.iter().any(|endpoint| endpoint.terminating)) {
+            (Scope::Cluster, false) => "ready, and not hinted for other nodes or zones",
+            (Scope::Cluster, true) => "serving while terminating: nothing ready is left",
+            (Scope::Local, false) => "ready and on this node, as policy Local asks for",
+            (Scope::Local, true) => {
+                "on this node, as policy Local asks for, and serving while terminating: nothing \
+                 ready is left here"
+            }
+        };
+        self.step(format!("it is sent to {count}: {}", targets.join(", ")), why);
+        if let Some(timeout) = port.affinity {
+            self.step(
+                "the client keeps the endpoint it had",
+                format!("session affinity, for {timeout} s after its last new connection"),
+            );
+        }
+        let hairpin = |target: Target| target.address == source;
+        let others = !pool.iter().all(|endpoint| hairpin(endpoint.target));
+        let remote = if others { self.masquerade(forward.masquerade)? } else { true };
+        if pool.iter().any(|endpoint| hairpin(endpoint.target)) && (!remote || !others) {
+            self.step(
+                format!("sent back to {source} it is masqueraded"),
+                "an endpoint that reaches itself must answer through this node",
+            );
+        }
+        let endpoints: Vec<TracedEndpoint> = pool
+            .iter()
+            .map(|endpoint| TracedEndpoint {
+                target: endpoint.target,
+                masquerade: remote || hairpin(endpoint.target),
+            })
+            .collect();
+        let mixed = endpoints.iter().any(|endpoint| endpoint.masquerade != remote);
+        let masquerade = (!mixed).then_some(remote);
+        Ok(Trace { verdict: Verdict::Forward, endpoints, masquerade, steps: self.steps })
+    }
+
+    /// Whether the source becomes the node's towards an endpoint other than the source itself.
+    fn masquerade(&mut self, masquerade: Masquerade) -> Result<bool, TraceError> {
+        let (masqueraded, why) = match masquerade {
+            Masquerade::Always if self.plan.node.masquerade_all => {
+                (true, "--masquerade-all is set".to_owned())
+            }
+            Masquerade::Always => (true, "this way into the service always is".to_owned()),
+            Masquerade::Never => (false, "no local detector is configured".to_owned()),
+            Masquerade::UnlessLocal => self.unless_local()?,
+        };
+        let what =
+            if masqueraded { "the source becomes this node's" } else { "the source is kept" };
+        self.step(what, why);
+        Ok(masqueraded)
+    }
+
+    fn unless_local(&self) -> Result<(bool, String), TraceError> {
+        let source = self.packet.source;
+        let detector = self.plan.node.local_detector(Family::of(source));
+        let by_interface = |matches: &dyn Fn(&str) -> bool| {
+            let needed = || TraceError::InterfaceNeeded { detector: detector.clone() };
+            let name = self.packet.in_interface.ok_or_else(needed)?;
+            Ok(if matches(name) {
+                (false, format!("it comes from a local pod: {name} is {detector}"))
+            } else {
+                (true, format!("it comes from no local pod: {name} is not {detector}"))
+            })
+        };
+        match detector {
+            LocalDetector::None => {
+                Ok((false, "no local detector is known for this address family".to_owned()))
+            }
+            // Its own packets have no input interface, and its address may lie in the pods' CIDR.
+            _ if self.plan.facts.owns(source) => {
+                Ok((true, format!("{source} is this node itself, which is no pod")))
+            }
+            LocalDetector::Cidr(cidr) if cidr.contains(&source) => {
+                Ok((false, format!("{source} is a local pod: it lies in {cidr}")))
+            }
+            LocalDetector::Cidr(cidr) => {
+                Ok((true, format!("{source} is no local pod: it lies outside {cidr}")))
+            }
+            LocalDetector::Interface(bridge) => by_interface(&|name| *name == **bridge),
+            LocalDetector::InterfacePrefix(prefix) => {
+                by_interface(&|name| name.starts_with(&**prefix))
+            }
+        }
+    }
+}
+
+fn port_name(port: &PortPlan) -> String {
+    if port.name.0.is_empty() { String::new() } else { format!(" port {}", port.name.0) }
+}
+
+impl fmt::Display for LocalDetector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LocalDetector::None => f.write_str("no local detector"),
+            LocalDetector::Cidr(cidr) => write!(f, "a source address in {cidr}"),
+            LocalDetector::Interface(name) => write!(f, "the interface {name}"),
+            LocalDetector::InterfacePrefix(prefix) => write!(f, "an interface named {prefix}*"),
+        }
+    }
+}

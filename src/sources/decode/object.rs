@@ -1,0 +1,177 @@
+//! One object of a known kind: from its JSON text to the model.
+//!
+//! In: the text, its apiVersion and kind. Out: one document, or none for a kind not read.
+//! Never: an error that reaches another object.
+
+use super::fields::{Fault, label, subdomain};
+use super::{Decoded, Documents, Names, cluster, endpoints, service, slice};
+use crate::model::{Kind, Object, ObjectRef, Origin, Problem, ServiceKey, Severity};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+/// What a valid object means to vipd.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Converted {
+    Object(Object),
+    /// Nothing that this node serves, and nothing wrong.
+    Ignored(&'static str),
+}
+
+/// What the converters share, and where they put warnings.
+pub struct Findings<'a> {
+    pub names: &'a mut Names,
+    pub warnings: Vec<Fault>,
+}
+
+impl<'a> Findings<'a> {
+    pub fn new(names: &'a mut Names) -> Self {
+        Self { names, warnings: Vec::new() }
+    }
+
+    pub(super) fn warn(&mut self, fault: Fault) {
+        self.warnings.push(fault);
+    }
+}
+
+/// An object before it is decoded.
+pub(super) struct Source<'a> {
+    pub text: &'a str,
+    pub api_version: &'a str,
+    pub kind: &'a str,
+    pub metadata: Option<&'a RawValue>,
+}
+
+pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
+    let kind = match kind_of(&source) {
+        Ok(Some(kind)) => kind,
+        Ok(None) => {
+            let why = "vipd does not read this kind";
+            return out.push(Decoded::Ignored { object: None, why }, Vec::new());
+        }
+        Err(fault) => return out.reject(None, fault),
+    };
+    let mut findings = Findings::new(out.names);
+    let converted = convert(kind, source.text, &mut findings);
+    let warnings = std::mem::take(&mut findings.warnings);
+    match converted {
+        Ok(Converted::Object(object)) => {
+            let warnings = match warnings.is_empty() {
+                true => Vec::new(),
+                false => problems(warnings, &object.object_ref(), &out.next_origin().1),
+            };
+            out.push(Decoded::Object(object), warnings);
+        }
+        Ok(Converted::Ignored(why)) => {
+            let object = named(kind, source.metadata);
+            out.push(Decoded::Ignored { object, why }, Vec::new());
+        }
+        Err(fault) => out.reject(named(kind, source.metadata), fault),
+    }
+}
+
+fn problems(warnings: Vec<Fault>, object: &ObjectRef, origin: &Origin) -> Vec<Problem> {
+    let problem =
+        |w: Fault| w.into_problem(Severity::Warning, origin.clone(), Some(object.clone()));
+    warnings.into_iter().map(problem).collect()
+}
+
+/// The kinds that are read, each in one version. The same kind name in another API group is
+/// another kind (Knative has a Service too).
+fn kind_of(source: &Source<'_>) -> Result<Option<Kind>, Fault> {
+    if source.kind.is_empty() {
+        return Err(Fault::new("kind", "is missing"));
+    }
+    if source.api_version.is_empty() {
+        return Err(Fault::new("apiVersion", "is missing"));
+    }
+    let (kind, wanted) = match source.kind {
+        "Service" => (Kind::Service, "v1"),
+        "Endpoints" => (Kind::Endpoints, "v1"),
+        "Node" => (Kind::Node, "v1"),
+        "EndpointSlice" => (Kind::EndpointSlice, "discovery.k8s.io/v1"),
+        "ServiceCIDR" => (Kind::ServiceCidr, "networking.k8s.io/v1"),
+        _ => return Ok(None),
+    };
+    if source.api_version == wanted {
+        return Ok(Some(kind));
+    }
+    let group = |version: &str| version.rsplit_once('/').map_or(String::new(), |(g, _)| g.into());
+    if group(source.api_version) != group(wanted) {
+        return Ok(None);
+    }
+    Err(Fault::new("apiVersion", format!("{} is read as {wanted} only", source.kind)))
+}
+
+fn convert(kind: Kind, text: &str, findings: &mut Findings<'_>) -> Result<Converted, Fault> {
+    match kind {
+        Kind::Service => service::service(&parse(text)?, findings),
+        Kind::EndpointSlice => slice::endpoint_slice(&parse(text)?, findings),
+        Kind::Endpoints => endpoints::endpoints(&parse(text)?, findings),
+        Kind::Node => cluster::node(&parse(text)?, findings),
+        Kind::ServiceCidr => cluster::service_cidr(&parse(text)?),
+    }
+}
+
+/// Knowing the path costs time, so it is only looked for once something is wrong.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|first| {
+        let traced =
+            serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text));
+        match traced {
+            Err(error) => {
+                let path = error.path().to_string();
+                Fault::new(if path == "." { String::new() } else { path }, reason(error.inner()))
+            }
+            Ok(_) => Fault::new("", reason(&first)),
+        }
+    })
+}
+
+/// serde_json's text without its position, which is counted within the object.
+pub(super) fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(at) => text[..at].into(),
+        None => text,
+    }
+}
+
+/// The object's name, as far as it can be read although the object cannot.
+fn named(kind: Kind, metadata: Option<&RawValue>) -> Option<ObjectRef> {
+    #[derive(Deserialize)]
+    struct Meta {
+        name: String,
+        namespace: Option<String>,
+    }
+    let meta: Meta = serde_json::from_str(metadata?.get()).ok()?;
+    if meta.name.is_empty() {
+        return None;
+    }
+    Some(match kind {
+        Kind::Node | Kind::ServiceCidr => ObjectRef::new(kind, &meta.name),
+        Kind::Service | Kind::EndpointSlice | Kind::Endpoints => {
+            let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty());
+            let key = ServiceKey::new(namespace.unwrap_or("default"), &meta.name);
+            ObjectRef::new(kind, key.as_str())
+        }
+    })
+}
+
+/// Namespace and name, checked; a missing namespace is `default`.
+pub(super) fn namespaced(meta: &ObjectMeta) -> Result<(&str, &str), Fault> {
+    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+    label("metadata.namespace", namespace)?;
+    Ok((namespace, name(meta)?))
+}
+
+pub(super) fn name(meta: &ObjectMeta) -> Result<&str, Fault> {
+    let name = meta.name.as_deref().unwrap_or("");
+    subdomain("metadata.name", name)?;
+    Ok(name)
+}
+
+pub(super) fn label_of<'a>(meta: &'a ObjectMeta, label: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(label).map(String::as_str)
+}

@@ -1,0 +1,103 @@
+//! discovery.k8s.io/v1 EndpointSlice.
+//!
+//! In: a slice of k8s-openapi. Out: a model EndpointSlice, or that it is not used.
+//! Never: an endpoint list that is lost because of one bad endpoint.
+
+use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
+use super::object::{Converted, Findings, label_of, namespaced};
+use crate::model::{
+    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family, Hints, Object,
+    PortName, SliceKey, SliceOrigin,
+};
+use k8s_openapi::api::discovery::v1 as discovery;
+use std::sync::Arc;
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MIRRORING: &str = "endpointslicemirroring-controller.k8s.io";
+
+pub fn endpoint_slice(
+    object: &discovery::EndpointSlice,
+    findings: &mut Findings<'_>,
+) -> Result<Converted, Fault> {
+    let meta = &object.metadata;
+    let (namespace, name) = namespaced(meta)?;
+    if label_of(meta, HEADLESS).is_some() {
+        return Ok(Converted::Ignored("of a headless Service (label headless)"));
+    }
+    if object.address_type == "FQDN" {
+        return Ok(Converted::Ignored("addressType FQDN has no addresses"));
+    }
+    let Some(service) = label_of(meta, SERVICE_NAME).filter(|service| !service.is_empty()) else {
+        return Ok(Converted::Ignored("of no Service (no label kubernetes.io/service-name)"));
+    };
+    subdomain("metadata.labels[kubernetes.io/service-name]", service)?;
+    let family = family("addressType", &object.address_type)?;
+    let origin = match label_of(meta, MANAGED_BY) {
+        Some(MIRRORING) => SliceOrigin::Mirrored,
+        _ => SliceOrigin::Own,
+    };
+    let ports = ports(object.ports.as_deref().unwrap_or(&[]))?;
+    let given = object.endpoints.as_deref().unwrap_or(&[]);
+    let mut endpoints = Vec::with_capacity(given.len());
+    for (index, one) in given.iter().enumerate() {
+        match endpoint(one, (index, family), findings) {
+            Ok(endpoint) => endpoints.extend(endpoint),
+            Err(fault) => findings.warn(fault),
+        }
+    }
+    Ok(Converted::Object(Object::EndpointSlice(Arc::new(EndpointSlice {
+        key: SliceKey::new(namespace, name),
+        service: findings.names.service(namespace, service),
+        origin,
+        set: EndpointSet { family, ports, endpoints: endpoints.into() },
+    }))))
+}
+
+/// A port without number would mean all ports, one without name matches no Service port: upstream
+/// serves neither. The empty name is a name.
+fn ports(given: &[discovery::EndpointPort]) -> Result<Box<[EndpointPort]>, Fault> {
+    let mut ports = Vec::with_capacity(given.len());
+    for (index, one) in given.iter().enumerate() {
+        let protocol = protocol(&format!("ports[{index}].protocol"), one.protocol.as_deref())?;
+        let (Some(name), Some(number)) = (&one.name, one.port.filter(|number| *number != 0)) else {
+            continue;
+        };
+        let port = port(&format!("ports[{index}].port"), number)?;
+        ports.push(EndpointPort { name: PortName::from(name.as_str()), protocol, port });
+    }
+    Ok(ports.into())
+}
+
+fn endpoint(
+    one: &discovery::Endpoint,
+    (index, family): (usize, Family),
+    findings: &mut Findings<'_>,
+) -> Result<Option<Endpoint>, Fault> {
+    let Some(address) = one.addresses.first() else { return Ok(None) };
+    let field = format!("endpoints[{index}].addresses[0]");
+    let address = routable_ip(&field, address)?;
+    if Family::of(address) != family {
+        return Err(Fault::new(field, format!("{address} is not of the slice's addressType")));
+    }
+    let conditions = one.conditions.as_ref();
+    Ok(Some(Endpoint {
+        address,
+        conditions: Conditions {
+            ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+            serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+            terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+        },
+        node: one.node_name.as_deref().filter(|n| !n.is_empty()).map(|n| findings.names.intern(n)),
+        hints: one.hints.as_ref().and_then(hints),
+    }))
+}
+
+/// No zone and no node is as good as no hint.
+fn hints(given: &discovery::EndpointHints) -> Option<Box<Hints>> {
+    let zones = given.for_zones.iter().flatten().map(|zone| zone.name.as_str().into());
+    let nodes = given.for_nodes.iter().flatten().map(|node| node.name.as_str().into());
+    let hints = Hints { zones: zones.collect(), nodes: nodes.collect() };
+    (hints != Hints::default()).then(|| Box::new(hints))
+}

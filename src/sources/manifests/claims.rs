@@ -1,0 +1,259 @@
+//! Which file serves which object when several hold it: the lowest path, then the first document.
+//!
+//! In: the objects of a file. Out: changes for the objects whose serving copy changed, and the
+//! file's problems. Never: I/O; work beyond the file and those that share an object with it.
+
+use super::file::{Contents, Value};
+use crate::model::{Kind, ObjectRef, Origin, Problem, Severity};
+use crate::sources::{Change, Scope};
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasher;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+/// An object's name, borrowed.
+type Key<'a> = (Kind, &'a str);
+
+/// Objects are shared with the store, so that remembering one costs a pointer.
+#[derive(Default)]
+pub(super) struct Claims {
+    by_path: BTreeMap<Arc<Path>, u32>,
+    files: Vec<Option<File>>,
+    free: Vec<u32>,
+    /// (file, position in its claims), found by the object's name
+    index: HashTable<(u32, u32)>,
+}
+
+struct File {
+    path: Arc<Path>,
+    /// Of the bytes last read; none if they could not be read.
+    hash: Option<u64>,
+    claims: Vec<Claim>,
+    /// What is wrong in the contents that serve.
+    problems: Vec<Problem>,
+    /// Why the newest contents do not serve.
+    trouble: Option<Problem>,
+    /// Whether problems were told that have to be taken back.
+    told: bool,
+}
+
+struct Claim {
+    value: Value,
+    document: u32,
+}
+
+impl Claims {
+    /// Hash of the bytes that were last read there.
+    pub fn hash(&self, path: &Path) -> Option<u64> {
+        self.file(path).and_then(|file| file.hash)
+    }
+
+    /// Known files at and below a path.
+    pub fn under(&self, path: &Path) -> Vec<Arc<Path>> {
+        let from = self.by_path.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        from.map(|(known, _)| known).take_while(|k| k.starts_with(path)).cloned().collect()
+    }
+
+    /// The file now holds these objects.
+    pub fn set(&mut self, path: &Arc<Path>, contents: Contents, out: &mut Vec<Change>) {
+        let id = self.id(path);
+        let claims = contents.values.into_iter();
+        let claims = claims.map(|(document, value)| Claim { value, document }).collect();
+        if let Some(file) = &mut self.files[id as usize] {
+            file.hash = Some(contents.hash);
+            file.problems = contents.problems;
+            file.trouble = None;
+        }
+        self.replace(id, claims, out);
+    }
+
+    /// The file cannot be read or parsed now: what it held goes on serving.
+    pub fn keep(
+        &mut self,
+        path: &Arc<Path>,
+        hash: Option<u64>,
+        trouble: Problem,
+        out: &mut Vec<Change>,
+    ) {
+        let id = self.id(path);
+        if let Some(file) = &mut self.files[id as usize] {
+            file.hash = hash;
+            file.trouble = Some(trouble);
+        }
+        self.tell(id, out);
+    }
+
+    /// The file is gone.
+    pub fn remove(&mut self, path: &Path, out: &mut Vec<Change>) {
+        let Some(id) = self.by_path.get(path).copied() else { return };
+        if let Some(file) = &mut self.files[id as usize] {
+            file.problems.clear();
+            file.trouble = None;
+        }
+        self.replace(id, Vec::new(), out);
+        self.by_path.remove(path);
+        self.files[id as usize] = None;
+        self.free.push(id);
+    }
+
+    fn file(&self, path: &Path) -> Option<&File> {
+        self.files[*self.by_path.get(path)? as usize].as_ref()
+    }
+
+    fn id(&mut self, path: &Arc<Path>) -> u32 {
+        if let Some(id) = self.by_path.get(path) {
+            return *id;
+        }
+        let file = File {
+            path: Arc::clone(path),
+            hash: None,
+            claims: Vec::new(),
+            problems: Vec::new(),
+            trouble: None,
+            told: false,
+        };
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.files.push(None);
+            (self.files.len() - 1) as u32
+        });
+        self.files[id as usize] = Some(file);
+        self.by_path.insert(Arc::clone(path), id);
+        id
+    }
+
+    fn replace(&mut self, id: u32, mut new: Vec<Claim>, out: &mut Vec<Change>) {
+        let old = self.claims(id).iter();
+        let touched: Vec<Value> = old.chain(&new).map(|claim| claim.value.clone()).collect();
+        let mut before: HashMap<Key<'_>, Served, FixedState> = HashMap::default();
+        before.reserve(touched.len());
+        for value in &touched {
+            before.entry(value.key()).or_insert_with_key(|key| self.served(*key));
+        }
+        // An equal object stays the one that the store holds, so that there is only one copy.
+        for claim in &mut new {
+            match before.get(&claim.value.key()).and_then(|served| served.value.as_ref()) {
+                Some(value) if *value == claim.value => claim.value = value.clone(),
+                _ => {}
+            }
+        }
+        self.exchange(id, new);
+        let mut shares = BTreeSet::new();
+        for value in &touched {
+            let Some(before) = before.remove(&value.key()) else { continue };
+            let after = self.served(value.key());
+            out.extend(difference(before.value.as_ref(), after.value.as_ref()));
+            if before.claims > 1 || after.claims > 1 {
+                shares.extend(self.claimants(value.key()).map(|(file, _)| file));
+            }
+        }
+        shares.insert(id);
+        for file in shares {
+            self.tell(file, out);
+        }
+    }
+
+    fn claims(&self, id: u32) -> &[Claim] {
+        self.files[id as usize].as_ref().map_or(&[], |file| &file.claims)
+    }
+
+    fn exchange(&mut self, id: u32, new: Vec<Claim>) {
+        let Self { files, index, .. } = self;
+        if let Some(file) = &mut files[id as usize] {
+            for (position, claim) in file.claims.iter().enumerate() {
+                let entry = (id, position as u32);
+                if let Ok(found) = index.find_entry(hash(claim.value.key()), |e| *e == entry) {
+                    found.remove();
+                }
+            }
+            file.claims = new;
+        }
+        let key = |&(file, position): &(u32, u32)| {
+            let file = files[file as usize].as_ref();
+            hash(file.map_or((Kind::Service, ""), |f| f.claims[position as usize].value.key()))
+        };
+        let count = files[id as usize].as_ref().map_or(0, |file| file.claims.len());
+        index.reserve(count, key);
+        for position in 0..count as u32 {
+            let entry = (id, position);
+            index.insert_unique(key(&entry), entry, key);
+        }
+    }
+
+    /// Everyone who has an object of this name.
+    fn claimants(&self, key: Key<'_>) -> impl Iterator<Item = (u32, u32)> {
+        self.index.iter_hash(hash(key)).copied().filter(move |(file, position)| {
+            self.claims(*file)[*position as usize].value.key() == key
+        })
+    }
+
+    fn winner(&self, key: Key<'_>) -> Option<(u32, u32)> {
+        let path = |file: u32| self.files[file as usize].as_ref().map(|file| &file.path);
+        self.claimants(key).min_by_key(|&(file, position)| (path(file), position))
+    }
+
+    fn served(&self, key: Key<'_>) -> Served {
+        let winner = self.winner(key);
+        let value = winner.map(|(file, at)| self.claims(file)[at as usize].value.clone());
+        Served { value, claims: self.claimants(key).count() }
+    }
+
+    /// Says all that is wrong with a file, unless that is nothing and was nothing.
+    fn tell(&mut self, id: u32, out: &mut Vec<Change>) {
+        let Some(file) = &self.files[id as usize] else { return };
+        let mut problems: Vec<Problem> =
+            file.trouble.iter().chain(&file.problems).cloned().collect();
+        for (position, claim) in file.claims.iter().enumerate() {
+            let Some((winner, at)) = self.winner(claim.value.key()) else { continue };
+            if (winner, at) != (id, position as u32) {
+                problems.push(self.shadowed(file, claim, (winner, at)));
+            }
+        }
+        let path = Arc::clone(&file.path);
+        if problems.is_empty() && !file.told {
+            return;
+        }
+        if let Some(file) = &mut self.files[id as usize] {
+            file.told = !problems.is_empty();
+        }
+        let scope = Scope::Origin(Origin::File { path, document: 0 });
+        out.push(Change::Problems { scope, problems });
+    }
+
+    fn shadowed(&self, file: &File, claim: &Claim, (winner, at): (u32, u32)) -> Problem {
+        let serving = self.files[winner as usize].as_ref().map_or(file, |winner| winner);
+        let document = serving.claims.get(at as usize).map_or(0, |claim| claim.document);
+        let place = Origin::File { path: Arc::clone(&serving.path), document };
+        let (kind, name) = claim.value.key();
+        Problem {
+            severity: Severity::Shadowed,
+            origin: Origin::File { path: Arc::clone(&file.path), document: claim.document },
+            object: Some(ObjectRef::new(kind, name)),
+            field: "metadata.name".into(),
+            reason: format!("{place} has the same object and serves; remove one of them").into(),
+        }
+    }
+}
+
+struct Served {
+    value: Option<Value>,
+    /// How many objects have that name.
+    claims: usize,
+}
+
+fn hash(key: Key<'_>) -> u64 {
+    FixedState::default().hash_one(key)
+}
+
+/// What the store has to hear.
+fn difference(before: Option<&Value>, after: Option<&Value>) -> Option<Change> {
+    match (before, after) {
+        (before, Some(Value::Object(object))) => {
+            (before != after).then(|| Change::Upsert(object.clone()))
+        }
+        (Some(Value::Object(object)), _) => Some(Change::Delete(object.object_ref())),
+        _ => None,
+    }
+}

@@ -1,0 +1,188 @@
+//! One manifest file: what it holds now.
+//!
+//! In: a path, and the hash of what was last read there. Out: a [`Reading`].
+//! Never: a decode of bytes that did not change.
+
+use crate::model::{Kind, Object, ObjectRef, Origin, Problem, Severity};
+use crate::sources::decode::{self, Decoded, Format, Names, SyntaxError};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use tracing::debug;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What a file says of one object.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    Object(Object),
+    /// The object is there and is not served: it stands before copies in higher paths all the same.
+    Ignored(Arc<ObjectRef>),
+}
+
+impl Value {
+    pub fn key(&self) -> (Kind, &str) {
+        match self {
+            Value::Object(Object::Service(s)) => (Kind::Service, s.key.as_str()),
+            Value::Object(Object::EndpointSlice(s)) => (Kind::EndpointSlice, s.key.as_str()),
+            Value::Object(Object::Endpoints(e)) => (Kind::Endpoints, e.key.as_str()),
+            Value::Object(Object::Node(n)) => (Kind::Node, &n.name),
+            Value::Object(Object::ServiceCidr(c)) => (Kind::ServiceCidr, &c.name),
+            Value::Ignored(object) => (object.kind, &object.key),
+        }
+    }
+}
+
+pub(super) struct Contents {
+    pub hash: u64,
+    /// With their document numbers.
+    pub values: Vec<(u32, Value)>,
+    pub problems: Vec<Problem>,
+}
+
+pub(super) enum Reading {
+    Contents(Contents),
+    Unchanged,
+    Gone,
+    /// What it held before goes on; the hash is that of the bad contents, if they could be read.
+    Trouble {
+        hash: Option<u64>,
+        problem: Problem,
+    },
+}
+
+/// Hidden files (editors' and ours before a rename) and other extensions are no manifests.
+pub(super) fn format_of(path: &Path) -> Option<Format> {
+    if is_hidden(path.file_name()?) {
+        return None;
+    }
+    match path.extension()?.to_str()? {
+        "json" => Some(Format::Json),
+        "yaml" | "yml" => Some(Format::Yaml),
+        _ => None,
+    }
+}
+
+/// Also what begins with two dots: the real directories behind a ConfigMap mount's `..data`.
+pub(super) fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b".")
+}
+
+/// What reading needs again and again.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub names: Names,
+    /// One buffer for all files: a fresh one for each would leave the allocator with many.
+    buffer: Vec<u8>,
+}
+
+/// A larger buffer is given back after a large file.
+const KEPT_BUFFER: usize = 64 * 1024;
+
+impl Reader {
+    /// For another thread.
+    pub fn twin(&self) -> Self {
+        Self { names: self.names.clone(), buffer: Vec::new() }
+    }
+
+    /// Gives back what only pays while many files are read.
+    pub fn rest(&mut self) {
+        self.names.forget_services();
+        if self.buffer.capacity() > KEPT_BUFFER {
+            self.buffer = Vec::new();
+        }
+    }
+}
+
+pub(super) fn read(path: &Arc<Path>, known: Option<u64>, reader: &mut Reader) -> Reading {
+    let Some(format) = format_of(path) else { return Reading::Gone };
+    let Reader { names, buffer } = reader;
+    match fill(path, buffer) {
+        Ok(Found::File) => {}
+        Ok(Found::Nothing) => return Reading::Gone,
+        Err(error) => {
+            let reason = format!(
+                "cannot be read ({error}), so its former objects stay; check its permissions"
+            );
+            return Reading::Trouble { hash: None, problem: problem(path, reason) };
+        }
+    };
+    let hash = xxh3_64(buffer);
+    if known == Some(hash) {
+        return Reading::Unchanged;
+    }
+    match decode::decode(buffer, format, path, names) {
+        Ok(documents) => Reading::Contents(contents(hash, documents, path)),
+        Err(SyntaxError { line, column, reason }) => {
+            let reason = format!(
+                "line {line} column {column}: {reason}; its former objects, if any, stay until it \
+                 parses again"
+            );
+            Reading::Trouble { hash: Some(hash), problem: problem(path, reason) }
+        }
+    }
+}
+
+enum Found {
+    File,
+    /// No such file (any more), or not a file.
+    Nothing,
+}
+
+fn fill(path: &Path, buffer: &mut Vec<u8>) -> io::Result<Found> {
+    let gone = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            Ok(Found::Nothing)
+        }
+        // A loop of symlinks leads nowhere, as a dangling one does.
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(Found::Nothing),
+        _ => Err(error),
+    };
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    let meta = match path.metadata() {
+        Ok(meta) if meta.is_file() => meta,
+        Ok(_) => return Ok(Found::Nothing),
+        Err(error) => return gone(error),
+    };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) => return gone(error),
+    };
+    buffer.clear();
+    buffer.reserve(usize::try_from(meta.len()).unwrap_or(0) + 1);
+    file.read_to_end(buffer)?;
+    Ok(Found::File)
+}
+
+fn contents(hash: u64, documents: Vec<decode::Document>, path: &Path) -> Contents {
+    let mut contents =
+        Contents { hash, values: Vec::with_capacity(documents.len()), problems: Vec::new() };
+    for document in documents {
+        contents.problems.extend(document.warnings);
+        let number = document.number;
+        match document.decoded {
+            Decoded::Object(object) => contents.values.push((number, Value::Object(object))),
+            Decoded::Rejected(problem) => contents.problems.push(problem),
+            Decoded::Ignored { object, why } => {
+                debug!(path = %path.display(), document = number, ?object, why, "ignored");
+                let value = object.map(|object| Value::Ignored(Arc::new(object)));
+                contents.values.extend(value.map(|value| (number, value)));
+            }
+        }
+    }
+    contents.values.shrink_to_fit();
+    contents
+}
+
+pub(super) fn problem(path: &Arc<Path>, reason: String) -> Problem {
+    Problem {
+        severity: Severity::Rejected,
+        origin: Origin::File { path: Arc::clone(path), document: 0 },
+        object: None,
+        field: "".into(),
+        reason: reason.into(),
+    }
+}

@@ -1,0 +1,189 @@
+//! Follows the tree: waits for events, decides which paths to look at again, and when.
+//!
+//! In: events, the clock. Out: one batch per file or rename. Never: a delay for a finished write.
+
+use super::Stop;
+use super::file::{format_of, is_hidden};
+use super::tree::Tree;
+use super::watches::Event;
+use crate::sources::{Batch, Change};
+use rustix::fs::inotify::ReadFlags;
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tracing::{error, warn};
+
+/// A file that its writer keeps open is read when it has been quiet for this long.
+const QUIET: Duration = Duration::from_millis(50);
+/// How long the second half of a rename may take. The kernel queues both in one go, but the reader
+/// may wake up in between.
+const OTHER_HALF: Duration = Duration::from_millis(2);
+
+pub(super) struct Follower {
+    tree: Tree,
+    stop: Arc<Stop>,
+    /// Files that are being written, and when they are read all the same.
+    writing: HashMap<PathBuf, Instant>,
+}
+
+/// When to look at a path.
+enum When {
+    Now,
+    Quiet,
+    Never,
+}
+
+/// Paths to look at in one step.
+struct Step {
+    cookie: u32,
+    paths: Vec<PathBuf>,
+}
+
+impl Follower {
+    pub fn new(tree: Tree, stop: Arc<Stop>) -> Self {
+        Self { tree, stop, writing: HashMap::new() }
+    }
+
+    pub fn run(mut self, send: &mut dyn FnMut(Batch) -> bool) {
+        loop {
+            let timeout =
+                self.writing.values().min().map(|at| at.saturating_duration_since(Instant::now()));
+            if let Some(watches) = &self.tree.watches {
+                watches.wait(&self.stop.wake, timeout);
+            }
+            if self.stop.flag.load(Ordering::Relaxed) {
+                return;
+            }
+            let seen = Instant::now();
+            let events = match self.events() {
+                Ok(events) => events,
+                Err(error) => {
+                    error!(%error, "cannot read inotify events; manifests are no longer followed");
+                    return;
+                }
+            };
+            let mut steps = self.steps(events, seen);
+            steps.extend(self.quiet(seen));
+            for step in steps {
+                let mut changes = Vec::new();
+                self.perform(step, &mut changes);
+                if !changes.is_empty() && !send(Batch { changes, seen }) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn events(&mut self) -> std::io::Result<Vec<Event>> {
+        let Some(watches) = &mut self.tree.watches else { return Ok(Vec::new()) };
+        let mut events = watches.events()?;
+        if events.last().is_some_and(|event| event.flags.contains(ReadFlags::MOVED_FROM)) {
+            watches.wait(&self.stop.wake, Some(OTHER_HALF));
+            events.extend(watches.events()?);
+        }
+        Ok(events)
+    }
+
+    fn perform(&mut self, step: Step, changes: &mut Vec<Change>) {
+        if step.paths.is_empty() {
+            warn!("inotify queue overflow; reading all manifests again");
+            self.writing.clear();
+            self.tree.scan_all(&self.stop.flag, changes, &mut |_| true);
+        } else {
+            self.tree.refresh(&step.paths, changes);
+        }
+    }
+
+    /// One step per path, but one for all that one event or rename touches. A step without paths
+    /// stands for everything.
+    fn steps(&mut self, events: Vec<Event>, now: Instant) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for event in events {
+            if event.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                return vec![Step { cookie: 0, paths: Vec::new() }];
+            }
+            let mut due = Vec::new();
+            for path in event.paths.iter() {
+                match self.when(path, &event) {
+                    When::Now => due.push(path.clone()),
+                    When::Quiet => {
+                        self.writing.insert(path.clone(), now + QUIET);
+                    }
+                    When::Never => {}
+                }
+            }
+            for path in &due {
+                self.writing.remove(path);
+            }
+            add(&mut steps, event.cookie, due);
+        }
+        steps
+    }
+
+    fn quiet(&mut self, now: Instant) -> Vec<Step> {
+        let due = self.writing.extract_if(|_, at| *at <= now);
+        due.map(|(path, _)| Step { cookie: 0, paths: vec![path] }).collect()
+    }
+
+    fn when(&self, path: &Path, event: &Event) -> When {
+        let flags = event.flags;
+        if path.file_name().is_some_and(is_hidden) && !event.through_link {
+            return When::Never;
+        }
+        let is_manifest = format_of(path).is_some() && !flags.contains(ReadFlags::ISDIR);
+        if flags.contains(ReadFlags::MOVED_TO) {
+            return When::Now;
+        }
+        let content = ReadFlags::CLOSE_WRITE | ReadFlags::MODIFY | ReadFlags::ATTRIB;
+        if !flags.intersects(content) {
+            return if is_manifest { when_made(path, event) } else { When::Now };
+        }
+        match is_manifest {
+            true if flags.contains(ReadFlags::CLOSE_WRITE) => When::Now,
+            true if flags.contains(ReadFlags::MODIFY) || self.writing.contains_key(path) => {
+                When::Quiet
+            }
+            true => When::Now,
+            // Its permissions may let it be read now.
+            false if self.tree.is_unreadable(path) => When::Now,
+            false => When::Never,
+        }
+    }
+}
+
+/// A name came or went. A new regular file is still being written: its close-write is to come,
+/// unless it is a second link to a finished one.
+fn when_made(path: &Path, event: &Event) -> When {
+    let meta = match event.through_link {
+        true => fs::metadata(path),
+        false => fs::symlink_metadata(path),
+    };
+    match meta {
+        Ok(meta) if meta.is_file() && meta.nlink() == 1 => When::Quiet,
+        _ => When::Now,
+    }
+}
+
+fn add(steps: &mut Vec<Step>, cookie: u32, paths: Vec<PathBuf>) {
+    if paths.is_empty() {
+        return;
+    }
+    // The halves of a rename follow one another closely.
+    let same = |step: &&mut Step| {
+        (cookie != 0 && step.cookie == cookie) || paths.iter().all(|path| step.paths.contains(path))
+    };
+    match steps.iter_mut().rev().take(4).find(same) {
+        Some(step) => {
+            for path in paths {
+                if !step.paths.contains(&path) {
+                    step.paths.push(path);
+                }
+            }
+        }
+        None => steps.push(Step { cookie, paths }),
+    }
+}

@@ -1,0 +1,166 @@
+//! The directory as it is known: read whole, or one path of it again.
+//!
+//! In: paths that may be different now. Out: changes. Never: a guess from an event; it looks.
+
+use super::claims::Claims;
+use super::file::{Reader, Reading, format_of, problem};
+use super::scan::{Found, Wanted, read_all, walk};
+use super::watches::Watches;
+use crate::model::Origin;
+use crate::sources::{Change, Scope};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+pub(super) struct Tree {
+    root: PathBuf,
+    /// Its own name is watched by this path: a relative one may have no parent to watch.
+    absolute_root: PathBuf,
+    /// Without them the tree is read once and not followed.
+    pub watches: Option<Watches>,
+    claims: Claims,
+    reader: Reader,
+    /// Directories of which it was said that they cannot be read.
+    unreadable: BTreeSet<PathBuf>,
+}
+
+impl Tree {
+    pub fn new(root: &Path, watches: Option<Watches>) -> Self {
+        Self {
+            root: root.into(),
+            absolute_root: std::path::absolute(root).unwrap_or_else(|_| root.into()),
+            watches,
+            claims: Claims::default(),
+            reader: Reader::default(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// Reads everything and says what is different; `flush` may take changes away after each file,
+    /// and ends the scan with false.
+    pub fn scan_all(
+        &mut self,
+        stop: &AtomicBool,
+        out: &mut Vec<Change>,
+        flush: &mut dyn FnMut(&mut Vec<Change>) -> bool,
+    ) {
+        let root = self.root.clone();
+        if let Some(watches) = &mut self.watches {
+            watches.add_link(&self.absolute_root);
+        }
+        self.scan(&root, stop, (out, flush));
+    }
+
+    /// Looks at some paths again, as one step: what came is known before what went is dropped, so
+    /// that an object which only moved to another file never ceases to be served.
+    pub fn refresh(&mut self, paths: &[PathBuf], out: &mut Vec<Change>) {
+        let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
+        for path in paths {
+            if *path == self.root || *path == self.absolute_root {
+                self.scan_all(&AtomicBool::new(false), out, &mut |_| true);
+                continue;
+            }
+            let is_link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+            if is_link && let Some(watches) = &mut self.watches {
+                watches.add_link(path);
+            }
+            if path.is_dir() {
+                self.scan(path, &AtomicBool::new(false), (out, &mut |_| true));
+            } else if format_of(path).is_some() && path.exists() {
+                gone.extend(self.claims.under(path).into_iter().filter(|known| **known != **path));
+                self.read(&[path.as_path().into()], &AtomicBool::new(false), (out, &mut |_| true));
+            } else {
+                gone.extend(self.claims.under(path));
+                forgotten.push((path.clone(), is_link));
+            }
+        }
+        for path in gone {
+            self.claims.remove(&path, out);
+        }
+        for (path, is_link) in forgotten {
+            self.forget(&path, is_link, out);
+        }
+    }
+
+    /// Whether a directory's former contents were kept because it could not be read.
+    pub fn is_unreadable(&self, path: &Path) -> bool {
+        self.unreadable.contains(path)
+    }
+
+    /// A dangling symlink is still followed: its target may come.
+    fn forget(&mut self, path: &Path, is_link: bool, out: &mut Vec<Change>) {
+        if let Some(watches) = &mut self.watches
+            && !is_link
+        {
+            watches.forget(path);
+        }
+        let from = self.unreadable.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        let below: Vec<PathBuf> = from.take_while(|p| p.starts_with(path)).cloned().collect();
+        for path in below {
+            self.unreadable.remove(&path);
+            out.push(readable(&path));
+        }
+    }
+
+    fn scan(&mut self, path: &Path, stop: &AtomicBool, (out, flush): Sink<'_>) {
+        let before = self.claims.under(path);
+        let Found { directories, mut files, unreadable } = walk(path, &mut self.watches);
+        // In the order of the paths: the copy that serves tends to be read first.
+        files.sort_unstable();
+        for directory in directories {
+            if self.unreadable.remove(&directory) {
+                out.push(readable(&directory));
+            }
+        }
+        for (directory, error) in &unreadable {
+            self.unreadable.insert(directory.clone());
+            out.push(no_directory(directory, error));
+        }
+        let files: Vec<Arc<Path>> = files.into_iter().map(Arc::from).collect();
+        self.read(&files, stop, (out, flush));
+        let found: BTreeSet<&Path> = files.iter().map(|path| &**path).collect();
+        let unknown = |path: &Path| unreadable.iter().any(|(dir, _)| path.starts_with(dir));
+        for path in before.iter().filter(|path| !found.contains(&***path) && !unknown(path)) {
+            self.claims.remove(path, out);
+        }
+    }
+
+    fn read(&mut self, paths: &[Arc<Path>], stop: &AtomicBool, (out, flush): Sink<'_>) {
+        let known = |path: &Arc<Path>| (Arc::clone(path), self.claims.hash(path));
+        let wanted: Vec<Wanted> = paths.iter().map(known).collect();
+        let claims = &mut self.claims;
+        read_all(&wanted, stop, &mut self.reader, &mut |path, reading| {
+            match reading {
+                Reading::Unchanged => {}
+                Reading::Gone => claims.remove(path, out),
+                Reading::Contents(contents) => claims.set(path, contents, out),
+                Reading::Trouble { hash, problem } => claims.keep(path, hash, problem, out),
+            }
+            flush(out)
+        });
+        self.reader.rest();
+    }
+}
+
+type Sink<'a> = (&'a mut Vec<Change>, &'a mut dyn FnMut(&mut Vec<Change>) -> bool);
+
+fn scope(path: &Arc<Path>) -> Scope {
+    Scope::Origin(Origin::File { path: Arc::clone(path), document: 0 })
+}
+
+fn readable(directory: &Path) -> Change {
+    Change::Problems { scope: scope(&directory.into()), problems: Vec::new() }
+}
+
+fn no_directory(directory: &Path, error: &io::Error) -> Change {
+    let path: Arc<Path> = directory.into();
+    let reason = format!(
+        "cannot be read or followed ({error}), so what it held stays; check that it is there, its \
+         permissions, and the limit fs.inotify.max_user_watches"
+    );
+    Change::Problems { scope: scope(&path), problems: vec![problem(&path, reason)] }
+}

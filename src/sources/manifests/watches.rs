@@ -1,0 +1,264 @@
+//! inotify watches, and which paths of the tree an event is about.
+//!
+//! In: directories and symlinks of the tree. Out: [`Event`]s that name paths of the tree.
+//! Never: a file's contents.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Bound;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+/// One thing that happened, as far as it concerns the tree.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub flags: ReadFlags,
+    /// The same in both halves of a rename; otherwise 0.
+    pub cookie: u32,
+    /// Paths of the tree that may be different now.
+    pub paths: Vec<PathBuf>,
+    /// Whether they lead there through a symlink rather than being the thing itself.
+    pub through_link: bool,
+}
+
+/// A watch belongs to an inode, and one inode can be several paths of the tree.
+pub(super) struct Watches {
+    inotify: OwnedFd,
+    by_descriptor: HashMap<i32, Watched>,
+    directories: BTreeMap<PathBuf, i32>,
+    /// For each symlink of the tree, where the names are that it leads through.
+    links: BTreeMap<PathBuf, Vec<(i32, OsString)>>,
+}
+
+#[derive(Default)]
+struct Watched {
+    directories: BTreeSet<PathBuf>,
+    /// Names in this directory that symlinks of the tree lead through.
+    steps: HashMap<OsString, BTreeSet<PathBuf>>,
+}
+
+const BUFFER: usize = 64 * 1024;
+/// As many links as Linux itself follows in one path (MAXSYMLINKS).
+const MAX_LINKS: usize = 40;
+
+impl Watches {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+            by_descriptor: HashMap::new(),
+            directories: BTreeMap::new(),
+            links: BTreeMap::new(),
+        })
+    }
+
+    /// Events of this directory concern the path from now on.
+    pub fn add_directory(&mut self, path: &Path) -> io::Result<()> {
+        let descriptor = self.watch(path)?;
+        if let Some(former) = self.directories.insert(path.into(), descriptor)
+            && former != descriptor
+        {
+            self.drop_directory(former, path);
+        }
+        self.by_descriptor.entry(descriptor).or_default().directories.insert(path.into());
+        Ok(())
+    }
+
+    /// Follows what `path` leads through: each symlink on the way, and the last name itself.
+    pub fn add_link(&mut self, path: &Path) {
+        self.forget_link(path);
+        let mut places = Vec::new();
+        for (directory, name) in steps(path) {
+            // A directory that cannot be watched is one whose changes cannot be followed.
+            let Ok(descriptor) = self.watch(&directory) else { continue };
+            let watched = self.by_descriptor.entry(descriptor).or_default();
+            watched.steps.entry(name.clone()).or_default().insert(path.into());
+            places.push((descriptor, name));
+        }
+        self.links.insert(path.into(), places);
+    }
+
+    /// Events no longer concern this path nor what is below it.
+    pub fn forget(&mut self, path: &Path) {
+        for directory in below(&self.directories, path) {
+            if let Some(descriptor) = self.directories.remove(&directory) {
+                self.drop_directory(descriptor, &directory);
+            }
+        }
+        for link in below(&self.links, path) {
+            self.forget_link(&link);
+        }
+    }
+
+    fn forget_link(&mut self, path: &Path) {
+        for (descriptor, name) in self.links.remove(path).into_iter().flatten() {
+            let Some(watched) = self.by_descriptor.get_mut(&descriptor) else { continue };
+            if let Some(paths) = watched.steps.get_mut(&name) {
+                paths.remove(path);
+                if paths.is_empty() {
+                    watched.steps.remove(&name);
+                }
+            }
+            self.drop_if_unused(descriptor);
+        }
+    }
+
+    fn drop_directory(&mut self, descriptor: i32, path: &Path) {
+        if let Some(watched) = self.by_descriptor.get_mut(&descriptor) {
+            watched.directories.remove(path);
+        }
+        self.drop_if_unused(descriptor);
+    }
+
+    fn drop_if_unused(&mut self, descriptor: i32) {
+        let unused = |w: &Watched| w.directories.is_empty() && w.steps.is_empty();
+        if self.by_descriptor.get(&descriptor).is_some_and(unused) {
+            self.by_descriptor.remove(&descriptor);
+            // It is gone already when its directory is.
+            let _ = inotify::remove_watch(&self.inotify, descriptor);
+        }
+    }
+
+    fn watch(&self, directory: &Path) -> io::Result<i32> {
+        let flags = WatchFlags::CLOSE_WRITE
+            | WatchFlags::MODIFY
+            | WatchFlags::ATTRIB
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR
+            | WatchFlags::EXCL_UNLINK;
+        Ok(inotify::add_watch(&self.inotify, directory, flags)?)
+    }
+
+    /// Waits for events or for `wake`; `None` waits for ever.
+    pub fn wait(&self, wake: &OwnedFd, timeout: Option<Duration>) {
+        let timeout =
+            timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
+        let mut fds = [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+        // An interrupted wait is a short one: the caller looks at everything again anyway.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
+
+    /// What has happened, at most one buffer of it.
+    pub fn events(&mut self) -> io::Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let mut buffer = [MaybeUninit::uninit(); BUFFER];
+        let fd = self.inotify.try_clone()?;
+        let mut reader = Reader::new(fd.as_fd(), &mut buffer);
+        loop {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
+            let (descriptor, flags, cookie) = (event.wd(), event.events(), event.cookie());
+            self.concerns(descriptor, name.as_deref(), |paths, through_link| {
+                events.push(Event { flags, cookie, paths, through_link });
+            });
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                events.push(Event { flags, cookie, paths: Vec::new(), through_link: false });
+            }
+            if flags.contains(ReadFlags::IGNORED) {
+                self.ended(descriptor);
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    fn concerns(
+        &self,
+        descriptor: i32,
+        name: Option<&OsStr>,
+        mut push: impl FnMut(Vec<PathBuf>, bool),
+    ) {
+        let Some(watched) = self.by_descriptor.get(&descriptor) else { return };
+        let own: Vec<PathBuf> = match name {
+            Some(name) => watched.directories.iter().map(|d| d.join(name)).collect(),
+            None => watched.directories.iter().cloned().collect(),
+        };
+        let through: Vec<PathBuf> = match name {
+            Some(name) => watched.steps.get(name).into_iter().flatten().cloned().collect(),
+            None => watched.steps.values().flatten().cloned().collect(),
+        };
+        if !own.is_empty() {
+            push(own, false);
+        }
+        if !through.is_empty() {
+            push(through, true);
+        }
+    }
+
+    /// The kernel removed the watch, because the directory is gone.
+    fn ended(&mut self, descriptor: i32) {
+        let Some(watched) = self.by_descriptor.remove(&descriptor) else { return };
+        for directory in watched.directories {
+            if self.directories.get(&directory) == Some(&descriptor) {
+                self.directories.remove(&directory);
+            }
+        }
+    }
+}
+
+fn below<T>(map: &BTreeMap<PathBuf, T>, path: &Path) -> Vec<PathBuf> {
+    let from = map.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+    from.map(|(known, _)| known).take_while(|known| known.starts_with(path)).cloned().collect()
+}
+
+/// The (directory, name) pairs that decide where `path` leads, from its own directory on.
+fn steps(path: &Path) -> Vec<(PathBuf, OsString)> {
+    let mut steps = Vec::new();
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return steps,
+    };
+    let (Ok(mut at), Some(name)) = (fs::canonicalize(parent), path.file_name()) else {
+        return steps;
+    };
+    let mut pending: VecDeque<OsString> = [name.to_owned()].into();
+    let mut links = 0;
+    while let Some(name) = pending.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&name);
+        match fs::read_link(&next) {
+            Ok(target) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    break;
+                }
+                steps.push((at.clone(), name));
+                for component in target.components().rev() {
+                    match component {
+                        Component::Normal(part) => pending.push_front(part.to_owned()),
+                        Component::ParentDir => pending.push_front("..".into()),
+                        Component::RootDir => at = PathBuf::from("/"),
+                        Component::CurDir | Component::Prefix(_) => {}
+                    }
+                }
+            }
+            Err(_) if pending.is_empty() || !next.exists() => {
+                steps.push((at.clone(), name));
+                break;
+            }
+            Err(_) => at = next,
+        }
+    }
+    steps
+}
