@@ -1,4 +1,5 @@
 //! Arguments in, one command run.
+#![forbid(unsafe_code)]
 
 #![forbid(unsafe_code)]
 

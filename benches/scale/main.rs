@@ -1,0 +1,96 @@
+//! vipd at scale, in network namespaces of its own, beside what bounds it.
+//!
+//! In: `cargo bench --bench scale -- [PART …] [--quick]`. Out: a table on stdout, JSON in benches/out.
+//! Never: a failure because a bar is missed; a trace of itself left on the host.
+
+mod alloc;
+mod connect;
+mod floor;
+mod generate;
+mod manifests;
+mod nft;
+mod parts;
+mod report;
+mod rooms;
+mod stats;
+mod world;
+
+use std::path::Path;
+use std::time::Instant;
+
+/// The harness has no one to recover for it: errors are printed with what they were about.
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const USAGE: &str = "usage: cargo bench --bench scale -- [PART …] [--quick]
+parts (all without any): load change connect";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// Small shapes and few rounds: does it work, and is it in the right region.
+    Quick,
+    Full,
+}
+
+impl Effort {
+    fn pick<T>(self, quick: T, full: T) -> T {
+        match self {
+            Effort::Quick => quick,
+            Effort::Full => full,
+        }
+    }
+}
+
+type Part = fn(Effort) -> Outcome<Vec<report::Row>>;
+
+const PARTS: [(&str, Part); 3] =
+    [("load", parts::load::run), ("change", parts::change::run), ("connect", parts::connect::run)];
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
+
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scale: {error}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Outcome<()> {
+    let mut effort = Effort::Full;
+    let mut wanted = Vec::new();
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            // What cargo itself adds.
+            "--bench" => {}
+            "--quick" => effort = Effort::Quick,
+            name if PARTS.iter().any(|(part, _)| *part == name) => wanted.push(argument),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    let started = Instant::now();
+    let machine = report::machine();
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    for (name, part) in PARTS {
+        if wanted.is_empty() || wanted.iter().any(|w| w == name) {
+            match part(effort) {
+                Ok(found) => rows.extend(found),
+                // The other parts' results are worth having all the same.
+                Err(error) => failures.push(format!("{name}: {error}")),
+            }
+        }
+    }
+    println!("{}", report::table(&rows));
+    println!("\n{machine}; took {:.0} s", started.elapsed().as_secs_f64());
+    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/out/scale.json");
+    report::write_json(&rows, &out)?;
+    println!("{}", out.display());
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
+}
+
+/// A line on stderr, so that stdout holds the results alone.
+fn progress(what: &str) {
+    eprintln!("scale: {what}");
+}

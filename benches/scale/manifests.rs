@@ -1,0 +1,234 @@
+//! A cluster as manifests on disk, and changes of it by rename. EDGE.
+//!
+//! In: a [`Cluster`] and an empty directory. Out: files.
+//! Never: a file that vipd could read half-written.
+
+use crate::Outcome;
+use crate::generate::{Cluster, NAMESPACE, SERVICE_PORT, ServiceSpec, TARGET_PORT};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Yaml,
+}
+
+/// Objects per file where services do not have a file each.
+const PER_FILE: usize = 1_000;
+
+/// The manifests of a cluster. The first `singles` services have a file each, so that a change of
+/// one costs what a change of one file costs; the others share files of 1,000 objects.
+#[derive(Debug)]
+pub struct Manifests {
+    directory: tempfile::TempDir,
+    format: Format,
+    singles: usize,
+}
+
+impl Manifests {
+    pub fn write(cluster: &Cluster, format: Format, singles: usize) -> Outcome<Self> {
+        let directory = tempfile::Builder::new().prefix("vipd-bench-").tempdir()?;
+        let manifests = Self { directory, format, singles };
+        std::fs::create_dir(manifests.path())?;
+        std::fs::create_dir(manifests.staging())?;
+        for index in 0..singles {
+            manifests.update(cluster, index)?;
+        }
+        for first in (singles..cluster.services.len()).step_by(PER_FILE / 2) {
+            manifests.update(cluster, first)?;
+        }
+        Ok(manifests)
+    }
+
+    /// What `--manifests` names.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("manifests")
+    }
+
+    /// On the same file system, but not watched.
+    fn staging(&self) -> PathBuf {
+        self.directory.path().join("staging")
+    }
+
+    /// Replaces the file that holds a service by one rename.
+    pub fn update(&self, cluster: &Cluster, service: usize) -> Outcome<()> {
+        self.stage(cluster, service)?.publish()
+    }
+
+    /// Writes the file that holds a service beside its place.
+    pub fn stage(&self, cluster: &Cluster, service: usize) -> Outcome<Staged> {
+        let range = if service < self.singles {
+            service..service + 1
+        } else {
+            let first = service - (service - self.singles) % (PER_FILE / 2);
+            first..(first + PER_FILE / 2).min(cluster.services.len())
+        };
+        let extension = match self.format {
+            Format::Json => "json",
+            Format::Yaml => "yaml",
+        };
+        let name = format!("{:06}.{extension}", range.start);
+        let staged = Staged { from: self.staging().join(&name), to: self.path().join(&name) };
+        std::fs::write(&staged.from, text(&cluster.services[range], self.format))?;
+        Ok(staged)
+    }
+}
+
+/// A file that is one rename away from being seen.
+#[derive(Debug)]
+pub struct Staged {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Staged {
+    pub fn publish(self) -> Outcome<()> {
+        Ok(std::fs::rename(self.from, self.to)?)
+    }
+}
+
+/// A directory's size, for the record of what was decoded.
+pub fn bytes_in(directory: &Path) -> Outcome<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(directory)? {
+        sum += entry?.metadata()?.len();
+    }
+    Ok(sum)
+}
+
+pub fn text(services: &[ServiceSpec], format: Format) -> String {
+    let objects = services.iter().flat_map(|s| [service(s), slice(s)]);
+    match format {
+        Format::Json => {
+            let items: Vec<Value> = objects.collect();
+            json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+        }
+        Format::Yaml => {
+            let mut out = String::new();
+            for object in objects {
+                out.push_str("---\n");
+                yaml(&object, 0, &mut out);
+            }
+            out
+        }
+    }
+}
+
+fn service(spec: &ServiceSpec) -> Value {
+    let mut object = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": spec.name,
+            "namespace": NAMESPACE,
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "labels": {"app": spec.name},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": spec.cluster_ip,
+            "clusterIPs": [spec.cluster_ip],
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": if spec.local { "Local" } else { "Cluster" },
+            "sessionAffinity": if spec.sticky { "ClientIP" } else { "None" },
+            "selector": {"app": spec.name},
+            "ports": [{"name": "http", "protocol": "TCP", "port": SERVICE_PORT,
+                       "targetPort": TARGET_PORT}],
+        },
+    });
+    if spec.sticky {
+        object["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 10800}});
+    }
+    object
+}
+
+fn slice(spec: &ServiceSpec) -> Value {
+    let endpoints: Vec<Value> = spec
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            json!({
+                "addresses": [endpoint.address],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": endpoint.node,
+                "targetRef": {"kind": "Pod", "namespace": NAMESPACE,
+                              "name": format!("{}-{}", spec.name, endpoint.address)},
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{}-abcde", spec.name),
+            "namespace": NAMESPACE,
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "labels": {
+                "kubernetes.io/service-name": spec.name,
+                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+            },
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "protocol": "TCP", "port": TARGET_PORT}],
+        "endpoints": endpoints,
+    })
+}
+
+/// Block style, as `kubectl get -o yaml` prints. Strings that could be read as something else are
+/// quoted.
+fn yaml(value: &Value, indent: usize, out: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                out.extend(std::iter::repeat_n(' ', indent));
+                out.push_str(name);
+                out.push(':');
+                yaml_after_key(field, indent + 2, out);
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                out.extend(std::iter::repeat_n(' ', indent));
+                out.push('-');
+                if item.is_object() {
+                    let start = out.len();
+                    yaml(item, indent + 2, out);
+                    // The first field stands behind the dash.
+                    out.replace_range(start..start + indent + 1, "");
+                } else {
+                    yaml_after_key(item, indent + 2, out);
+                }
+            }
+        }
+        scalar => yaml_after_key(scalar, indent, out),
+    }
+}
+
+fn yaml_after_key(value: &Value, indent: usize, out: &mut String) {
+    match value {
+        Value::Object(_) | Value::Array(_) => {
+            out.push('\n');
+            yaml(value, indent, out);
+        }
+        Value::String(text) => {
+            let plain = text.starts_with(|c: char| c.is_ascii_alphabetic())
+                && !["None", "null", "true", "false"].contains(&text.as_str());
+            out.push(' ');
+            if plain {
+                out.push_str(text);
+            } else {
+                out.push('"');
+                out.push_str(text);
+                out.push('"');
+            }
+            out.push('\n');
+        }
+        scalar => {
+            out.push(' ');
+            out.push_str(&scalar.to_string());
+            out.push('\n');
+        }
+    }
+}

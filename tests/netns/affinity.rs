@@ -1,0 +1,101 @@
+//! Session affinity by client address.
+
+use super::support::manifests::{ep, slice, svc};
+use super::support::plan::{Ext, L1, L2, L3, R1, R2, Who};
+use super::support::runner::{Case, case};
+use super::support::world::World;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+const FOUR: [Who; 4] = [L1, L3, R1, R2];
+
+/// Where each of these clients is pinned.
+fn pins(w: &World, clients: &[IpAddr]) -> Vec<Who> {
+    let pin =
+        |client: &IpAddr| w.tcp(Ext, w.cip(), 80).from(*client).times(2).untraced().one_server();
+    clients.iter().map(pin).collect()
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("37 ClientIP affinity: one endpoint per client, and a time-out that slides", |w| {
+            w.serve(svc().sticky(2).on(FOUR));
+            let pinned = w.tcp(L2, w.cip(), 80).times(30).one_server();
+            let crowd = w.family.crowd();
+            let (active, idle) = crowd.split_at(10);
+            let (kept, before) = (pins(w, active), pins(w, idle));
+            let all: BTreeSet<&Who> = kept.iter().chain(&before).collect();
+            assert!(all.len() > 1, "20 clients all on {all:?}");
+            for _ in 0..5 {
+                w.sleep(700);
+                assert_eq!(
+                    w.tcp(L2, w.cip(), 80).untraced().one_server(),
+                    pinned,
+                    "moved despite activity"
+                );
+                assert_eq!(pins(w, active), kept, "active pins moved");
+            }
+            assert_ne!(pins(w, idle), before, "no pin of ten expired");
+        }),
+        case("37 a changed time-out applies to pins that exist", |w| {
+            w.serve(svc().sticky(600).on(FOUR));
+            let crowd = w.family.crowd();
+            let before = pins(w, &crowd);
+            w.serve(svc().sticky(1));
+            w.sleep(2500);
+            assert_ne!(pins(w, &crowd), before, "no pin of twenty expired");
+        }),
+        case(
+            "38 the pinned endpoint goes, or is not ready: elsewhere at once, and a new pin",
+            |w| {
+                w.serve(svc().sticky(600).on(FOUR));
+                let first = w.tcp(L2, w.cip(), 80).times(15).one_server();
+                let rest: Vec<Who> = FOUR.into_iter().filter(|pod| *pod != first).collect();
+                w.serve(slice(rest.clone()));
+                let second = w.tcp(L2, w.cip(), 80).times(15).one_server();
+                assert_ne!(second, first, "still on the removed endpoint");
+                w.serve(slice(
+                    rest.iter()
+                        .map(|pod| if *pod == second { ep(*pod).not_ready() } else { ep(*pod) }),
+                ));
+                let third = w.tcp(L2, w.cip(), 80).times(15).one_server();
+                assert!(third != first && third != second, "on an endpoint that is not ready");
+            },
+        ),
+        case("38 endpoints that come or go leave the pins of the others", |w| {
+            w.serve(svc().sticky(600).on([L1, L3, R1]));
+            let crowd = w.family.crowd();
+            let before = pins(w, &crowd);
+            w.serve(slice(FOUR));
+            assert_eq!(pins(w, &crowd), before, "a new endpoint moved pins");
+            w.serve(slice([L3, R1, R2]));
+            let after = pins(w, &crowd);
+            for (old, new) in before.iter().zip(&after) {
+                assert!(*new != L1 && (*old == L1 || old == new), "{old} became {new}");
+            }
+        }),
+        case("39 affinity switched on, off, on", |w| {
+            w.serve(svc().sticky(600).on(FOUR));
+            w.tcp(L2, w.cip(), 80).times(15).one_server();
+            w.serve(svc());
+            w.tcp(L2, w.cip(), 80).times(400).spread(FOUR);
+            w.serve(svc().sticky(600));
+            w.tcp(L2, w.cip(), 80).times(15).one_server();
+            w.serve(svc());
+            w.tcp(L2, w.cip(), 80).times(400).spread(FOUR);
+        }),
+        case(
+            "affinity works for the node, for outsiders, over UDP and for a pod pinned to itself",
+            |w| {
+                w.serve(svc().sticky(600).udp().on(FOUR));
+                for who in [L1, L2, super::support::plan::Node, Ext] {
+                    w.udp(who, w.cip(), 80).times(15).one_server();
+                }
+                w.serve(svc().sticky(600).on([L1]));
+                w.tcp(L1, w.cip(), 80).times(5).only([L1]).masqueraded();
+                w.tcp(Ext, w.cip(), 80).times(5).only([L1]).masqueraded();
+                w.tcp(L2, w.cip(), 80).times(5).only([L1]).source_kept();
+            },
+        ),
+    ]
+}

@@ -1,0 +1,91 @@
+//! Whose traffic is masqueraded: the ways to tell a local pod from others.
+
+use super::support::manifests::{node, svc};
+use super::support::plan::{Ext, L1, L2, L3, NODE_A, Node, NodeB, R1, R2, V4, V6, Who};
+use super::support::runner::{Case, case};
+use super::support::world::World;
+
+/// Lets pods of node-b reach cluster IPs through the node.
+fn route_from_node_b(w: &World) {
+    w.sh(NodeB, &format!("ip route add {} via {}", w.family.service_range(), w.address(Node)));
+}
+
+/// Puts pods behind a bridge of the node.
+fn bridge<const N: usize>(w: &World, pods: [Who; N]) {
+    let mut lines = vec!["link add cni0 type bridge".to_owned(), "link set cni0 up".to_owned()];
+    lines.push(format!("addr add {}/32 dev cni0", V4.address(Node)));
+    lines.push("addr add fe80::1/64 dev cni0 nodad".to_owned());
+    for pod in pods {
+        lines.push(format!("addr flush dev p{pod}"));
+        lines.push(format!("link set p{pod} master cni0"));
+        for (family, bits) in [(V4, 32), (V6, 128)] {
+            lines.push(format!("route replace {}/{bits} dev cni0", family.address(pod)));
+        }
+        w.behind_link(pod, "cni0");
+    }
+    w.netns(Node).ip(&lines);
+    for pod in pods {
+        w.sh(pod, "ip neigh flush all");
+        w.tcp(pod, w.address(L1), 8080).untraced().only([L1]).source_kept();
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("ClusterCIDR: pods of all nodes are local", |w| {
+            route_from_node_b(w);
+            w.serve(svc().on([L1, R2]));
+            w.tcp(L2, w.cip(), 80).times(50).spread([L1, R2]).source_kept();
+            w.tcp(R1, w.cip(), 80).times(50).spread([L1, R2]).source_kept();
+            w.tcp(Ext, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+            w.tcp(Node, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+        }),
+        case("NodeCIDR: only this node's pods are local", |w| {
+            route_from_node_b(w);
+            w.serve(svc().on([L1, R2]));
+            w.tcp(L2, w.cip(), 80).times(50).spread([L1, R2]).source_kept();
+            w.tcp(R1, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+            w.tcp(Ext, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+            w.tcp(Node, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+            w.tcp(L1, w.cip(), 80).times(50).spread([L1, R2]);
+        })
+        .flag("--detect-local-mode", "NodeCIDR"),
+        case("NodeCIDR: changed pod CIDRs apply while running", |w| {
+            w.serve(svc().on([L1]));
+            w.tcp(L2, w.cip(), 80).times(10).only([L1]).source_kept();
+            let mut moved = node(NODE_A, Some("z1"));
+            moved.objects[0]["spec"]["podCIDR"] = "10.99.0.0/24".into();
+            moved.objects[0]["spec"]["podCIDRs"] =
+                serde_json::json!(["10.99.0.0/24", "fd00:99::/64"]);
+            w.serve(moved);
+            w.tcp(L2, w.cip(), 80).times(10).only([L1]).masqueraded();
+            w.serve(node(NODE_A, Some("z1")));
+            w.tcp(L2, w.cip(), 80).times(10).only([L1]).source_kept();
+        })
+        .flag("--detect-local-mode", "NodeCIDR"),
+        case("InterfaceNamePrefix: what comes in by such a link is local", |w| {
+            route_from_node_b(w);
+            w.serve(svc().on([L1, R2]));
+            w.tcp(L2, w.cip(), 80).times(50).spread([L1, R2]).source_kept();
+            w.tcp(R1, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+            w.tcp(Ext, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+            w.tcp(Node, w.cip(), 80).times(50).spread([L1, R2]).masqueraded();
+            w.serve(svc().on([L1]));
+            w.tcp(L1, w.cip(), 80).times(20).only([L1]).masqueraded();
+        })
+        .flag("--detect-local-mode", "InterfaceNamePrefix")
+        .flag("--pod-interface-name-prefix", "pL"),
+        case("BridgeInterface: what comes in by the bridge is local", |w| {
+            bridge(w, [L2, L3]);
+            w.serve(svc().on([L1, L3, R2]));
+            w.tcp(L2, w.cip(), 80).times(90).spread([L1, L3, R2]).source_kept();
+            w.tcp(L1, w.cip(), 80).times(90).spread([L1, L3, R2]).masqueraded();
+            w.tcp(Ext, w.cip(), 80).times(90).spread([L1, L3, R2]).masqueraded();
+            w.tcp(Node, w.cip(), 80).times(90).spread([L1, L3, R2]).masqueraded();
+            w.serve(svc().on([L3]));
+            w.tcp(L3, w.cip(), 80).times(20).only([L3]).masqueraded();
+        })
+        .flag("--detect-local-mode", "BridgeInterface")
+        .flag("--pod-bridge-interface", "cni0"),
+    ]
+}

@@ -1,0 +1,197 @@
+//! vipd comes and goes: the rules stay, and what it finds is adopted.
+
+use super::support::manifests::{Ep, extra, slice, svc};
+use super::support::nft::{Watch, listing, tables};
+use super::support::plan::{Ext, L1, L2, L3, Node, R1, R2, Who};
+use super::support::runner::{Case, case, soak};
+use super::support::servers::{Tcp, Udp};
+use super::support::vipd::arguments;
+use super::support::world::World;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// A table of somebody else.
+fn foreign_table(w: &World) {
+    w.netns(Node).nft("add table inet foreign; add chain inet foreign keep { type filter hook forward priority 5; }");
+}
+
+fn has_foreign_table(w: &World) -> bool {
+    tables(w.netns(Node)).contains(&"table inet foreign".to_owned())
+}
+
+fn pins(w: &World) -> Vec<Who> {
+    let sticky = w.family.cluster_ip(42);
+    let pin = |client| w.tcp(Ext, sticky, 80).from(client).untraced().one_server();
+    w.family.crowd().into_iter().map(pin).collect()
+}
+
+const PORT: u16 = 8088;
+
+/// Three replicas, replaced one by one: the new one is ready, the old one is terminating and
+/// refuses connections 20 ms later, the old one is gone.
+fn roll(w: &World, updates: u8) {
+    let address = |n: u8| w.family.extra_endpoint(1 + n % 200);
+    let listen = |n| w.servers(L1).listen([(Tcp, SocketAddr::new(address(n), PORT))]);
+    let write = |endpoints: Vec<Ep>| {
+        w.write(slice(endpoints).ports([super::support::manifests::tcp("", PORT)]))
+    };
+    for step in 0..updates {
+        let old = address(step);
+        let kept = [address(step + 1), address(step + 2), address(step + 3)];
+        listen(step + 3);
+        write([old].into_iter().chain(kept).map(extra).collect());
+        w.sleep(5);
+        write([extra(old).draining()].into_iter().chain(kept.map(extra)).collect());
+        w.servers(L1).close_after(SocketAddr::new(old, PORT), Duration::from_millis(20));
+        w.sleep(30);
+        write(kept.map(extra).to_vec());
+        w.sleep(10);
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("a second vipd in the namespace ends with 2 and names the first one's pid", |w| {
+            w.serve(svc().on([L1]));
+            let second =
+                arguments(w.manifests(), &[("--admin-socket", "/run/second.sock")]).join(" ");
+            let said = w.vipd(&second);
+            assert_eq!(said.code, 2, "{}", said.out);
+            assert!(
+                said.out.contains(&w.pid().to_string()),
+                "{} is not named: {}",
+                w.pid(),
+                said.out
+            );
+            w.tcp(L2, w.cip(), 80).times(10).only([L1]);
+            w.kill();
+            w.start(&[]);
+            w.tcp(L2, w.cip(), 80).times(10).only([L1]);
+        }),
+        case("SIGTERM ends it with 0 and leaves the rules in place", |w| {
+            w.serve(svc().on([L1, R1]));
+            let before = listing(w.netns(Node));
+            let status = w.terminate();
+            assert!(status.success(), "{status}");
+            assert_eq!(listing(w.netns(Node)), before);
+            w.tcp(L2, w.cip(), 80).times(100).spread([L1, R1]).source_kept();
+            w.tcp(Ext, w.cip(), 80).times(100).spread([L1, R1]).masqueraded();
+            w.tcp(L2, w.cip(), 81).times(3).refused();
+        }),
+        case(
+            "62 a restart without changes writes nothing to the tables, and no foreign table is touched",
+            |w| {
+                foreign_table(w);
+                w.serve(svc().sticky(600).on([L1, R1]));
+                w.serve(svc().named("other", 42).udp().on([L1]));
+                w.tcp(L2, w.cip(), 80).times(5).one_server();
+                w.terminate();
+                let watch = Watch::start(w.netns(Node));
+                w.launch(&[]);
+                w.within(Duration::from_secs(5), || w.vipd("get services").code == 0);
+                w.sleep(500);
+                let changes = watch.changes();
+                assert_eq!(changes.objects, 0, "{changes:?}\n{}", w.log());
+                w.settle();
+                w.tcp(L2, w.cip(), 80).times(5).one_server();
+                assert!(has_foreign_table(w));
+            },
+        ),
+        case(
+            "killed under load and started again with other endpoints: no failure, no pin lost",
+            |w| {
+                w.write(svc().on([L1, R1]));
+                w.write(svc().named("sticky", 42).sticky(600).on([L1, L3, R1]));
+                w.write(svc().named("gone", 43).on([L1]));
+                w.serve(svc().named("kept", 44).on([L2]));
+                let before = pins(w);
+                let loads = [L3, Node, Ext].map(|who| w.load(who, w.cip(), 80, 60));
+                w.sleep(300);
+                w.kill();
+                w.sleep(300);
+                w.write(slice([L1, R2]));
+                w.write(svc().named("new", 45).on([L3]));
+                for file in ["gone.yaml", "gone-slice-a.yaml"] {
+                    std::fs::remove_file(w.manifests().join(file)).expect("written above");
+                }
+                w.start(&[]);
+                w.sleep(300);
+                for load in loads {
+                    let replies = load.stop();
+                    assert!(replies.outcomes.len() > 40, "{replies}");
+                    replies.reached();
+                }
+                assert_eq!(pins(w), before);
+                w.tcp(L2, w.cip(), 80).times(100).spread([L1, R2]);
+                w.tcp(L1, w.family.cluster_ip(43), 80).times(2).dropped();
+                w.tcp(L1, w.family.cluster_ip(44), 80).times(10).only([L2]);
+                w.tcp(L1, w.family.cluster_ip(45), 80).times(10).only([L3]);
+            },
+        ),
+        case("killed and started over and over: always served", |w| {
+            w.serve(svc().on([L1, R1]));
+            let load = w.load(L2, w.cip(), 80, 100);
+            for _ in 0..5 {
+                w.kill();
+                w.start(&[]);
+            }
+            load.stop().reached();
+        }),
+        case("63 cleanup leaves nothing of vipd, touches nothing foreign and ends with 0", |w| {
+            foreign_table(w);
+            w.write(svc().sticky(100).on([L1, R1]));
+            w.serve(svc().named("udp", 42).udp().on([L1]));
+            w.tcp(L2, w.cip(), 80).times(10).reached();
+            let udp = w.talking(L2, Udp, w.family.cluster_ip(42), 80);
+            w.answered_by(&udp, L1);
+            drop(udp);
+            w.terminate();
+            w.tcp(L2, w.cip(), 80).times(10).reached();
+            let said = w.vipd("cleanup");
+            assert_eq!(said.code, 0, "{}", said.out);
+            assert_eq!(tables(w.netns(Node)), ["table inet foreign"]);
+            assert_eq!(w.conntrack(w.address(L2), w.family.cluster_ip(42)), [] as [String; 0]);
+            let rules = w.sh(Node, "ip rule; ip -6 rule; ip -o link; ip route show table all");
+            assert!(!rules.contains("vipd"), "{rules}");
+            assert!(
+                w.tcp(L2, w.cip(), 80)
+                    .patience(Duration::from_millis(400))
+                    .replies()
+                    .answers()
+                    .is_empty()
+            );
+            let again = w.vipd("cleanup");
+            assert_eq!(again.code, 0, "with nothing to clean up: {}", again.out);
+            w.start(&[]);
+            w.tcp(L2, w.cip(), 80).times(10).reached();
+        }),
+        case(
+            "a rolling update loses no connection, though old pods refuse 20 ms after terminating",
+            |w| {
+                let first = |n: u8| SocketAddr::new(w.family.extra_endpoint(1 + n), PORT);
+                w.servers(L1).listen([0, 1, 2].map(|n| (Tcp, first(n))));
+                let start = [0, 1, 2].map(|n| extra(first(n).ip()));
+                w.serve(svc().on(start).to(PORT));
+                let load = w.load(L2, w.cip(), 80, 200);
+                let began = Instant::now();
+                let rounds = if soak() { 17 } else { 1 };
+                for _ in 0..rounds {
+                    roll(w, 60);
+                    // The next round begins with the replicas that this one ended with.
+                    if rounds > 1 {
+                        w.servers(L1).listen([0, 1, 2].map(|n| (Tcp, first(n))));
+                        w.serve(svc().on([0, 1, 2].map(|n| extra(first(n).ip()))).to(PORT));
+                        for n in 60..63 {
+                            w.servers(L1).close(Tcp, first(n));
+                        }
+                    }
+                }
+                let replies = load.stop();
+                let least =
+                    usize::try_from(began.elapsed().as_millis()).expect("minutes") / 5 * 8 / 10;
+                assert!(replies.outcomes.len() > least, "the load was too small: {replies}");
+                replies.reached();
+            },
+        ),
+    ]
+}

@@ -1,0 +1,116 @@
+//! An independent look at the node's tables: `nft` as reader and editor, the kernel's own
+//! notifications as counter.
+//!
+//! In: the node's namespace. Out: elements, rules, numbers of changes.
+//! Never: vipd's own netlink code.
+
+use super::netns::Netns;
+use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use serde_json::Value;
+
+/// The family and name of vipd's table.
+pub const TABLE: &str = "inet vipd";
+
+/// A set or map of vipd's table, as `nft` prints it.
+#[derive(Debug, Clone)]
+pub struct Set {
+    pub name: String,
+    /// Each as written in a listing: `key` or `key : value`.
+    pub elements: Vec<String>,
+}
+
+/// Names of all tables.
+pub fn tables(node: &Netns) -> Vec<String> {
+    node.sh("nft list tables").lines().map(str::to_owned).collect()
+}
+
+/// All objects of a kind (`rule`, `chain`, `set`, `map`) in vipd's table, without elements.
+pub fn objects(node: &Netns, kind: &str) -> Vec<Value> {
+    let listing = node.sh(&format!("nft -j -a -t list table {TABLE}"));
+    let listing: Value = serde_json::from_str(&listing).expect("nft -j prints JSON");
+    let all = listing["nftables"].as_array().cloned().unwrap_or_default();
+    all.into_iter().filter_map(|object| object.get(kind).cloned()).collect()
+}
+
+/// Every set and map that has elements.
+pub fn filled_sets(node: &Netns) -> Vec<Set> {
+    let mut filled = Vec::new();
+    for kind in ["set", "map"] {
+        for object in objects(node, kind) {
+            let name = object["name"].as_str().unwrap_or_default().to_owned();
+            if name.starts_with("__") {
+                continue;
+            }
+            let elements = elements(&node.sh(&format!("nft list {kind} {TABLE} {name}")));
+            if !elements.is_empty() {
+                filled.push(Set { name, elements });
+            }
+        }
+    }
+    filled
+}
+
+/// What stands between the braces after `elements =`.
+fn elements(listing: &str) -> Vec<String> {
+    let Some((_, rest)) = listing.split_once("elements = {") else { return Vec::new() };
+    let inside = rest.split('}').next().unwrap_or_default();
+    let words = |element: &str| element.split_whitespace().collect::<Vec<_>>().join(" ");
+    inside.split(',').map(words).filter(|element| !element.is_empty()).collect()
+}
+
+/// The table as text, in an order that does not depend on history, without what time changes.
+pub fn listing(node: &Netns) -> Vec<String> {
+    let mut lines = vec![node.sh(&format!("nft -t list table {TABLE}"))];
+    for mut set in filled_sets(node) {
+        set.elements.retain(|element| !element.contains("expires"));
+        set.elements.sort();
+        lines.extend(set.elements.iter().map(|element| format!("{}: {element}", set.name)));
+    }
+    lines
+}
+
+/// Counts the kernel's notifications about nf_tables.
+pub struct Watch {
+    socket: Socket,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Changes {
+    /// Things that were added or deleted.
+    pub objects: usize,
+    /// Transactions.
+    pub commits: usize,
+}
+
+impl Watch {
+    pub fn start(node: &Netns) -> Watch {
+        const NFNLGRP_NFTABLES: u32 = 7;
+        let socket = node.enter(|| {
+            let mut socket = Socket::new(NETLINK_NETFILTER).expect("root in its namespace");
+            socket.bind_auto().expect("a new socket");
+            socket.add_membership(NFNLGRP_NFTABLES).expect("root in its namespace");
+            socket.set_rx_buf_sz(8 << 20).ok();
+            socket.set_non_blocking(true).expect("a plain socket option");
+            socket
+        });
+        Watch { socket }
+    }
+
+    /// What changed since the last call.
+    pub fn changes(&self) -> Changes {
+        const NFT_MSG_NEWGEN: u8 = 15;
+        let mut changes = Changes::default();
+        while let Ok((bytes, _)) = self.socket.recv_from_full() {
+            let mut rest = bytes.as_slice();
+            while rest.len() >= 16 {
+                let size = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+                match rest[4] {
+                    NFT_MSG_NEWGEN => changes.commits += 1,
+                    _ => changes.objects += 1,
+                }
+                rest = rest.get(size.max(16).next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+        changes
+    }
+}

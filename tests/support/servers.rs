@@ -1,0 +1,179 @@
+//! Echo servers of one namespace: they answer with their own name and the peer they saw.
+//!
+//! In: addresses to listen on. Out: one line of text per connection or datagram; a log of
+//! datagrams.
+//! Never: a decision about what is right.
+//!
+//! TCP: on accept the line `NAME PEER LOCAL`; each later line comes back as `NAME LINE`.
+//! UDP: each datagram is answered with `NAME PEER LOCAL SIZE TEXT`, unless it starts with `Q`.
+
+use super::netns::Netns;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Proto {
+    Tcp,
+    Udp,
+}
+pub use Proto::{Tcp, Udp};
+
+impl Proto {
+    pub fn kubernetes(self) -> &'static str {
+        match self {
+            Tcp => "TCP",
+            Udp => "UDP",
+        }
+    }
+}
+
+enum Order {
+    Listen(Proto, SocketAddr, mpsc::Sender<()>),
+    Close(Proto, SocketAddr, Duration, mpsc::Sender<()>),
+}
+
+/// A datagram that arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived {
+    pub at: Instant,
+    pub from: SocketAddr,
+}
+
+pub struct Servers {
+    orders: UnboundedSender<Order>,
+    arrived: Arc<Mutex<Vec<Arrived>>>,
+}
+
+impl Servers {
+    /// A thread inside `netns`; listens nowhere yet.
+    pub fn start(netns: &Netns) -> Servers {
+        let (orders, inbox) = unbounded_channel();
+        let arrived = Arc::new(Mutex::new(Vec::new()));
+        let (name, log) = (netns.name().to_owned(), arrived.clone());
+        netns.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("epoll is available").block_on(serve(name, inbox, log));
+        });
+        Servers { orders, arrived }
+    }
+
+    /// Returns when clients can connect.
+    pub fn listen(&self, at: impl IntoIterator<Item = (Proto, SocketAddr)>) {
+        let (done, wait) = mpsc::channel();
+        for (proto, address) in at {
+            self.orders
+                .send(Order::Listen(proto, address, done.clone()))
+                .expect("server thread lives");
+        }
+        drop(done);
+        while wait.recv().is_ok() {}
+    }
+
+    pub fn close(&self, proto: Proto, address: SocketAddr) {
+        let (done, wait) = mpsc::channel();
+        self.orders
+            .send(Order::Close(proto, address, Duration::ZERO, done))
+            .expect("server thread lives");
+        wait.recv().ok();
+    }
+
+    /// From then on connections are refused, whatever the caller does meanwhile.
+    pub fn close_after(&self, address: SocketAddr, delay: Duration) {
+        let (done, _) = mpsc::channel();
+        self.orders.send(Order::Close(Tcp, address, delay, done)).expect("server thread lives");
+    }
+
+    /// Datagrams of a client since then.
+    pub fn arrived(&self, from: IpAddr, since: Instant) -> usize {
+        let log = self.arrived.lock().expect("no holder panics");
+        log.iter().filter(|one| one.from.ip() == from && one.at >= since).count()
+    }
+}
+
+async fn serve(name: String, mut inbox: UnboundedReceiver<Order>, log: Arc<Mutex<Vec<Arrived>>>) {
+    let name: Arc<str> = name.into();
+    let mut open: HashMap<(Proto, SocketAddr), JoinHandle<()>> = HashMap::new();
+    while let Some(order) = inbox.recv().await {
+        match order {
+            Order::Listen(Tcp, address, done) => {
+                let task = tokio::spawn(accept(name.clone(), listener(address)));
+                open.insert((Tcp, address), task);
+                drop(done);
+            }
+            Order::Listen(Udp, address, done) => {
+                let socket = UdpSocket::bind(address).await;
+                let socket =
+                    socket.unwrap_or_else(|error| panic!("{name}: udp {address}: {error}"));
+                let task = tokio::spawn(answer(name.clone(), socket, log.clone()));
+                open.insert((Udp, address), task);
+                drop(done);
+            }
+            Order::Close(proto, address, delay, done) => {
+                let Some(task) = open.remove(&(proto, address)) else { continue };
+                if delay.is_zero() {
+                    task.abort();
+                    task.await.ok();
+                    drop(done);
+                    continue;
+                }
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    task.abort();
+                });
+            }
+        }
+    }
+}
+
+fn listener(address: SocketAddr) -> TcpListener {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let listening = socket.and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(1024)
+    });
+    listening.unwrap_or_else(|error| panic!("tcp {address}: {error}"))
+}
+
+async fn accept(name: Arc<str>, listener: TcpListener) {
+    while let Ok((stream, peer)) = listener.accept().await {
+        tokio::spawn(converse(name.clone(), stream, peer));
+    }
+}
+
+/// Ends with the connection, whatever ended that.
+async fn converse(name: Arc<str>, mut stream: TcpStream, peer: SocketAddr) {
+    let Ok(local) = stream.local_addr() else { return };
+    stream.set_nodelay(true).ok();
+    let (read, mut write) = stream.split();
+    if write.write_all(format!("{name} {peer} {local}\n").as_bytes()).await.is_err() {
+        return;
+    }
+    let mut lines = BufReader::new(read).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if write.write_all(format!("{name} {line}\n").as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer(name: Arc<str>, socket: UdpSocket, log: Arc<Mutex<Vec<Arrived>>>) {
+    let Ok(local) = socket.local_addr() else { return };
+    let mut buffer = vec![0; 65536];
+    loop {
+        // An ICMP error of an earlier answer is no reason to stop.
+        let Ok((size, peer)) = socket.recv_from(&mut buffer).await else { continue };
+        log.lock().expect("no holder panics").push(Arrived { at: Instant::now(), from: peer });
+        if buffer[0] == b'Q' && size > 0 {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&buffer[..size.min(32)]).into_owned();
+        socket.send_to(format!("{name} {peer} {local} {size} {text}").as_bytes(), peer).await.ok();
+    }
+}
