@@ -1,6 +1,8 @@
 //! Arguments in, one command run.
 #![forbid(unsafe_code)]
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
