@@ -6,6 +6,7 @@
 pub mod nftables;
 
 use crate::planner::{Plan, PlanDelta};
+use std::os::fd::OwnedFd;
 
 /// What one apply or resync did to the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,6 +51,22 @@ pub trait Dataplane {
 
     /// Work that may wait for a quiet moment: deletions that packets in flight must not see.
     fn settle(&mut self) -> Result<Applied, Self::Error>;
+
+    /// Whether deletions wait for `settle`.
+    fn has_deferred(&self) -> bool;
+
+    /// Work for a long quiet moment: gives back what has not been used for long.
+    fn trim(&mut self) -> Result<Applied, Self::Error>;
+
+    /// From now on foreign edits are noticed. Doing so twice is harmless.
+    fn subscribe(&mut self) -> Result<(), Self::Error>;
+
+    /// A descriptor that becomes readable when others edit what is vipd's; `None` before
+    /// `subscribe`.
+    fn foreign_edits(&self) -> Option<OwnedFd>;
+
+    /// Undoes the foreign edits noticed so far; `None` if there were none.
+    fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Self::Error>;
 
     /// Removes everything of vipd's from the kernel.
     fn cleanup(&mut self) -> Result<Applied, Self::Error>;

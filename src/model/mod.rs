@@ -3,6 +3,8 @@
 //! In: nothing. Out: the types that `store` keeps and `planner` reads.
 //! Never: I/O, a clock, a Kubernetes API type, an import of another room.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod endpoints;
 mod key;
 mod known;

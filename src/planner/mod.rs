@@ -4,6 +4,8 @@
 //! Out: [`Plan`]s and the [`PlanDelta`] between two of them.
 //! Never: I/O, a clock, randomness; work for services that a change does not concern.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod claims;
 mod endpoints;
 mod explain;

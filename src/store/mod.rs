@@ -3,6 +3,8 @@
 //! In: objects that are there or gone. Out: [`Known`] per service, and the keys that changed.
 //! Never: I/O, a clock, a decision about traffic; work that grows with the number of services.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod dirty;
 #[cfg(test)]
 mod tests;

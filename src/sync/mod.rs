@@ -1,5 +1,15 @@
 //! The one writer: changes in, kernel commits and snapshots out.
+//!
+//! In: batches of changes, the node's addresses, foreign edits. Out: commits, clean flows, one
+//! published [`Snapshot`] after each.
+//! Never: a second task that writes; a wait for anything but the kernel.
 
+mod schedule;
 mod snapshot;
+mod task;
+mod writer;
 
+pub use schedule::{Schedule, Work};
 pub use snapshot::{Snapshot, SyncStatus};
+pub use task::run;
+pub use writer::{Settings, StaleFlows, Writer};

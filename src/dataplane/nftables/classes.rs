@@ -118,10 +118,6 @@ impl Classes {
         self.by_number.get(number as usize).copied().flatten()
     }
 
-    pub fn number(&self, key: ClassKey) -> Option<u32> {
-        self.by_key.get(&key).map(|entry| entry.number)
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = (ClassKey, u32)> {
         self.by_key.iter().map(|(key, entry)| (*key, entry.number))
     }

@@ -20,7 +20,7 @@ use super::state::{
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{NodePlan, ServicePlan, Target};
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::HashMap;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;

@@ -25,15 +25,16 @@ mod types;
 
 pub use error::Error;
 pub use kernel::Without;
-pub use monitor::{Edits, Monitor};
 
 use self::changes::{Changes, Structure};
 use self::kernel::Kernel;
+use self::monitor::Monitor;
 use self::set::Set;
 use self::state::State;
 use self::transaction::Encoder;
 use crate::dataplane::{Applied, Dataplane};
 use crate::planner::{Plan, PlanDelta, ServiceDelta};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Services that one transaction of a long delta holds: larger ones are no faster, and hold the
 /// kernel's nf_tables lock longer.
@@ -44,17 +45,13 @@ const SERVICES_AT_ONCE: usize = 1000;
 pub struct Nftables {
     kernel: Kernel,
     state: State,
+    monitor: Option<Monitor>,
 }
 
 impl Nftables {
     /// Opens the socket, in the calling thread's network namespace. Nothing is changed yet.
     pub fn open(without: Without) -> Result<Self, Error> {
-        Ok(Self { kernel: Kernel::open(without)?, state: State::default() })
-    }
-
-    /// A subscription to other programs' edits. To be opened after the first load.
-    pub fn monitor(&self) -> Result<Monitor, Error> {
-        Monitor::open(self.kernel.port_id())
+        Ok(Self { kernel: Kernel::open(without)?, state: State::default(), monitor: None })
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<Applied, Error> {
@@ -146,6 +143,36 @@ impl Dataplane for Nftables {
         self.commit(&changes)
     }
 
+    fn has_deferred(&self) -> bool {
+        !self.state.deferred.is_empty()
+    }
+
+    fn trim(&mut self) -> Result<Applied, Error> {
+        let mut changes = Changes::default();
+        self.state.trim(&mut changes);
+        self.commit(&changes)
+    }
+
+    fn subscribe(&mut self) -> Result<(), Error> {
+        if self.monitor.is_none() {
+            self.monitor = Some(Monitor::open(self.kernel.port_id())?);
+        }
+        Ok(())
+    }
+
+    fn foreign_edits(&self) -> Option<OwnedFd> {
+        self.monitor.as_ref()?.as_fd().try_clone_to_owned().ok()
+    }
+
+    fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Error> {
+        let Some(monitor) = &mut self.monitor else { return Ok(None) };
+        let edits = monitor.read()?;
+        if edits.is_empty() {
+            return Ok(None);
+        }
+        self.undo(&edits, plan).map(Some)
+    }
+
     fn cleanup(&mut self) -> Result<Applied, Error> {
         self.state = State::default();
         if !self.kernel.has_table()? {
@@ -153,19 +180,5 @@ impl Dataplane for Nftables {
         }
         let changes = Changes { structure: vec![Structure::RemoveTable], ..Changes::default() };
         self.commit(&changes)
-    }
-}
-
-impl Nftables {
-    /// Removes classes that no service uses any more. For a long quiet moment.
-    pub fn trim(&mut self) -> Result<Applied, Error> {
-        let mut changes = Changes::default();
-        self.state.trim(&mut changes);
-        self.commit(&changes)
-    }
-
-    /// Whether deletions wait for `settle`.
-    pub fn has_deferred(&self) -> bool {
-        !self.state.deferred.is_empty()
     }
 }

@@ -22,7 +22,7 @@ use super::{Nftables, SERVICES_AT_ONCE};
 use crate::dataplane::Applied;
 use crate::model::{Family, ServiceKey};
 use crate::planner::{Action, FrontendAddress, Plan, ServicePlan};
-use foldhash::{HashMap, HashMapExt as _, HashSet};
+use foldhash::{HashMap, HashSet};
 use std::net::IpAddr;
 
 /// One service with what the kernel was seen to hold of it.

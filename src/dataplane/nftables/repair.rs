@@ -16,7 +16,7 @@ use crate::planner::{FrontendAddress, FrontendKey, Plan};
 
 impl Nftables {
     /// Undoes what others did to the table.
-    pub fn repair(&mut self, edits: &Edits, plan: &Plan) -> Result<Applied, Error> {
+    pub(super) fn undo(&mut self, edits: &Edits, plan: &Plan) -> Result<Applied, Error> {
         match edits.scope {
             Scope::Table => self.load(plan),
             Scope::Unknown => self.resync(plan),

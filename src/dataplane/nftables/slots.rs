@@ -5,7 +5,6 @@
 
 use crate::planner::Target;
 use foldhash::HashMap;
-use foldhash::HashMapExt as _;
 
 /// The new table: every target in its fair share of slots, and as few slots changed as possible.
 /// Slots beyond `size` are dropped. `targets` has no duplicates and is not empty.

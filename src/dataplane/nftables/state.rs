@@ -7,7 +7,7 @@ use super::pools::PoolNumbers;
 use super::set::{Bytes, Element, Set, Value, frontend_key};
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{Action, FrontendAddress, NodePlan, PortPlan, Scope, ServicePlan, Target};
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -97,13 +97,6 @@ impl Counts {
         match family {
             Family::V4 => Box::new(self.v4.keys().map(|octets| IpAddr::from(*octets))),
             Family::V6 => Box::new(self.v6.keys().map(|octets| IpAddr::from(*octets))),
-        }
-    }
-
-    pub fn len(&self, family: Family) -> usize {
-        match family {
-            Family::V4 => self.v4.len(),
-            Family::V6 => self.v6.len(),
         }
     }
 }

@@ -1,0 +1,91 @@
+# One command for each thing that is done with vipd. Every target installs what it needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help deps rust deny demo test soak bench lint clean
+
+# A user's PATH on Debian lacks the folders that nft, ip and conntrack live in.
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+CARGO ?= cargo
+# Cases in namespaces mostly wait, so a few more than there are cores.
+TEST_THREADS ?= 4
+RUST_MINIMUM := 1.95
+
+help:
+	@echo 'make demo    build, and show a service at work in network namespaces (KEEP=1 leaves them)'
+	@echo 'make test    all tests (under 15 minutes on two cores)'
+	@echo 'make lint    format, clippy, licences and sources of dependencies'
+	@echo 'make bench   benchmarks of the pure rooms, then whole-system scale runs'
+	@echo 'make soak    the long tests: every case repeated, 100,000 objects'
+	@echo 'make deps    only install what the others need'
+	@echo 'make clean   remove what was built'
+
+# command:package pairs; only what is missing is installed.
+NEEDED := nft:nftables ip:iproute2 conntrack:conntrack tcpdump:tcpdump sysctl:procps \
+	ping:iputils-ping unshare:util-linux gcc:gcc
+
+deps: rust
+	@missing=()
+	for pair in $(NEEDED); do
+	  command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}")
+	done
+	[[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
+	if (( $${#missing[@]} )); then
+	  echo "installing $${missing[*]}"
+	  as_root=()
+	  if (( EUID != 0 )); then
+	    command -v sudo >/dev/null || {
+	      echo "missing: $${missing[*]}. Install them as root, or install sudo." >&2; exit 1; }
+	    as_root=(sudo)
+	  fi
+	  command -v apt-get >/dev/null || {
+	    echo "missing: $${missing[*]}. Not a Debian: install what holds them here." >&2; exit 1; }
+	  "$${as_root[@]}" apt-get update -qq
+	  "$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
+	fi
+
+rust:
+	@command -v $(CARGO) >/dev/null || {
+	  echo 'cargo is missing: install Rust $(RUST_MINIMUM) or later (rustup).' >&2; exit 1; }
+	have=$$($(CARGO) --version | cut -d' ' -f2)
+	oldest=$$(printf '%s\n' $(RUST_MINIMUM) "$$have" | sort -V | head -n1)
+	[[ $$oldest == $(RUST_MINIMUM) ]] || {
+	  echo "cargo is $$have, vipd needs Rust $(RUST_MINIMUM) or later (rustup update)." >&2; exit 1; }
+
+deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || {
+	  echo 'installing cargo-deny (built from source, some minutes)'
+	  $(CARGO) install --locked cargo-deny </dev/null; }
+
+# As root in namespaces of its own; as a user in a user namespace besides.
+demo: deps
+	@echo 'building vipd (release; minutes the first time)'
+	$(CARGO) build --release --bin vipd --example demo
+	$(CARGO) run --quiet --release --example demo
+
+test: deps
+	$(CARGO) test --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+soak: deps
+	NETNS_SOAK=1 NETNS_REPEAT=20 \
+	  $(CARGO) test --release --no-fail-fast -- --include-ignored --test-threads=$(TEST_THREADS)
+
+bench: deps
+	$(CARGO) bench
+
+# Advisories are left out: they need a database from the network at the moment of the check, and
+# would turn an unchanged tree red overnight. `cargo deny check advisories` asks for them.
+lint: deps deny
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || {
+	  echo 'rustfmt or clippy is missing: rustup component add rustfmt clippy' >&2; exit 1; }
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) deny --all-features check licenses bans sources
+
+clean:
+	$(CARGO) clean
+	rm -rf benches/out

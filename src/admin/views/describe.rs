@@ -1,0 +1,91 @@
+//! Everything about one Service: as it was written, and what this node does with it.
+
+use super::{
+    EndpointView, FrontendView, NodeView, ProblemView, ServiceView, endpoints_view, problems_of,
+    service_view, target,
+};
+use crate::model::{Known, ServiceKey};
+use crate::planner::{self, Locality, PortPlan};
+use crate::sync::Snapshot;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribeView {
+    pub service: ServiceView,
+    pub endpoints: Vec<EndpointView>,
+    pub node: NodeView,
+    pub ports: Vec<DescribedPort>,
+    pub problems: Vec<ProblemView>,
+}
+
+/// A Service port in one family on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DescribedPort {
+    pub name: String,
+    pub protocol: String,
+    pub port: u16,
+    pub affinity_seconds: Option<u32>,
+    /// How local pods are told in this family; `None`: not at all.
+    pub local: Option<String>,
+    pub frontends: Vec<FrontendView>,
+    pub endpoints: Vec<DescribedEndpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedEndpoint {
+    pub address: SocketAddr,
+    pub used: bool,
+    /// What becomes of it, in words.
+    pub why: String,
+    /// `here`, `elsewhere` or `unknown`, of an endpoint in use.
+    pub locality: Option<String>,
+}
+
+/// `None` without a Service of this name.
+pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
+    let known = snapshot.known.get(key)?;
+    let service = known.service.as_deref()?;
+    let plan = snapshot.plan.services.get(key);
+    let ports = plan.iter().flat_map(|plan| plan.ports.iter());
+    Some(DescribeView {
+        service: service_view(service, known, plan.map(|plan| &**plan)),
+        endpoints: endpoints_view(key, known).endpoints,
+        node: NodeView::from(&snapshot.plan),
+        ports: ports.map(|port| described_port(snapshot, known, port)).collect(),
+        problems: problems_of(snapshot, key),
+    })
+}
+
+fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> DescribedPort {
+    let detector = snapshot.plan.node.local_detector(port.family);
+    let endpoints = planner::explain(known, &snapshot.plan.facts, port);
+    let pool = || port.cluster.iter().chain(port.local.iter());
+    let locality = |at| pool().find(|e| e.target == at).map(|e| locality_name(e.locality));
+    DescribedPort {
+        name: port.name.0.to_string(),
+        protocol: port.protocol.name().to_owned(),
+        port: port.port,
+        affinity_seconds: port.affinity.map(Into::into),
+        local: (*detector != planner::LocalDetector::None).then(|| detector.to_string()),
+        frontends: port.frontends.iter().map(FrontendView::from).collect(),
+        endpoints: endpoints
+            .into_iter()
+            .map(|(at, use_of)| DescribedEndpoint {
+                address: target(at),
+                used: use_of.is_used(),
+                why: use_of.to_string(),
+                locality: locality(at).map(str::to_owned),
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn locality_name(locality: Locality) -> &'static str {
+    match locality {
+        Locality::Here => "here",
+        Locality::Elsewhere => "elsewhere",
+        Locality::Unknown => "unknown",
+    }
+}

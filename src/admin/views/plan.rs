@@ -1,0 +1,192 @@
+//! A plan as values to print.
+
+use super::describe::locality_name;
+use super::target;
+use crate::model::Family;
+use crate::planner::{
+    Action, Frontend, Masquerade, Plan, PoolEndpoint, PortPlan, Scope, ServicePlan,
+};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanView {
+    pub node: NodeView,
+    pub services: Vec<ServicePlanView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeView {
+    pub name: String,
+    pub zone: Option<String>,
+    pub addresses: Vec<String>,
+    pub interface_addresses: Vec<String>,
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<String>,
+    pub service_ranges: Vec<String>,
+    pub masquerade_all: bool,
+    pub drop_invalid: bool,
+    /// How local pods are told, in words.
+    pub local_v4: String,
+    pub local_v6: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePlanView {
+    pub namespace: String,
+    pub name: String,
+    pub ports: Vec<PortView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortView {
+    pub name: String,
+    pub protocol: String,
+    pub port: u16,
+    /// `IPv4` or `IPv6`
+    pub family: String,
+    pub affinity_seconds: Option<u32>,
+    pub frontends: Vec<FrontendView>,
+    pub cluster: Vec<PoolView>,
+    pub local: Vec<PoolView>,
+    /// UDP: flows to these stay.
+    pub serving: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendView {
+    /// `address:port/protocol`, or `node port N/protocol (family)`.
+    pub at: String,
+    pub kind: String,
+    /// `forward`, `reject` or `drop`
+    pub action: String,
+    /// Which pool is used: `cluster` or `local`.
+    pub scope: Option<String>,
+    /// `always`, `never` or `unless-local`
+    pub masquerade: Option<String>,
+    /// Sources that are let through; `None`: all.
+    pub allow: Option<Vec<String>>,
+    /// `namespace/name` of the service with the older claim; then nothing is done here.
+    pub lost_to: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    pub address: SocketAddr,
+    /// `here`, `elsewhere` or `unknown`
+    pub locality: String,
+    pub terminating: bool,
+}
+
+impl From<&Plan> for PlanView {
+    fn from(plan: &Plan) -> Self {
+        let services = plan.services.values().map(|service| (&**service).into()).collect();
+        Self { node: plan.into(), services }
+    }
+}
+
+impl From<&Plan> for NodeView {
+    fn from(plan: &Plan) -> Self {
+        let (facts, node) = (&plan.facts, &plan.node);
+        Self {
+            name: facts.name.to_string(),
+            zone: facts.zone.as_deref().map(str::to_owned),
+            addresses: texts(&facts.addresses),
+            interface_addresses: texts(&facts.interface_addresses),
+            pod_cidrs: texts(&facts.pod_cidrs),
+            service_ranges: texts(&node.service_ranges),
+            masquerade_all: node.masquerade_all,
+            drop_invalid: node.drop_invalid,
+            local_v4: node.local_v4.to_string(),
+            local_v6: node.local_v6.to_string(),
+        }
+    }
+}
+
+impl From<&ServicePlan> for ServicePlanView {
+    fn from(plan: &ServicePlan) -> Self {
+        Self {
+            namespace: plan.key.namespace().to_owned(),
+            name: plan.key.name().to_owned(),
+            ports: plan.ports.iter().map(PortView::from).collect(),
+        }
+    }
+}
+
+impl From<&PortPlan> for PortView {
+    fn from(port: &PortPlan) -> Self {
+        Self {
+            name: port.name.0.to_string(),
+            protocol: port.protocol.name().to_owned(),
+            port: port.port,
+            family: family(port.family).to_owned(),
+            affinity_seconds: port.affinity.map(Into::into),
+            frontends: port.frontends.iter().map(FrontendView::from).collect(),
+            cluster: port.cluster.iter().map(PoolView::from).collect(),
+            local: port.local.iter().map(PoolView::from).collect(),
+            serving: port.serving.iter().copied().map(target).collect(),
+        }
+    }
+}
+
+impl From<&Frontend> for FrontendView {
+    fn from(frontend: &Frontend) -> Self {
+        let forward = match &frontend.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Reject | Action::Drop => None,
+        };
+        Self {
+            at: frontend.at.to_string(),
+            kind: frontend.kind.name().to_owned(),
+            action: match frontend.action {
+                Action::Forward(_) => "forward",
+                Action::Reject => "reject",
+                Action::Drop => "drop",
+            }
+            .to_owned(),
+            scope: forward.map(|f| scope(f.scope).to_owned()),
+            masquerade: forward.map(|f| masquerade(f.masquerade).to_owned()),
+            allow: forward.and_then(|f| f.allow.as_deref()).map(texts),
+            lost_to: frontend.lost_to.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl From<&PoolEndpoint> for PoolView {
+    fn from(endpoint: &PoolEndpoint) -> Self {
+        Self {
+            address: target(endpoint.target),
+            locality: locality_name(endpoint.locality).to_owned(),
+            terminating: endpoint.terminating,
+        }
+    }
+}
+
+fn family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+fn scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Cluster => "cluster",
+        Scope::Local => "local",
+    }
+}
+
+fn masquerade(masquerade: Masquerade) -> &'static str {
+    match masquerade {
+        Masquerade::Always => "always",
+        Masquerade::Never => "never",
+        Masquerade::UnlessLocal => "unless-local",
+    }
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}

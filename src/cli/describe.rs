@@ -1,0 +1,208 @@
+//! `vipd describe service`: the object as kubectl shows it, then what this node does with it.
+
+use super::Error;
+use super::answers::From;
+use super::output::{self, TextFormat, escape};
+use super::table::{abbreviated, joined};
+use crate::admin::views::{DescribeView, DescribedEndpoint, DescribedPort, FrontendView};
+use crate::model::ServiceKey;
+use clap::{Args, ValueEnum};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+/// Where kubectl's values begin.
+const VALUE_COLUMN: usize = 26;
+
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// What to describe
+    #[arg(value_name = "KIND")]
+    kind: Kind,
+
+    /// NAME, or NAMESPACE/NAME
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// Namespace of NAME [default: default]
+    #[arg(short, long, value_name = "NS")]
+    namespace: Option<String>,
+
+    #[command(flatten)]
+    from: From,
+
+    /// How to print it
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: TextFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    #[value(alias = "services", alias = "svc")]
+    Service,
+}
+
+pub(super) fn run(flags: Flags) -> Result<(), Error> {
+    let Kind::Service = flags.kind;
+    let key = key(&flags.name, flags.namespace.as_deref())?;
+    let described = flags.from.open()?.service(&key)?;
+    match flags.output {
+        TextFormat::Text => output::print(&render(&described)),
+        TextFormat::Json => output::print_json(&described),
+        TextFormat::Yaml => output::print_yaml(&described),
+    }
+}
+
+fn key(name: &str, namespace: Option<&str>) -> Result<ServiceKey, Error> {
+    let usage = |text: String| Error::Usage(text);
+    if !name.contains('/') {
+        let key = ServiceKey::new(namespace.unwrap_or("default"), name);
+        return ServiceKey::parse(key.as_str())
+            .ok_or_else(|| usage("expected the name of a service: NAME or NAMESPACE/NAME".into()));
+    }
+    let key = ServiceKey::parse(name)
+        .ok_or_else(|| usage(format!("\"{name}\": expected NAME or NAMESPACE/NAME")))?;
+    match namespace {
+        Some(other) if other != key.namespace() => Err(usage(format!(
+            "\"{name}\" is not in the namespace of -n {other}: give one of them"
+        ))),
+        _ => Ok(key),
+    }
+}
+
+fn render(described: &DescribeView) -> String {
+    let mut text = String::new();
+    object(&mut text, described);
+    let _ = write!(text, "\nOn node {}:\n", escape(&described.node.name));
+    if described.ports.is_empty() {
+        text.push_str("  nothing: the service has no address or no port that is served\n");
+    }
+    for port in &described.ports {
+        for frontend in &port.frontends {
+            render_frontend(&mut text, port, frontend);
+        }
+        for endpoint in &port.endpoints {
+            let _ = writeln!(text, "    {}", render_endpoint(endpoint));
+        }
+    }
+    text.push_str("\nProblems:");
+    if described.problems.is_empty() {
+        text.push_str("                 <none>");
+    }
+    text.push('\n');
+    for problem in &described.problems {
+        let field =
+            if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
+        let line = format!("{}: {}: {field}{}", problem.severity, problem.source, problem.reason);
+        let _ = writeln!(text, "  {}", escape(&line));
+    }
+    text
+}
+
+/// The lines of `kubectl describe service`.
+fn object(out: &mut String, described: &DescribeView) {
+    let service = &described.service;
+    field(out, "Name", &service.name);
+    field(out, "Namespace", &service.namespace);
+    list(out, "Labels", &service.labels);
+    field(out, "Selector", &joined(&service.selector));
+    field(out, "Type", &service.service_type);
+    field(out, "IP", &joined(&service.cluster_ips));
+    if !service.external_ips.is_empty() {
+        field(out, "External IPs", &joined(&service.external_ips));
+    }
+    if !service.load_balancer_ips.is_empty() {
+        field(out, "LoadBalancer Ingress", &joined(&service.load_balancer_ips));
+    }
+    for port in &service.ports {
+        let name = if port.name.is_empty() { "<unset>" } else { &port.name };
+        let protocol = &port.protocol;
+        field(out, "Port", &format!("{name}  {}/{protocol}", port.port));
+        let target = port.target_port.clone().unwrap_or_else(|| port.port.to_string());
+        field(out, "TargetPort", &format!("{target}/{protocol}"));
+        if let Some(node_port) = port.node_port {
+            field(out, "NodePort", &format!("{name}  {node_port}/{protocol}"));
+        }
+        let ready: Vec<SocketAddr> = described
+            .endpoints
+            .iter()
+            .filter(|e| e.ready && e.port_name == port.name && e.protocol == *protocol)
+            .map(|e| SocketAddr::new(e.address, e.port))
+            .collect();
+        field(out, "Endpoints", &abbreviated(&ready));
+    }
+    let affinity = match service.session_affinity_seconds {
+        Some(seconds) => format!("ClientIP ({seconds} s)"),
+        None => "None".to_owned(),
+    };
+    field(out, "Session Affinity", &affinity);
+    if service.service_type != "ClusterIP" {
+        field(out, "External Traffic Policy", &service.external_traffic_policy);
+    }
+    field(out, "Internal Traffic Policy", &service.internal_traffic_policy);
+}
+
+fn render_frontend(out: &mut String, port: &DescribedPort, frontend: &FrontendView) {
+    let _ = writeln!(out, "  {} ({})", frontend.at, frontend.kind);
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(out, "    {name:<12}{}", escape(value));
+    };
+    if let Some(holder) = &frontend.lost_to {
+        line("Action:", &format!("none: {holder} holds this address and port"));
+        return;
+    }
+    let used = port.endpoints.iter().filter(|endpoint| endpoint.used).count();
+    match (&*frontend.action, frontend.scope.as_deref()) {
+        ("forward", scope) => {
+            let local = if scope == Some("local") { " of this node" } else { "" };
+            let noun = if used == 1 { "endpoint" } else { "endpoints" };
+            line("Action:", &format!("forward, spread over {used} {noun}{local}"));
+        }
+        ("reject", _) => line("Action:", "reject at once: no endpoint can take a connection"),
+        _ => line("Action:", "drop: policy Local, and no endpoint on this node"),
+    }
+    if let Some(masquerade) = frontend.masquerade.as_deref() {
+        line("Masquerade:", &render_masquerade(masquerade, port.local.as_deref()));
+    }
+    if let Some(seconds) = port.affinity_seconds {
+        line("Affinity:", &format!("a client keeps its endpoint for {seconds} s"));
+    }
+    if let Some(allow) = &frontend.allow {
+        line("Allowed:", &joined(allow));
+    }
+}
+
+fn render_masquerade(masquerade: &str, local: Option<&str>) -> String {
+    match (masquerade, local) {
+        ("unless-local", Some(local)) => format!("unless it comes from a local pod ({local})"),
+        ("always", _) => "always".to_owned(),
+        _ => "only when an endpoint reaches itself".to_owned(),
+    }
+}
+
+fn render_endpoint(endpoint: &DescribedEndpoint) -> String {
+    let place = match endpoint.locality.as_deref() {
+        Some("here") => ", on this node",
+        Some("elsewhere") => ", on another node",
+        Some(_) => ", node unknown",
+        None => "",
+    };
+    let not = if endpoint.used { "" } else { "not used: " };
+    format!("{}  {not}{}{place}", endpoint.address, endpoint.why)
+}
+
+fn field(out: &mut String, name: &str, value: &str) {
+    let _ = writeln!(out, "{:<VALUE_COLUMN$}{}", format!("{name}:"), escape(value));
+}
+
+/// One value a line, as kubectl lists labels.
+fn list(out: &mut String, name: &str, values: &[String]) {
+    match values.split_first() {
+        None => field(out, name, "<none>"),
+        Some((first, rest)) => {
+            field(out, name, first);
+            for value in rest {
+                let _ = writeln!(out, "{:VALUE_COLUMN$}{}", "", escape(value));
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! How packets of local pods are told from others.
+
+use super::{Error, Warning, cidr};
+use crate::planner::DetectLocal;
+use clap::{ValueEnum, builder::PossibleValue};
+use ipnet::IpNet;
+
+/// `--detect-local-mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    ClusterCidr,
+    NodeCidr,
+    BridgeInterface,
+    InterfaceNamePrefix,
+}
+
+impl Mode {
+    /// As the flag and KubeProxyConfiguration write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::ClusterCidr => "ClusterCIDR",
+            Mode::NodeCidr => "NodeCIDR",
+            Mode::BridgeInterface => "BridgeInterface",
+            Mode::InterfaceNamePrefix => "InterfaceNamePrefix",
+        }
+    }
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Mode::ClusterCidr, Mode::NodeCidr, Mode::BridgeInterface, Mode::InterfaceNamePrefix]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+/// The flags that belong to the modes, as given.
+pub(super) struct Given<'a> {
+    pub mode: Option<Mode>,
+    pub cluster_cidr: &'a [IpNet],
+    pub bridge: Option<&'a str>,
+    pub prefix: Option<&'a str>,
+}
+
+pub(super) fn resolve(given: &Given, warnings: &mut Vec<Warning>) -> Result<DetectLocal, Error> {
+    let mode = given.mode.unwrap_or(Mode::ClusterCidr);
+    let cidrs = cidr::pair("--cluster-cidr", given.cluster_cidr, warnings)?;
+    let unused = [
+        (Mode::ClusterCidr, "--cluster-cidr", !cidrs.is_empty()),
+        (Mode::BridgeInterface, "--pod-bridge-interface", given.bridge.is_some()),
+        (Mode::InterfaceNamePrefix, "--pod-interface-name-prefix", given.prefix.is_some()),
+    ];
+    for (owner, flag, present) in unused {
+        if present && owner != mode {
+            warnings.push(Warning::NoEffect { flag, mode: mode.name() });
+        }
+    }
+    let missing = |flag, reason| Error::Missing { mode: mode.name(), flag, reason };
+    match mode {
+        Mode::ClusterCidr if cidrs.is_empty() => {
+            if given.mode.is_some() {
+                warnings.push(Warning::NoClusterCidr);
+            }
+            Ok(DetectLocal::None)
+        }
+        Mode::ClusterCidr => Ok(DetectLocal::ClusterCidr(cidrs)),
+        Mode::NodeCidr => Ok(DetectLocal::NodeCidr),
+        Mode::BridgeInterface => {
+            let name = given.bridge.ok_or_else(|| {
+                missing("--pod-bridge-interface NAME", "the bridge that all pods are attached to")
+            })?;
+            Ok(DetectLocal::BridgeInterface(name.into()))
+        }
+        Mode::InterfaceNamePrefix => {
+            let prefix = given.prefix.ok_or_else(|| {
+                missing("--pod-interface-name-prefix PREFIX", "how pods' interfaces begin (veth)")
+            })?;
+            Ok(DetectLocal::InterfaceNamePrefix(prefix.into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Given = Given { mode: None, cluster_cidr: &[], bridge: None, prefix: None };
+
+    #[test]
+    fn without_a_cidr_there_is_no_detector() {
+        let mut warnings = Vec::new();
+        assert_eq!(resolve(&NOTHING, &mut warnings), Ok(DetectLocal::None));
+        assert_eq!(warnings, []);
+        let asked = Given { mode: Some(Mode::ClusterCidr), ..NOTHING };
+        assert_eq!(resolve(&asked, &mut warnings), Ok(DetectLocal::None));
+        assert_eq!(warnings, [Warning::NoClusterCidr]);
+    }
+
+    #[test]
+    fn interface_modes_need_their_interface() {
+        for (mode, flag) in [
+            (Mode::BridgeInterface, "--pod-bridge-interface"),
+            (Mode::InterfaceNamePrefix, "--pod-interface-name-prefix"),
+        ] {
+            let given = Given { mode: Some(mode), ..NOTHING };
+            let error = resolve(&given, &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(mode.name()), "{error}");
+        }
+    }
+
+    #[test]
+    fn another_modes_flag_has_no_effect() {
+        let given = Given { mode: Some(Mode::NodeCidr), bridge: Some("cni0"), ..NOTHING };
+        let mut warnings = Vec::new();
+        assert_eq!(resolve(&given, &mut warnings), Ok(DetectLocal::NodeCidr));
+        assert_eq!(
+            warnings,
+            [Warning::NoEffect { flag: "--pod-bridge-interface", mode: "NodeCIDR" }]
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! The flags, and how they become a checked configuration.
+
+use super::{
+    Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log, LogFormat, LogLevel,
+    NodeConfig, ProxyMode, Warning, cidr, detect, duration, value,
+};
+use crate::planner::Policy;
+use clap::{ArgAction, Args};
+use ipnet::IpNet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What decides what this node does.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Node")]
+pub struct NodeFlags {
+    /// Name of this machine's Node object, if not its host name
+    #[arg(long, env = "VIPD_HOSTNAME_OVERRIDE", value_name = "NAME")]
+    #[arg(value_parser = value::node_name)]
+    hostname_override: Option<String>,
+
+    /// How packets of local pods are told from others [default: ClusterCIDR]
+    #[arg(long, env = "VIPD_DETECT_LOCAL_MODE", value_name = "MODE")]
+    detect_local_mode: Option<DetectLocalMode>,
+
+    /// Source addresses of pods: one CIDR, or one of each family
+    #[arg(long, env = "VIPD_CLUSTER_CIDR", value_name = "CIDR[,CIDR]")]
+    #[arg(value_delimiter = ',', value_parser = value::cidr)]
+    cluster_cidr: Vec<IpNet>,
+
+    /// The bridge that all local pods are attached to (mode BridgeInterface)
+    #[arg(long, env = "VIPD_POD_BRIDGE_INTERFACE", value_name = "IF")]
+    #[arg(value_parser = value::interface)]
+    pod_bridge_interface: Option<String>,
+
+    /// How the names of local pods' interfaces begin (mode InterfaceNamePrefix)
+    #[arg(long, env = "VIPD_POD_INTERFACE_NAME_PREFIX", value_name = "PREFIX")]
+    #[arg(value_parser = value::interface)]
+    pod_interface_name_prefix: Option<String>,
+
+    /// Masquerade all traffic to cluster IPs
+    #[arg(long, env = "VIPD_MASQUERADE_ALL", value_name = "true|false")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
+    masquerade_all: bool,
+
+    /// Ranges of cluster IPs, in which unallocated addresses are dropped: one CIDR, or one of
+    /// each family
+    #[arg(long, env = "VIPD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR[,CIDR]")]
+    #[arg(value_delimiter = ',', value_parser = value::cidr)]
+    service_cluster_ip_range: Vec<IpNet>,
+
+    /// Drop packets of service addresses that conntrack calls INVALID
+    #[arg(long, env = "VIPD_DROP_INVALID", value_name = "true|false")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "true")]
+    drop_invalid: bool,
+}
+
+impl NodeFlags {
+    pub fn check(self) -> Result<NodeConfig, Error> {
+        let mut warnings = Vec::new();
+        let given = detect::Given {
+            mode: self.detect_local_mode,
+            cluster_cidr: &self.cluster_cidr,
+            bridge: self.pod_bridge_interface.as_deref(),
+            prefix: self.pod_interface_name_prefix.as_deref(),
+        };
+        let policy = Policy {
+            masquerade_all: self.masquerade_all,
+            detect: detect::resolve(&given, &mut warnings)?,
+            service_ranges: cidr::pair(
+                "--service-cluster-ip-range",
+                &self.service_cluster_ip_range,
+                &mut warnings,
+            )?,
+            drop_invalid: self.drop_invalid,
+        };
+        let node_name = self.hostname_override.map_or_else(host_name, Ok)?.into();
+        Ok(NodeConfig { node_name, policy, warnings })
+    }
+
+    fn leaves_detection_open(&self) -> bool {
+        self.detect_local_mode.is_none() && self.cluster_cidr.is_empty()
+    }
+}
+
+/// The flags of `vipd run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunFlags {
+    /// Directory of Services, EndpointSlices, Endpoints and Nodes as YAML or JSON; read
+    /// recursively and followed
+    #[arg(long, env = "VIPD_MANIFESTS", value_name = "DIR")]
+    manifests: PathBuf,
+
+    #[command(flatten)]
+    node: NodeFlags,
+
+    /// What makes the plan true
+    #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE", default_value = "nftables")]
+    proxy_mode: ProxyMode,
+
+    /// Least time between two commits, as Go writes durations (500ms, 1m30s); 0: at once
+    #[arg(long, env = "VIPD_MIN_SYNC_PERIOD", value_name = "DUR", default_value = "0")]
+    #[arg(value_parser = duration::parse)]
+    min_sync_period: Duration,
+
+    /// Unix socket on which `vipd get`, `describe` and `trace` are answered
+    #[arg(long, env = "VIPD_ADMIN_SOCKET", value_name = "PATH")]
+    #[arg(default_value = DEFAULT_ADMIN_SOCKET, value_parser = value::socket)]
+    admin_socket: PathBuf,
+
+    /// Kernel features to do without, although the kernel has them
+    #[arg(long, env = "VIPD_WITHOUT", value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
+    without: Vec<Feature>,
+
+    /// How much is logged
+    #[arg(long, env = "VIPD_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: LogLevel,
+
+    /// How it is logged
+    #[arg(long, env = "VIPD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+impl RunFlags {
+    pub fn check(self) -> Result<Config, Error> {
+        let detection_open = self.node.leaves_detection_open();
+        let mut node = self.node.check()?;
+        // An offline question is asked without this flag all the time; a daemon rarely means it.
+        if detection_open {
+            node.warnings.push(Warning::NoClusterCidr);
+        }
+        Ok(Config {
+            manifests: self.manifests,
+            node_name: node.node_name,
+            policy: node.policy,
+            proxy_mode: self.proxy_mode,
+            min_sync_period: self.min_sync_period,
+            admin_socket: self.admin_socket,
+            without: self.without.into_iter().collect(),
+            log: Log { level: self.log_level, format: self.log_format },
+            warnings: node.warnings,
+        })
+    }
+}
+
+fn host_name() -> Result<String, Error> {
+    let host = rustix::system::uname();
+    let name = host.nodename().to_string_lossy().trim().to_lowercase();
+    if name.is_empty() { Err(Error::NoHostname) } else { Ok(name) }
+}
+
+/// Path of the admin socket, as `run` and every command that asks the daemon take it.
+#[derive(Debug, Clone, Args)]
+pub struct SocketFlag {
+    /// Unix socket of the daemon
+    #[arg(long, env = "VIPD_ADMIN_SOCKET", value_name = "PATH")]
+    #[arg(default_value = DEFAULT_ADMIN_SOCKET, value_parser = value::socket)]
+    pub admin_socket: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::DetectLocal;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: RunFlags,
+    }
+
+    fn config(flags: &str) -> Config {
+        let words = ["vipd", "--manifests", "/m"].into_iter().chain(flags.split_whitespace());
+        Command::try_parse_from(words).unwrap().run.check().unwrap()
+    }
+
+    fn refusal(flags: &str) -> String {
+        let words = ["vipd", "--manifests", "/m"].into_iter().chain(flags.split_whitespace());
+        match Command::try_parse_from(words) {
+            Ok(command) => command.run.check().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let config = config("");
+        assert_eq!(config.admin_socket.to_str(), Some(DEFAULT_ADMIN_SOCKET));
+        assert_eq!(config.min_sync_period, Duration::ZERO);
+        assert!(config.policy.drop_invalid && !config.policy.masquerade_all);
+        assert_eq!(config.policy.detect, DetectLocal::None);
+        assert_eq!(config.policy.service_ranges, []);
+        assert_eq!(config.warnings, [Warning::NoClusterCidr]);
+        assert!(!config.node_name.is_empty());
+    }
+
+    #[test]
+    fn the_node_name_is_trimmed_and_lower_cased() {
+        let words = ["vipd", "--manifests", "/m", "--hostname-override", " Node-A "];
+        let config = Command::try_parse_from(words).unwrap().run.check().unwrap();
+        assert_eq!(&*config.node_name, "node-a");
+    }
+
+    #[test]
+    fn booleans_as_pflag_reads_them() {
+        assert!(config("--masquerade-all").policy.masquerade_all);
+        assert!(config("--masquerade-all=T").policy.masquerade_all);
+        assert!(!config("--masquerade-all=false").policy.masquerade_all);
+        assert!(!config("--drop-invalid=0").policy.drop_invalid);
+        assert!(refusal("--masquerade-all=maybe").contains("expected true or false"));
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_its_flag_and_what_is_right() {
+        for (flags, parts) in [
+            ("--min-sync-period 5", ["--min-sync-period", "'5'", "1m30s"]),
+            ("--cluster-cidr 10.0.0.1", ["--cluster-cidr", "'10.0.0.1'", "10.254.0.0/16"]),
+            ("--proxy-mode ipvs", ["--proxy-mode", "'ipvs'", "nftables"]),
+            ("--detect-local-mode Bridge", ["--detect-local-mode", "'Bridge'", "NodeCIDR"]),
+            ("--without cake", ["--without", "'cake'", "conntrack-filter"]),
+            ("--admin-socket here.sock", ["--admin-socket", "'here.sock'", "absolute path"]),
+            ("--pod-bridge-interface a/b", ["--pod-bridge-interface", "'a/b'", "15 bytes"]),
+            (
+                "--service-cluster-ip-range 10.0.0.0/8,11.0.0.0/8",
+                ["--service-cluster-ip-range", "10.0.0.0/8,11.0.0.0/8", "one of IPv4"],
+            ),
+        ] {
+            let text = refusal(flags);
+            for part in parts {
+                assert!(text.contains(part), "{flags}: {part} is missing in: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn features_can_be_forced_off() {
+        let config = config("--without conntrack-filter,element-count");
+        assert_eq!(
+            Vec::from_iter(config.without),
+            [Feature::ConntrackFilter, Feature::ElementCount]
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! What the operator asked for, checked once.
+//!
+//! In: flags, `VIPD_*` environment variables. Out: one [`Config`], or one error that names the flag.
+//! Never: a default that is decided anywhere else; a look at the cluster.
+
+mod cidr;
+mod detect;
+mod duration;
+mod flags;
+mod value;
+
+pub use detect::Mode as DetectLocalMode;
+pub use flags::{NodeFlags, RunFlags, SocketFlag};
+
+use crate::planner::Policy;
+use clap::ValueEnum;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the daemon answers unless told otherwise.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/vipd/admin.sock";
+
+/// Everything that `vipd run` was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub manifests: PathBuf,
+    pub node_name: Arc<str>,
+    pub policy: Policy,
+    pub proxy_mode: ProxyMode,
+    /// Least time between two commits; zero: at once.
+    pub min_sync_period: Duration,
+    pub admin_socket: PathBuf,
+    pub without: BTreeSet<Feature>,
+    pub log: Log,
+    /// What was accepted, but should be looked at.
+    pub warnings: Vec<Warning>,
+}
+
+/// The part that decides what a node does: the same for the daemon and for offline commands.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub node_name: Arc<str>,
+    pub policy: Policy,
+    pub warnings: Vec<Warning>,
+}
+
+/// Which dataplane makes the plan true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProxyMode {
+    Nftables,
+}
+
+/// What a kernel may lack; forced off, the fall-back is used although the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Feature {
+    /// Deleting conntrack entries by a filter that the kernel applies (6.12).
+    ConntrackFilter,
+    /// Element counts in set listings.
+    ElementCount,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A value that is used in another way than it was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    #[error("{flag}: {given} has host bits set; used as {used}")]
+    HostBits { flag: &'static str, given: ipnet::IpNet, used: ipnet::IpNet },
+    #[error(
+        "--detect-local-mode ClusterCIDR without --cluster-cidr: local pods cannot be told from \
+         others, so nobody is masqueraded for being remote"
+    )]
+    NoClusterCidr,
+    #[error("{flag} has no effect with --detect-local-mode {mode}")]
+    NoEffect { flag: &'static str, mode: &'static str },
+}
+
+/// A flag that cannot be used; the text names it, its value and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{flag} \"{value}\": {reason}")]
+    Value { flag: &'static str, value: String, reason: &'static str },
+    #[error("--detect-local-mode {mode} needs {flag}: {reason}")]
+    Missing { mode: &'static str, flag: &'static str, reason: &'static str },
+    #[error("the host's name is empty: set it, or pass --hostname-override NAME")]
+    NoHostname,
+}

@@ -1,0 +1,324 @@
+//! The kernel's conntrack table. EDGE: all system calls of this room are here.
+
+use super::query::{Destination, Query};
+use super::stale::Flow;
+use crate::model::{Family, Protocol};
+use crate::netlink::{
+    Attributes, Buffer, ExtendedError, Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
+    NLM_F_REQUEST, NLMSG_DONE, SUBSYS_CTNETLINK, Socket,
+};
+use crate::planner::Target;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// `linux/netfilter/nfnetlink_conntrack.h`
+const CT_NEW: u16 = SUBSYS_CTNETLINK << 8;
+const CT_GET: u16 = CT_NEW | 1;
+const CT_DELETE: u16 = CT_NEW | 2;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+
+/// `net/netfilter/nf_internals.h`: the kernel has no public name for these.
+const FILTER_IP_DST: u32 = 1 << 1;
+const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
+
+/// `struct nfgenmsg` version that makes a deletion without a full tuple obey the family.
+const NFNETLINK_V1: u8 = 1;
+
+/// Deletions in one `sendmsg`; each that fails takes about 1 KiB of the receive buffer, which is
+/// 208 KiB where the system-wide limit applies.
+const BATCH: usize = 128;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no conntrack netlink socket ({0}); is the kernel module nf_conntrack_netlink there?")]
+    Open(#[source] io::Error),
+    #[error("conntrack request not sent: {0}")]
+    Send(#[source] io::Error),
+    #[error("conntrack answer not received: {0}")]
+    Receive(#[source] io::Error),
+    #[error("the kernel refuses to list conntrack entries: {0}; is CAP_NET_ADMIN missing?")]
+    Dump(#[source] ExtendedError),
+    #[error("the kernel refuses to delete conntrack entries: {0}; is CAP_NET_ADMIN missing?")]
+    Delete(#[source] ExtendedError),
+    #[error("the kernel refuses to delete conntrack entries by filter: {0}")]
+    Filter(#[source] ExtendedError),
+    #[error("the conntrack cleaner's thread does not start: {0}; check the limit of processes")]
+    Thread(#[source] io::Error),
+}
+
+/// One conntrack entry. The id tells it from a later one of the same flow, unless the kernel put
+/// that at the same place in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Entry {
+    pub flow: Flow,
+    pub id: u32,
+}
+
+/// Whether a listing can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "an interrupted listing may lack entries"]
+pub enum Dump {
+    Whole,
+    /// The table changed shape under the walk: entries may be missing.
+    Interrupted,
+}
+
+/// The conntrack table of one network namespace, zone 0: where traffic is that no rule put into a
+/// zone, and the only one where vipd's translations are.
+#[derive(Debug)]
+pub struct Table {
+    socket: Socket,
+    buffer: Buffer,
+}
+
+impl Table {
+    /// The table of the calling thread's namespace.
+    pub fn open() -> Result<Self, Error> {
+        let socket = Socket::open().map_err(Error::Open)?;
+        // The kernel answers within `send` and within each `receive` of a listing. What is not
+        // there then never comes, and waiting for it would be for ever.
+        socket.set_nonblocking(true).map_err(Error::Open)?;
+        Ok(Self { socket, buffer: Buffer::default() })
+    }
+
+    /// A new socket, if there is one to be had: what the old one still holds is forgotten.
+    pub fn reopen(&mut self) {
+        if let Ok(table) = Self::open() {
+            *self = table;
+        }
+    }
+
+    /// Hands the UDP entries to `each` that a query asks for, and possibly others: the filter is
+    /// the kernel's (≥ 5.8; older ones ignore it), judging stays with the caller.
+    pub fn dump(&mut self, query: &Query, mut each: impl FnMut(Entry)) -> Result<Dump, Error> {
+        let seq = self.begin(CT_GET, NLM_F_DUMP, query.family, 0);
+        put_filter(&mut self.buffer, query.destination);
+        self.send()?;
+        let mut dump = Dump::Whole;
+        loop {
+            for message in self.socket.receive().map_err(Error::Receive)? {
+                if message.seq != seq {
+                    continue;
+                }
+                if message.flags & NLM_F_DUMP_INTR != 0 {
+                    dump = Dump::Interrupted;
+                }
+                if let Some(error) = failure(&message) {
+                    return Err(Error::Dump(error));
+                }
+                if message.kind == NLMSG_DONE {
+                    return Ok(dump);
+                }
+                if let Some(entry) = parse(&message) {
+                    each(entry);
+                }
+            }
+        }
+    }
+
+    /// Deletes these entries; one that is gone, or replaced by another with the same tuple, is
+    /// none of ours any more. How many were really deleted.
+    pub fn delete(&mut self, entries: &[Entry]) -> Result<u64, Error> {
+        let mut deleted = 0;
+        for batch in entries.chunks(BATCH) {
+            self.buffer.clear();
+            let mut last = 0;
+            for (index, entry) in batch.iter().enumerate() {
+                // Failures are always reported; the last answer ends the batch.
+                let flags = if index + 1 == batch.len() { NLM_F_ACK } else { 0 };
+                last = self.socket.next_seq();
+                let family = Family::of(entry.flow.destination.address);
+                self.buffer.begin(CT_DELETE, NLM_F_REQUEST | flags, last, number(family), 0, 0);
+                put_tuple(&mut self.buffer, &entry.flow);
+                self.buffer.attr_u32(CTA_ID, entry.id);
+            }
+            self.send()?;
+            deleted += batch.len() as u64 - self.missing(last)?;
+        }
+        Ok(deleted)
+    }
+
+    /// Reads answers up to the one to request `last`; how many say that there is no such entry.
+    fn missing(&mut self, last: u32) -> Result<u64, Error> {
+        let (mut missing, mut refused) = (0, None);
+        loop {
+            for message in self.socket.receive().map_err(Error::Receive)? {
+                let Some(error) = ExtendedError::of(&message) else { continue };
+                let is_last = error.seq == last;
+                match error.errno {
+                    0 => {}
+                    libc::ENOENT => missing += 1,
+                    _ => refused = Some(error),
+                }
+                if is_last {
+                    return refused.map_or(Ok(missing), |error| Err(Error::Delete(error)));
+                }
+            }
+        }
+    }
+
+    /// Deletes every UDP entry with this original destination, in one walk of the kernel.
+    ///
+    /// Kernel ≥ 6.12 only. 5.8 to 6.11 answer EOPNOTSUPP; older ones delete every entry there is.
+    pub fn delete_all_to(&mut self, address: Ipv4Addr, port: u16) -> Result<(), Error> {
+        let seq = self.begin(CT_DELETE, NLM_F_ACK, Family::V4, NFNETLINK_V1);
+        put_filter(&mut self.buffer, Destination::V4(address, port));
+        self.buffer.attr_u16(CTA_ZONE, 0);
+        self.send()?;
+        loop {
+            for message in self.socket.receive().map_err(Error::Receive)? {
+                match ExtendedError::of(&message) {
+                    Some(error) if error.seq != seq => {}
+                    Some(error) if error.errno != 0 => return Err(Error::Filter(error)),
+                    Some(_) => return Ok(()),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, kind: u16, flags: u16, family: Family, version: u8) -> u32 {
+        let seq = self.socket.next_seq();
+        self.buffer.clear();
+        self.buffer.begin(kind, NLM_F_REQUEST | flags, seq, number(family), version, 0);
+        seq
+    }
+
+    fn send(&mut self) -> Result<(), Error> {
+        self.buffer.end();
+        self.socket.send(self.buffer.bytes()).map_err(Error::Send)
+    }
+}
+
+fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => libc::AF_INET as u8,
+        Family::V6 => libc::AF_INET6 as u8,
+    }
+}
+
+/// A failed listing says so in an error or, once it has begun, in its end marker.
+fn failure(message: &Message<'_>) -> Option<ExtendedError> {
+    if message.kind == NLMSG_DONE {
+        let code = i32::from_ne_bytes(message.payload.get(..4)?.try_into().ok()?);
+        let seq = message.seq;
+        return (code < 0).then_some(ExtendedError {
+            errno: -code,
+            message: None,
+            offset: None,
+            seq,
+        });
+    }
+    ExtendedError::of(message).filter(|error| error.errno != 0)
+}
+
+/// The tuple of the original direction with what is to be compared, and which parts that is.
+fn put_filter(buffer: &mut Buffer, destination: Destination) {
+    let (address, port) = match destination {
+        Destination::Any => (None, None),
+        Destination::Port(port) => (None, Some(port)),
+        Destination::V4(address, port) => (Some(address), Some(port)),
+    };
+    let mut flags = FILTER_PROTO_NUM;
+    let tuple = buffer.nest(CTA_TUPLE_ORIG);
+    if let Some(address) = address {
+        flags |= FILTER_IP_DST;
+        let ip = buffer.nest(CTA_TUPLE_IP);
+        buffer.attr(CTA_IP_V4_DST, &address.octets());
+        buffer.close(ip);
+    }
+    let proto = buffer.nest(CTA_TUPLE_PROTO);
+    buffer.attr_u8(CTA_PROTO_NUM, Protocol::Udp as u8);
+    if let Some(port) = port {
+        flags |= FILTER_PROTO_DST_PORT;
+        buffer.attr_u16(CTA_PROTO_DST_PORT, port);
+    }
+    buffer.close(proto);
+    buffer.close(tuple);
+    let filter = buffer.nest(CTA_FILTER);
+    // Host byte order, unlike conntrack's other integers.
+    buffer.attr(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
+    buffer.close(filter);
+}
+
+fn put_tuple(buffer: &mut Buffer, flow: &Flow) {
+    let tuple = buffer.nest(CTA_TUPLE_ORIG);
+    let ip = buffer.nest(CTA_TUPLE_IP);
+    put_address(buffer, (CTA_IP_V4_SRC, CTA_IP_V6_SRC), flow.source.address);
+    put_address(buffer, (CTA_IP_V4_DST, CTA_IP_V6_DST), flow.destination.address);
+    buffer.close(ip);
+    let proto = buffer.nest(CTA_TUPLE_PROTO);
+    buffer.attr_u8(CTA_PROTO_NUM, flow.protocol as u8);
+    buffer.attr_u16(CTA_PROTO_SRC_PORT, flow.source.port);
+    buffer.attr_u16(CTA_PROTO_DST_PORT, flow.destination.port);
+    buffer.close(proto);
+    buffer.close(tuple);
+}
+
+fn put_address(buffer: &mut Buffer, (v4, v6): (u16, u16), address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => buffer.attr(v4, &address.octets()),
+        IpAddr::V6(address) => buffer.attr(v6, &address.octets()),
+    }
+}
+
+/// `None` for what is not UDP or not in zone 0.
+fn parse(message: &Message<'_>) -> Option<Entry> {
+    if message.kind != CT_NEW {
+        return None;
+    }
+    let (mut original, mut reply, mut id) = (None, None, None);
+    for attribute in message.attributes() {
+        match attribute.kind {
+            CTA_TUPLE_ORIG => original = Some(parse_tuple(attribute.nested())?),
+            CTA_TUPLE_REPLY => reply = Some(parse_tuple(attribute.nested())?),
+            CTA_ID => id = attribute.u32(),
+            // Only there if it is not 0.
+            CTA_ZONE => return None,
+            _ => {}
+        }
+    }
+    let (source, destination) = original?;
+    let (answerer, _) = reply?;
+    let flow = Flow { protocol: Protocol::Udp, source, destination, answerer };
+    Some(Entry { flow, id: id? })
+}
+
+/// Source and destination of a UDP tuple in zone 0.
+fn parse_tuple(attributes: Attributes<'_>) -> Option<(Target, Target)> {
+    if attributes.find(CTA_TUPLE_ZONE).is_some() {
+        return None;
+    }
+    let ip = attributes.find(CTA_TUPLE_IP)?.nested();
+    let address = |v4, v6| -> Option<IpAddr> {
+        if let Some(attribute) = ip.find(v4) {
+            return Some(<[u8; 4]>::try_from(attribute.value).ok()?.into());
+        }
+        Some(<[u8; 16]>::try_from(ip.find(v6)?.value).ok()?.into())
+    };
+    let proto = attributes.find(CTA_TUPLE_PROTO)?.nested();
+    if proto.find(CTA_PROTO_NUM)?.value != [Protocol::Udp as u8] {
+        return None;
+    }
+    let port = |kind| proto.find(kind)?.u16();
+    Some((
+        Target { address: address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, port: port(CTA_PROTO_SRC_PORT)? },
+        Target { address: address(CTA_IP_V4_DST, CTA_IP_V6_DST)?, port: port(CTA_PROTO_DST_PORT)? },
+    ))
+}

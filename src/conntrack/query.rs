@@ -1,0 +1,83 @@
+//! Which questions to ask the kernel. PURE.
+
+use super::stale::{Audit, Suspects, serving_at};
+use crate::model::Family;
+use crate::planner::{FrontendAddress, FrontendKey, Plan};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Each question is a walk of the kernel over its whole table; beyond this number one walk that
+/// hands out every UDP entry is cheaper.
+const FEW: usize = 8;
+
+/// How entries are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteBy {
+    /// By a filter where it says all, else one by one. Only where the kernel honours the filter
+    /// on deletion (≥ 6.12): 5.8 to 6.11 refuse it, older ones take it for "flush everything".
+    Filter,
+    /// Always one by one.
+    Entry,
+}
+
+/// Entries to list: UDP, of one family, and more exactly where the kernel can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Query {
+    pub family: Family,
+    pub destination: Destination,
+}
+
+/// What a query says of the original destination.
+///
+/// There is no IPv6 address here: the kernel's comparison of them is inverted (seen from 5.8, when
+/// filters came, to 6.18), so a filter matches all addresses but the one it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destination {
+    Any,
+    Port(u16),
+    V4(Ipv4Addr, u16),
+}
+
+/// One step of a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Removal {
+    /// Delete every UDP entry with this original destination.
+    Everything(Ipv4Addr, u16),
+    /// List, judge, delete one by one.
+    Judged(Query),
+}
+
+/// The steps that reach every suspected flow, each once.
+pub fn plan_removals(suspects: &Suspects, plan: &Plan, by: DeleteBy) -> BTreeSet<Removal> {
+    let any = |family| Removal::Judged(Query { family, destination: Destination::Any });
+    if suspects.audit == Audit::All {
+        return Family::BOTH.map(any).into();
+    }
+    if suspects.frontends.len() > FEW {
+        return suspects.frontends.iter().map(|frontend| any(frontend.at.family())).collect();
+    }
+    suspects.frontends.iter().map(|frontend| removal(*frontend, plan, by)).collect()
+}
+
+fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {
+    let FrontendKey { at, port, .. } = frontend;
+    let destination = match at {
+        FrontendAddress::Address(IpAddr::V4(address)) => {
+            if by == DeleteBy::Filter && nobody_answers(plan, frontend) {
+                return Removal::Everything(address, port);
+            }
+            Destination::V4(address, port)
+        }
+        // A node port of IPv4 has many addresses; one walk by port serves them all.
+        FrontendAddress::Address(IpAddr::V6(_)) | FrontendAddress::NodePort(_) => {
+            Destination::Port(port)
+        }
+    };
+    Removal::Judged(Query { family: at.family(), destination })
+}
+
+/// Also as a node port, if the address is the node's own.
+fn nobody_answers(plan: &Plan, frontend: FrontendKey) -> bool {
+    let none = |at| serving_at(plan, FrontendKey { at, ..frontend }).is_none_or(<[_]>::is_empty);
+    none(frontend.at) && none(FrontendAddress::NodePort(frontend.at.family()))
+}

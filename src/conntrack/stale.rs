@@ -1,0 +1,155 @@
+//! Which flows are stale. PURE.
+
+use crate::model::{Family, Protocol, ServiceKey};
+use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServicePlan, Target};
+use std::collections::{BTreeMap, HashSet};
+
+/// What conntrack knows of a connection, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flow {
+    pub protocol: Protocol,
+    /// Original direction: the client.
+    pub source: Target,
+    /// Original direction: what the client asked for.
+    pub destination: Target,
+    /// Source of the reply direction: who really answers. Equal to `destination` without DNAT.
+    pub answerer: Target,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Keep,
+    Remove,
+}
+
+/// The UDP frontends that a change may have left stale flows at, sorted: those that appeared (a
+/// flow may have passed untranslated before), vanished, went to another service, or whose port
+/// lost a serving endpoint. A port that only gained endpoints leaves none.
+///
+/// What is stale there is decided later, by [`Suspects::judge`] and the plan of that moment: a set
+/// of endpoints to keep taken from here would condemn flows to endpoints added meanwhile.
+pub fn stale(delta: &PlanDelta) -> Vec<FrontendKey> {
+    type Holders<'a> = BTreeMap<FrontendKey, (&'a ServiceKey, &'a [Target])>;
+    fn collect<'a>(holders: &mut Holders<'a>, plan: &'a ServicePlan) {
+        for (port, frontend) in plan.held() {
+            if port.protocol == Protocol::Udp {
+                holders.insert(frontend.at, (&plan.key, &port.serving));
+            }
+        }
+    }
+    let (mut old, mut new) = (Holders::new(), Holders::new());
+    for change in &delta.services {
+        if let Some(plan) = &change.old {
+            collect(&mut old, plan);
+        }
+        if let Some(plan) = &change.new {
+            collect(&mut new, plan);
+        }
+    }
+    let mut stale: Vec<_> = new.keys().filter(|at| !old.contains_key(at)).copied().collect();
+    stale.extend(old.iter().filter_map(|(at, (holder, serving))| {
+        let stays = new.get(at).is_some_and(|(new_holder, new_serving)| {
+            holder == new_holder && is_subset(serving, new_serving)
+        });
+        (!stays).then_some(*at)
+    }));
+    stale.sort_unstable();
+    stale
+}
+
+/// Both sorted.
+fn is_subset(part: &[Target], whole: &[Target]) -> bool {
+    part.iter().all(|target| whole.binary_search(target).is_ok())
+}
+
+/// Whether a flow may stay, whatever the plan was before: for a start, when nobody knows what
+/// went in the meantime.
+///
+/// Goes: a flow to a held frontend that none of its serving endpoints answers; and a translated
+/// flow to an address of a service range that no service holds. A former external address or
+/// node port leaves no trace that tells it from a foreign one, so those stay.
+pub fn judge(plan: &Plan, flow: &Flow) -> Verdict {
+    if flow.protocol != Protocol::Udp {
+        return Verdict::Keep;
+    }
+    match serving(plan, flow.destination) {
+        Some(serving) => among(serving, flow.answerer),
+        None => {
+            let of_a_service = plan
+                .node
+                .service_ranges
+                .iter()
+                .any(|range| range.contains(&flow.destination.address));
+            if of_a_service && flow.answerer != flow.destination {
+                Verdict::Remove
+            } else {
+                Verdict::Keep
+            }
+        }
+    }
+}
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Suspects {
+    pub frontends: HashSet<FrontendKey>,
+    pub audit: Audit,
+}
+
+/// Whether every flow is to be looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Audit {
+    #[default]
+    No,
+    All,
+}
+
+impl Suspects {
+    /// Whether a flow may stay: one to a suspected frontend only if a serving endpoint of who
+    /// holds it by now answers.
+    pub fn judge(&self, plan: &Plan, flow: &Flow) -> Verdict {
+        if flow.protocol != Protocol::Udp {
+            return Verdict::Keep;
+        }
+        let suspected = candidates(plan, flow.destination)
+            .into_iter()
+            .flatten()
+            .any(|at| self.frontends.contains(&at));
+        if suspected {
+            return among(serving(plan, flow.destination).unwrap_or(&[]), flow.answerer);
+        }
+        match self.audit {
+            Audit::All => judge(plan, flow),
+            Audit::No => Verdict::Keep,
+        }
+    }
+}
+
+fn among(serving: &[Target], answerer: Target) -> Verdict {
+    if serving.binary_search(&answerer).is_ok() { Verdict::Keep } else { Verdict::Remove }
+}
+
+/// The frontends that a destination may be, in the order in which packets meet them. A node port
+/// only counts at the node's own addresses: elsewhere the same number is somebody else's. Nor at
+/// loopback addresses, which are never translated in the kernel.
+fn candidates(plan: &Plan, destination: Target) -> [Option<FrontendKey>; 2] {
+    let Target { address, port } = destination;
+    let key = |at| FrontendKey { at, protocol: Protocol::Udp, port };
+    let own = !address.is_loopback() && plan.facts.owns(address);
+    [
+        Some(key(FrontendAddress::Address(address))),
+        own.then(|| key(FrontendAddress::NodePort(Family::of(address)))),
+    ]
+}
+
+/// The endpoints that may answer for a destination; `None` if no service holds it.
+fn serving(plan: &Plan, destination: Target) -> Option<&[Target]> {
+    candidates(plan, destination).into_iter().flatten().find_map(|at| serving_at(plan, at))
+}
+
+/// The endpoints that may answer for a frontend; `None` if no service holds it.
+pub(super) fn serving_at(plan: &Plan, at: FrontendKey) -> Option<&[Target]> {
+    let holder = plan.claims.get(&at)?.first()?;
+    let (port, _) = plan.services.get(holder)?.held().find(|(_, frontend)| frontend.at == at)?;
+    Some(&port.serving)
+}

@@ -1,0 +1,290 @@
+//! The thread that removes stale entries: walks until one finds nothing. EDGE: a clock.
+
+use super::netlink::{Dump, Entry, Error, Table};
+use super::query::{DeleteBy, Query, Removal, plan_removals};
+use super::stale::{Audit, Suspects, Verdict};
+use crate::planner::{FrontendKey, Plan};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A packet that chose its endpoint by the former rules may enter its flow into the table after
+/// the walk has passed that place; a walk that begins this much later sees it.
+const SETTLE: Duration = Duration::from_millis(10);
+/// Longest pause between tries that do not succeed.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Walks in a row that may find something before that is reported as a failure.
+const MAX_WALKS: u32 = 5;
+
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub deleted: AtomicU64,
+    pub filtered: AtomicU64,
+    pub runs: AtomicU64,
+    pub failures: AtomicU64,
+    /// Orders carried out, for who waits.
+    pub finished: Mutex<u64>,
+    pub wake: Condvar,
+    /// The same number, for who must not wait for a lock.
+    pub finished_hint: AtomicU64,
+}
+
+pub(super) enum Order {
+    Clean(Vec<FrontendKey>, Plan),
+    Audit(Plan),
+    /// The plan went on without leaving anything stale.
+    Plan(Plan),
+}
+
+/// What is under suspicion, since when, and the plan to judge by.
+struct Job {
+    frontends: HashMap<FrontendKey, Instant>,
+    audit: Option<Instant>,
+    plan: Plan,
+    /// Something was added since the last walk.
+    fresh: bool,
+    /// Walks in a row after which something was left to do for another reason than settling.
+    unfinished: u32,
+    failing: bool,
+}
+
+impl Job {
+    fn suspects(&self) -> Suspects {
+        Suspects {
+            frontends: self.frontends.keys().copied().collect(),
+            audit: if self.audit.is_some() { Audit::All } else { Audit::No },
+        }
+    }
+
+    /// Clears what a walk that began at `began` has found clean.
+    fn acquit(&mut self, began: Instant) {
+        let open = |since: &Instant| *since + SETTLE > began;
+        self.frontends.retain(|_, since| open(since));
+        self.audit = self.audit.filter(open);
+        self.unfinished = 0;
+    }
+
+    fn is_done(&self) -> bool {
+        self.frontends.is_empty() && self.audit.is_none()
+    }
+}
+
+/// What one walk brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Walk {
+    Clean,
+    /// Something was there, or may have been missed.
+    Again,
+}
+
+/// Whether the owner is gone, and with it the time for many tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    No,
+    Yes,
+}
+
+pub(super) struct Worker {
+    table: Table,
+    delete_by: DeleteBy,
+    orders: Receiver<Order>,
+    shared: Arc<Shared>,
+    job: Option<Job>,
+    absorbed: u64,
+}
+
+impl Worker {
+    pub fn new(
+        table: Table,
+        delete_by: DeleteBy,
+        orders: Receiver<Order>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { table, delete_by, orders, shared, job: None, absorbed: 0 }
+    }
+
+    pub fn run(mut self) {
+        let mut due = Instant::now();
+        loop {
+            let order = if self.job.is_none() {
+                self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.orders.recv_timeout(due.saturating_duration_since(Instant::now()))
+            };
+            let ending = match order {
+                // What is under way goes on at its own pace.
+                Ok(order @ Order::Plan(_)) => {
+                    self.absorb(order);
+                    self.finish_if_done();
+                    continue;
+                }
+                Ok(order) => {
+                    self.absorb(order);
+                    Ending::No
+                }
+                Err(RecvTimeoutError::Timeout) => Ending::No,
+                Err(RecvTimeoutError::Disconnected) if self.job.is_none() => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()).min(SETTLE));
+                    Ending::Yes
+                }
+            };
+            self.absorb_waiting();
+            let began = Instant::now();
+            let walk = self.walk();
+            let took = began.elapsed();
+            let pause = self.conclude(walk, began);
+            due = Instant::now() + pause;
+            if ending == Ending::Yes && self.job.as_ref().is_some_and(|job| job.unfinished > 1) {
+                return;
+            }
+            if self.job.is_some() && ending == Ending::No {
+                // Orders that keep coming share walks: half of the time at most goes to them.
+                std::thread::sleep(took);
+            }
+        }
+    }
+
+    fn absorb(&mut self, order: Order) {
+        self.absorbed += 1;
+        let now = Instant::now();
+        let (stale, audit, plan) = match order {
+            Order::Clean(stale, plan) => (stale, None, plan),
+            Order::Audit(plan) => (Vec::new(), Some(now), plan),
+            Order::Plan(plan) => (Vec::new(), None, plan),
+        };
+        let job = self.job.get_or_insert_with(|| Job {
+            frontends: HashMap::new(),
+            audit: None,
+            plan: plan.clone(),
+            fresh: false,
+            unfinished: 0,
+            failing: false,
+        });
+        job.fresh |= !stale.is_empty();
+        job.plan = plan;
+        job.frontends.extend(stale.into_iter().map(|frontend| (frontend, now)));
+        job.audit = audit.or(job.audit);
+    }
+
+    fn absorb_waiting(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            self.absorb(order);
+        }
+    }
+
+    /// Looks at all that is suspected, once.
+    fn walk(&mut self) -> Result<Walk, Error> {
+        self.shared.runs.fetch_add(1, Ordering::Relaxed);
+        let Some(job) = &mut self.job else { return Ok(Walk::Clean) };
+        // Deletions by filter do not say what they found: the next walk looks.
+        let by = if std::mem::take(&mut job.fresh) { self.delete_by } else { DeleteBy::Entry };
+        let steps = plan_removals(&job.suspects(), &job.plan, by);
+        let mut result = Walk::Clean;
+        for step in steps {
+            let walk = match step {
+                Removal::Everything(address, port) => self.delete_all_to(address, port)?,
+                Removal::Judged(query) => self.delete_judged(&query)?,
+            };
+            if walk == Walk::Again {
+                result = Walk::Again;
+            }
+        }
+        Ok(result)
+    }
+
+    fn delete_all_to(&mut self, address: Ipv4Addr, port: u16) -> Result<Walk, Error> {
+        self.absorb_waiting();
+        let Some(job) = &self.job else { return Ok(Walk::Clean) };
+        let step = Removal::Everything(address, port);
+        if !plan_removals(&job.suspects(), &job.plan, DeleteBy::Filter).contains(&step) {
+            // Endpoints came while other steps were carried out.
+            return Ok(Walk::Again);
+        }
+        match self.table.delete_all_to(address, port) {
+            Ok(()) => {
+                self.shared.filtered.fetch_add(1, Ordering::Relaxed);
+                Ok(Walk::Again)
+            }
+            Err(error @ Error::Filter(_)) => {
+                tracing::warn!(%error, "conntrack entries are deleted one by one from now on");
+                self.delete_by = DeleteBy::Entry;
+                Ok(Walk::Again)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn delete_judged(&mut self, query: &Query) -> Result<Walk, Error> {
+        let Some(job) = &self.job else { return Ok(Walk::Clean) };
+        let (suspects, mut condemned) = (job.suspects(), Vec::new());
+        let dump = self.table.dump(query, |entry| {
+            if suspects.judge(&job.plan, &entry.flow) == Verdict::Remove {
+                condemned.push(entry);
+            }
+        })?;
+        let clean = dump == Dump::Whole && condemned.is_empty();
+        self.delete(condemned)?;
+        Ok(if clean { Walk::Clean } else { Walk::Again })
+    }
+
+    /// Deletes what is still to go by the newest plan.
+    fn delete(&mut self, mut condemned: Vec<Entry>) -> Result<(), Error> {
+        if condemned.is_empty() {
+            return Ok(());
+        }
+        self.absorb_waiting();
+        if let Some(job) = &self.job {
+            let suspects = job.suspects();
+            condemned.retain(|entry| suspects.judge(&job.plan, &entry.flow) == Verdict::Remove);
+        }
+        let deleted = self.table.delete(&condemned)?;
+        self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
+        tracing::debug!(deleted, "stale UDP conntrack entries removed");
+        Ok(())
+    }
+
+    /// Draws the consequences of a walk; how long to wait before the next.
+    fn conclude(&mut self, walk: Result<Walk, Error>, began: Instant) -> Duration {
+        let Some(job) = &mut self.job else { return Duration::ZERO };
+        match walk {
+            Ok(Walk::Clean) => {
+                if std::mem::take(&mut job.failing) {
+                    tracing::info!("stale UDP conntrack entries are removed again");
+                }
+                job.acquit(began);
+            }
+            Ok(Walk::Again) => {
+                job.unfinished += 1;
+                if job.unfinished == MAX_WALKS {
+                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!("stale UDP conntrack entries keep coming back; going on");
+                }
+            }
+            Err(error) => {
+                job.unfinished += 1;
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                if !std::mem::replace(&mut job.failing, true) {
+                    tracing::warn!(%error, "stale UDP conntrack entries not removed; trying again");
+                }
+                // What is left of a broken listing must not answer the next request.
+                self.table.reopen();
+            }
+        }
+        let pause = SETTLE * 2u32.saturating_pow(job.unfinished.saturating_sub(1).min(16));
+        self.finish_if_done();
+        pause.min(MAX_PAUSE)
+    }
+
+    fn finish_if_done(&mut self) {
+        if self.job.as_ref().is_some_and(Job::is_done) {
+            self.job = None;
+            *self.shared.finished.lock().unwrap_or_else(PoisonError::into_inner) = self.absorbed;
+            self.shared.finished_hint.store(self.absorbed, Ordering::Release);
+            self.shared.wake.notify_all();
+        }
+    }
+}

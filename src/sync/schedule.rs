@@ -1,0 +1,150 @@
+//! When to write. PURE: `now` is an argument.
+
+use std::time::{Duration, Instant};
+
+/// Deletions that packets in flight must not see wait this long, unless a commit takes them along.
+const SETTLE: Duration = Duration::from_millis(50);
+/// A class that no service uses is kept this long: it costs nothing, and may be used again.
+const TRIM: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    Nothing,
+    /// Removes classes that have not been used for long.
+    Trim,
+    /// Deletes what the last commit left to packets in flight.
+    Settle,
+    /// Writes what changed.
+    Apply,
+    /// Reads back what the kernel holds and writes the difference.
+    Resync,
+}
+
+#[derive(Debug)]
+pub struct Schedule {
+    min_period: Duration,
+    pending: Work,
+    not_before: Option<Instant>,
+    settle_at: Option<Instant>,
+    trim_at: Option<Instant>,
+    failures: u32,
+}
+
+impl Schedule {
+    /// At least `min_period` lies between the end of a write and the next.
+    pub fn new(min_period: Duration) -> Self {
+        Self {
+            min_period,
+            pending: Work::Nothing,
+            not_before: None,
+            settle_at: None,
+            trim_at: None,
+            failures: 0,
+        }
+    }
+
+    pub fn request(&mut self, work: Work) {
+        self.pending = self.pending.max(work);
+    }
+
+    pub fn due(&self, now: Instant) -> Work {
+        let reached = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.pending > Work::Nothing && self.not_before.is_none_or(|at| at <= now) {
+            self.pending
+        } else if reached(self.settle_at) && self.failures == 0 {
+            Work::Settle
+        } else if reached(self.trim_at) && self.failures == 0 {
+            Work::Trim
+        } else {
+            Work::Nothing
+        }
+    }
+
+    /// When `due` may next say something else than it does now without a request.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let write = self.not_before.filter(|_| self.pending > Work::Nothing);
+        let quiet = if self.failures == 0 { [self.settle_at, self.trim_at] } else { [None; 2] };
+        write.into_iter().chain(quiet.into_iter().flatten()).min()
+    }
+
+    /// A write succeeded; `deferred`: it left deletions behind.
+    pub fn succeeded(&mut self, now: Instant, work: Work, deferred: bool) {
+        match work {
+            Work::Settle => self.settle_at = None,
+            Work::Trim => self.trim_at = None,
+            _ => {
+                self.pending = Work::Nothing;
+                self.failures = 0;
+                self.not_before = (!self.min_period.is_zero()).then(|| now + self.min_period);
+                self.trim_at = Some(now + TRIM);
+            }
+        }
+        if deferred {
+            self.settle_at = Some(now + SETTLE);
+        }
+    }
+
+    /// A write failed: the next try reads back first, after a pause that grows.
+    pub fn failed(&mut self, now: Instant) {
+        self.pending = Work::Resync;
+        let pause = FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(now + pause.min(LONGEST_PAUSE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_after_quiet_is_written_at_once() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(Duration::ZERO);
+        assert_eq!(schedule.due(now), Work::Nothing);
+        schedule.request(Work::Apply);
+        assert_eq!(schedule.due(now), Work::Apply);
+        schedule.succeeded(now, Work::Apply, false);
+        assert_eq!(schedule.due(now), Work::Nothing);
+    }
+
+    #[test]
+    fn the_least_period_counts_from_the_end_of_a_write() {
+        let now = Instant::now();
+        let period = Duration::from_secs(1);
+        let mut schedule = Schedule::new(period);
+        schedule.request(Work::Apply);
+        schedule.succeeded(now, Work::Apply, false);
+        schedule.request(Work::Apply);
+        assert_eq!(schedule.due(now), Work::Nothing);
+        assert_eq!(schedule.wake_at(), Some(now + period));
+        assert_eq!(schedule.due(now + period), Work::Apply);
+    }
+
+    #[test]
+    fn failures_lead_to_resyncs_with_growing_pauses() {
+        let mut now = Instant::now();
+        let mut schedule = Schedule::new(Duration::ZERO);
+        schedule.request(Work::Apply);
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            schedule.failed(now);
+            assert_eq!(schedule.due(now), Work::Nothing);
+            let next = schedule.wake_at().expect("a retry is planned");
+            assert!(next - now >= last && next - now <= LONGEST_PAUSE);
+            last = next - now;
+            now = next;
+            assert_eq!(schedule.due(now), Work::Resync);
+        }
+        assert_eq!(last, LONGEST_PAUSE);
+        schedule.succeeded(now, Work::Resync, true);
+        assert_eq!(schedule.due(now), Work::Nothing);
+        assert_eq!(schedule.due(now + SETTLE), Work::Settle);
+        schedule.succeeded(now + SETTLE, Work::Settle, false);
+        assert_eq!(schedule.due(now + SETTLE), Work::Nothing);
+        assert_eq!(schedule.due(now + TRIM), Work::Trim);
+    }
+}

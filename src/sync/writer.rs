@@ -1,0 +1,281 @@
+//! The state that only one task may change, and the one step that brings it to the kernel.
+
+use super::schedule::{Schedule, Work};
+use super::{Snapshot, SyncStatus};
+use crate::conntrack::{Cleaner, stale};
+use crate::dataplane::{Applied, Dataplane};
+use crate::model::{Kind, NodeFacts, Problem, ServiceKey};
+use crate::planner::{FactsChange, FrontendKey, Plan, PlanDelta, Planner, Policy};
+use crate::sources::{Batch, Change, Scope};
+use crate::store::Store;
+use arc_swap::ArcSwap;
+use imbl::OrdMap;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Who removes the flows that a change left stale.
+pub trait StaleFlows {
+    /// Called after every commit, with the frontends whose flows may be stale.
+    fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan);
+    /// Called when it is not known what changed.
+    fn audit(&mut self, plan: &Plan);
+}
+
+impl StaleFlows for Cleaner {
+    fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan) {
+        Cleaner::clean(self, stale, plan);
+    }
+
+    fn audit(&mut self, plan: &Plan) {
+        Cleaner::audit(self, plan);
+    }
+}
+
+/// What every source says before anything is programmed.
+const KINDS: [Kind; 5] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Node, Kind::ServiceCidr];
+
+pub struct Settings {
+    pub node_name: Arc<str>,
+    pub policy: Policy,
+    pub min_sync_period: Duration,
+}
+
+pub struct Writer<D, F> {
+    store: Store,
+    planner: Planner,
+    dataplane: D,
+    flows: F,
+    schedule: Schedule,
+    synced: HashSet<Kind>,
+    addresses: Option<Vec<IpAddr>>,
+    problems: OrdMap<Scope, Arc<[Problem]>>,
+    status: SyncStatus,
+    /// Services whose plan changed without being written yet.
+    unwritten: PlanDelta,
+    facts_changed: bool,
+    seen: Option<Instant>,
+    published: Arc<ArcSwap<Snapshot>>,
+}
+
+impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
+    pub fn new(settings: Settings, dataplane: D, flows: F) -> Self {
+        let store = Store::new(settings.node_name.clone());
+        let planner = Planner::new(settings.policy, settings.node_name);
+        let snapshot = Snapshot {
+            known: store.known().clone(),
+            plan: planner.plan().clone(),
+            problems: OrdMap::new(),
+            status: SyncStatus::default(),
+        };
+        Self {
+            store,
+            planner,
+            dataplane,
+            flows,
+            schedule: Schedule::new(settings.min_sync_period),
+            synced: HashSet::new(),
+            addresses: None,
+            problems: OrdMap::new(),
+            status: SyncStatus::default(),
+            unwritten: PlanDelta::default(),
+            facts_changed: true,
+            seen: None,
+            published: Arc::new(ArcSwap::from_pointee(snapshot)),
+        }
+    }
+
+    /// What readers hold on to.
+    pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.published)
+    }
+
+    pub fn dataplane(&mut self) -> &mut D {
+        &mut self.dataplane
+    }
+
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Takes in what a source says; nothing is written yet.
+    pub fn take(&mut self, batch: Batch) {
+        self.seen.get_or_insert(batch.seen);
+        for change in batch.changes {
+            match change {
+                Change::Upsert(object) => self.store.upsert(object),
+                Change::Delete(object) => self.store.delete(&object),
+                Change::Problems { scope, problems } if problems.is_empty() => {
+                    self.problems.remove(&scope);
+                }
+                Change::Problems { scope, problems } => {
+                    for problem in &problems {
+                        tracing::warn!("{problem}");
+                    }
+                    self.problems.insert(scope, problems.into());
+                }
+                Change::Synced(kind) => {
+                    self.synced.insert(kind);
+                    self.first_write_when_ready();
+                }
+            }
+        }
+        self.schedule.request(Work::Apply);
+    }
+
+    /// The addresses of the node's interfaces, whenever they change.
+    pub fn take_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses = Some(addresses);
+        self.facts_changed = true;
+        self.schedule.request(Work::Apply);
+        self.first_write_when_ready();
+    }
+
+    fn first_write_when_ready(&mut self) {
+        let ready = self.addresses.is_some() && KINDS.iter().all(|kind| self.synced.contains(kind));
+        if ready && !self.status.synced {
+            self.status.synced = true;
+            self.schedule.request(Work::Resync);
+        }
+    }
+
+    /// Does what is due. Blocks for as long as the kernel takes.
+    pub fn work(&mut self, now: Instant) {
+        if !self.status.synced {
+            return;
+        }
+        let work = self.schedule.due(now);
+        let outcome = match work {
+            Work::Nothing => return,
+            Work::Trim => self.dataplane.trim(),
+            Work::Settle => self.dataplane.settle(),
+            Work::Apply | Work::Resync => {
+                self.plan();
+                if work == Work::Apply { self.apply() } else { self.resync() }
+            }
+        };
+        self.finish(work, outcome);
+    }
+
+    /// Brings the plan up to what is known.
+    fn plan(&mut self) {
+        let dirty = self.store.take_dirty();
+        let mut all = false;
+        if dirty.node || std::mem::take(&mut self.facts_changed) {
+            let change = self.planner.set_facts(self.facts(), &self.store.service_cidrs());
+            all = change == FactsChange::Services;
+        }
+        let delta = if all {
+            let mut keys: Vec<ServiceKey> = self.store.known().keys().cloned().collect();
+            keys.extend(dirty.services);
+            self.planner.replan(keys, self.store.known())
+        } else {
+            self.planner.replan(dirty.services, self.store.known())
+        };
+        self.unwritten = delta;
+    }
+
+    fn facts(&self) -> NodeFacts {
+        let node = self.store.node();
+        NodeFacts {
+            name: self.planner.plan().facts.name.clone(),
+            zone: node.and_then(|node| node.zone.clone()),
+            addresses: node.map(|node| node.addresses.to_vec()).unwrap_or_default(),
+            interface_addresses: self.addresses.clone().unwrap_or_default(),
+            pod_cidrs: node.map(|node| node.pod_cidrs.to_vec()).unwrap_or_default(),
+        }
+    }
+
+    fn apply(&mut self) -> Result<Applied, D::Error> {
+        let delta = std::mem::take(&mut self.unwritten);
+        let plan = self.planner.plan();
+        let applied = if delta.is_empty() {
+            Applied::default()
+        } else {
+            self.dataplane.apply(&delta, plan)?
+        };
+        self.flows.clean(stale(&delta), plan);
+        Ok(applied)
+    }
+
+    fn resync(&mut self) -> Result<Applied, D::Error> {
+        self.unwritten = PlanDelta::default();
+        let plan = self.planner.plan();
+        let applied = self.dataplane.resync(plan)?;
+        self.flows.audit(plan);
+        self.dataplane.subscribe()?;
+        Ok(applied)
+    }
+
+    fn finish(&mut self, work: Work, outcome: Result<Applied, D::Error>) {
+        let now = Instant::now();
+        match outcome {
+            Ok(applied) => {
+                let deferred = self.dataplane.has_deferred();
+                self.schedule.succeeded(now, work, deferred);
+                self.status.applied += applied;
+                self.status.commits += u64::from(applied.transactions > 0);
+                if work >= Work::Apply {
+                    if self.status.last_error.take().is_some() {
+                        tracing::info!("the kernel follows the plan again");
+                    }
+                    self.status.last_success = Some(SystemTime::now());
+                    let took = self.seen.take().map(|seen| now - seen);
+                    tracing::debug!(
+                        ?work,
+                        operations = applied.operations,
+                        took_us = took.map(|took| took.as_micros() as u64),
+                        "applied"
+                    );
+                    if work == Work::Resync {
+                        let services = self.planner.plan().services.len();
+                        tracing::info!(services, operations = applied.operations, "programmed");
+                    }
+                }
+            }
+            Err(error) => {
+                self.schedule.failed(now);
+                self.status.failures += 1;
+                let text: Arc<str> = error.to_string().into();
+                if self.status.last_error.as_ref() != Some(&text) {
+                    tracing::error!("{text}");
+                }
+                self.status.last_error = Some(text);
+            }
+        }
+        self.publish();
+    }
+
+    /// Undoes what others did to vipd's part of the kernel, if they did anything.
+    pub fn repair(&mut self) {
+        match self.dataplane.repair(self.planner.plan()) {
+            Ok(None) => return,
+            Ok(Some(applied)) => {
+                self.status.repairs += 1;
+                self.status.applied += applied;
+                tracing::warn!(
+                    operations = applied.operations,
+                    "another program changed table inet vipd; repaired"
+                );
+            }
+            Err(error) => {
+                tracing::error!("repairing a foreign edit: {error}");
+                self.status.failures += 1;
+                self.schedule.request(Work::Resync);
+            }
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        self.status.generation += 1;
+        self.published.store(Arc::new(Snapshot {
+            known: self.store.known().clone(),
+            plan: self.planner.plan().clone(),
+            problems: self.problems.clone(),
+            status: self.status.clone(),
+        }));
+    }
+}

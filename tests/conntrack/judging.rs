@@ -1,0 +1,191 @@
+//! Which frontends are suspected, and which flows go.
+
+use crate::plans::*;
+use rstest::rstest;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use vipd::conntrack::{
+    Audit, DeleteBy, Destination, Flow, Query, Removal, Suspects, Verdict, judge, plan_removals,
+    stale,
+};
+use vipd::model::{Family, Protocol};
+use vipd::planner::ServicePlan;
+
+const VIP: &str = "10.96.0.10:53";
+const A: &str = "10.1.0.1:53";
+const B: &str = "10.1.0.2:53";
+
+fn dns(serving: &[&str]) -> Arc<ServicePlan> {
+    service("dns", &[VIP], serving)
+}
+
+fn flow(destination: &str, answerer: &str) -> Flow {
+    Flow {
+        protocol: Protocol::Udp,
+        source: target(if destination.starts_with('[') {
+            "[fd00:2::9]:4000"
+        } else {
+            "10.2.0.9:4000"
+        }),
+        destination: target(destination),
+        answerer: target(answerer),
+    }
+}
+
+#[rstest]
+#[case::endpoint_added(vec![dns(&[A])], vec![dns(&[A, B])], &[])]
+#[case::first_endpoint(vec![dns(&[])], vec![dns(&[A])], &[])]
+#[case::endpoint_gone(vec![dns(&[A, B])], vec![dns(&[B])], &[VIP])]
+#[case::endpoint_replaced(vec![dns(&[A])], vec![dns(&[B])], &[VIP])]
+#[case::renumbered(vec![dns(&[A])], vec![dns(&["10.1.0.1:5353"])], &[VIP])]
+#[case::scaled_to_zero(vec![dns(&[A])], vec![dns(&[])], &[VIP])]
+#[case::deleted(vec![dns(&[A])], vec![], &[VIP])]
+#[case::deleted_without_endpoints(vec![dns(&[])], vec![], &[VIP])]
+#[case::appeared(vec![], vec![dns(&[A])], &[VIP])]
+#[case::moved(vec![dns(&[A])], vec![service("dns", &["10.96.0.11:53"], &[A])], &[VIP, "10.96.0.11:53"])]
+#[case::second_frontend_gone(
+    vec![service("dns", &[VIP, "node:30053"], &[A])], vec![dns(&[A])], &["node:30053"])]
+#[case::endpoint_gone_for_all_frontends(
+    vec![service("dns", &[VIP, "node:30053"], &[A, B])],
+    vec![service("dns", &[VIP, "node:30053"], &[A])], &[VIP, "node:30053"])]
+#[case::other_holder(
+    vec![dns(&[A]), lost(&service("older", &[VIP], &[A]), "dns")],
+    vec![lost(&dns(&[A]), "older"), service("older", &[VIP], &[A])], &[VIP])]
+#[case::loser_changes(
+    vec![dns(&[A]), lost(&service("z", &[VIP], &[B]), "dns")],
+    vec![dns(&[A]), lost(&service("z", &[VIP], &[]), "dns")], &[])]
+#[case::tcp(
+    vec![of_protocol(Protocol::Tcp, "web", &["10.96.0.12:80"], &[A])], vec![], &[])]
+#[case::sctp(
+    vec![of_protocol(Protocol::Sctp, "web", &["10.96.0.12:80"], &[A])], vec![], &[])]
+fn suspected(
+    #[case] old: Vec<Arc<ServicePlan>>,
+    #[case] new: Vec<Arc<ServicePlan>>,
+    #[case] expected: &[&str],
+) {
+    let mut expected: Vec<_> = expected.iter().map(|text| frontend(text)).collect();
+    expected.sort();
+    assert_eq!(stale(&delta(&old, &new)), expected);
+}
+
+/// What every flow of a table deserves, in an audit and as a suspect.
+#[rstest]
+#[case::served(VIP, A, Verdict::Keep)]
+#[case::gone(VIP, B, Verdict::Remove)]
+#[case::other_port_of_endpoint(VIP, "10.1.0.1:54", Verdict::Remove)]
+#[case::untranslated(VIP, VIP, Verdict::Remove)]
+#[case::other_service_port("10.96.0.10:54", A, Verdict::Remove)]
+#[case::former_service("10.96.7.7:53", A, Verdict::Remove)]
+#[case::never_translated("10.96.7.7:53", "10.96.7.7:53", Verdict::Keep)]
+#[case::foreign("8.8.8.8:53", "8.8.8.8:53", Verdict::Keep)]
+#[case::foreign_translated("203.0.113.5:53", A, Verdict::Keep)]
+#[case::node_port_served("192.0.2.1:30053", A, Verdict::Keep)]
+#[case::node_port_gone("192.0.2.1:30053", B, Verdict::Remove)]
+#[case::node_port_elsewhere("198.51.100.1:30053", B, Verdict::Keep)]
+#[case::node_port_loopback("127.0.0.1:30053", "127.0.0.1:30053", Verdict::Keep)]
+#[case::node_address_other_port("192.0.2.1:30054", B, Verdict::Keep)]
+#[case::v6_served("[fd00:96::10]:53", "[fd00:1::1]:53", Verdict::Keep)]
+#[case::v6_gone("[fd00:96::10]:53", "[fd00:1::2]:53", Verdict::Remove)]
+#[case::v6_former("[fd00:96::77]:53", "[fd00:1::1]:53", Verdict::Remove)]
+#[case::v6_node_port("[2001:db8::1]:30053", "[fd00:1::1]:53", Verdict::Keep)]
+#[case::external_on_node_port("192.0.2.1:31000", B, Verdict::Keep)]
+#[case::external_on_node_port_gone("192.0.2.1:31000", A, Verdict::Remove)]
+fn audited(#[case] destination: &str, #[case] answerer: &str, #[case] expected: Verdict) {
+    let plan = plan(&[
+        service("dns", &[VIP, "node:30053", "node:31000"], &[A]),
+        service("dns6", &["[fd00:96::10]:53", "node6:30053"], &["[fd00:1::1]:53"]),
+        // An external address and port that is also a node port: the address is met first.
+        service("external", &["192.0.2.1:31000"], &[B]),
+    ]);
+    let flow = flow(destination, answerer);
+    assert_eq!(judge(&plan, &flow), expected);
+    for protocol in [Protocol::Tcp, Protocol::Sctp] {
+        assert_eq!(judge(&plan, &Flow { protocol, ..flow }), Verdict::Keep);
+    }
+    let audit = Suspects { audit: Audit::All, ..Suspects::default() };
+    assert_eq!(audit.judge(&plan, &flow), expected);
+    assert_eq!(Suspects::default().judge(&plan, &flow), Verdict::Keep);
+}
+
+#[test]
+fn only_suspects_go_and_the_newest_plan_decides() {
+    let suspects = Suspects {
+        frontends: [frontend(VIP), frontend("203.0.113.5:53"), frontend("node:31000")].into(),
+        audit: Audit::No,
+    };
+    let before = plan(&[dns(&[A])]);
+    assert_eq!(suspects.judge(&before, &flow(VIP, B)), Verdict::Remove);
+    assert_eq!(suspects.judge(&plan(&[dns(&[A, B])]), &flow(VIP, B)), Verdict::Keep);
+    assert_eq!(suspects.judge(&before, &flow("10.96.7.7:53", B)), Verdict::Keep);
+    // A former external address is in no service range: only the suspicion reaches it.
+    assert_eq!(suspects.judge(&before, &flow("203.0.113.5:53", A)), Verdict::Remove);
+    assert_eq!(suspects.judge(&before, &flow("192.0.2.1:31000", A)), Verdict::Remove);
+    let held = plan(&[service("external", &["192.0.2.1:31000"], &[A])]);
+    assert_eq!(suspects.judge(&held, &flow("192.0.2.1:31000", A)), Verdict::Keep);
+    let tcp = Flow { protocol: Protocol::Tcp, ..flow(VIP, B) };
+    assert_eq!(suspects.judge(&before, &tcp), Verdict::Keep);
+}
+
+fn removals(frontends: &[&str], by: DeleteBy) -> Vec<Removal> {
+    let plan = plan(&[
+        dns(&[A]),
+        service("empty", &["10.96.0.20:53"], &[]),
+        service("node", &["node:30053"], &[A]),
+    ]);
+    let frontends = frontends.iter().map(|text| frontend(text)).collect();
+    let suspects = Suspects { frontends, audit: Audit::No };
+    plan_removals(&suspects, &plan, by).into_iter().collect()
+}
+
+fn judged(family: Family, destination: Destination) -> Removal {
+    Removal::Judged(Query { family, destination })
+}
+
+#[test]
+fn the_kernel_is_asked_as_narrowly_as_it_understands() {
+    let v4 = |text: &str| match target(text) {
+        vipd::planner::Target { address: std::net::IpAddr::V4(address), port } => (address, port),
+        _ => panic!("IPv4"),
+    };
+    let (address, port) = v4(VIP);
+    assert_eq!(
+        removals(&[VIP], DeleteBy::Filter),
+        [judged(Family::V4, Destination::V4(address, port))]
+    );
+    let (address, port) = v4("10.96.0.20:53");
+    assert_eq!(
+        removals(&["10.96.0.20:53"], DeleteBy::Filter),
+        [Removal::Everything(address, port)]
+    );
+    assert_eq!(
+        removals(&["10.96.0.20:53"], DeleteBy::Entry),
+        [judged(Family::V4, Destination::V4(address, port))]
+    );
+    let (address, port) = v4("10.96.0.99:53");
+    assert_eq!(
+        removals(&["10.96.0.99:53"], DeleteBy::Filter),
+        [Removal::Everything(address, port)]
+    );
+    // An external address that went, where node port 30053 has endpoints: they keep their flows.
+    let (address, port) = v4("192.0.2.1:30053");
+    assert_eq!(
+        removals(&["192.0.2.1:30053"], DeleteBy::Filter),
+        [judged(Family::V4, Destination::V4(address, port))]
+    );
+    assert_eq!(
+        removals(&["[fd00:96::10]:53", "[fd00:96::11]:53", "node:30053"], DeleteBy::Filter),
+        [judged(Family::V4, Destination::Port(30053)), judged(Family::V6, Destination::Port(53)),]
+    );
+}
+
+#[test]
+fn many_suspects_share_one_walk_per_family() {
+    let v4: Vec<_> = (1..=20).map(|i| format!("10.96.1.{i}:53")).collect();
+    let mut all: Vec<_> = v4.iter().map(String::as_str).collect();
+    assert_eq!(removals(&all, DeleteBy::Filter), [judged(Family::V4, Destination::Any)]);
+    all.push("[fd00:96::10]:53");
+    let both: BTreeSet<_> = Family::BOTH.map(|f| judged(f, Destination::Any)).into();
+    assert_eq!(removals(&all, DeleteBy::Filter), both.iter().copied().collect::<Vec<_>>());
+    let audit = Suspects { audit: Audit::All, ..Suspects::default() };
+    assert_eq!(plan_removals(&audit, &plan(&[]), DeleteBy::Filter), both);
+}
