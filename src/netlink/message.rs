@@ -266,7 +266,7 @@ impl<'a> Attributes<'a> {
     /// The first attribute of a kind.
     pub fn find(self, kind: u16) -> Option<Attribute<'a>> {
         let mut all = self;
-        all.find(|attribute| attribute.kind == kind)
+        Iterator::find(&mut all, |attribute| attribute.kind == kind)
     }
 }
 
