@@ -64,18 +64,26 @@ impl Tree {
                 self.scan_all(&AtomicBool::new(false), out, &mut |_| true);
                 continue;
             }
-            let is_link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+            let own = fs::symlink_metadata(path);
+            let is_link = own.as_ref().is_ok_and(fs::Metadata::is_symlink);
             if is_link && let Some(watches) = &mut self.watches {
                 watches.add_link(path);
             }
-            if path.is_dir() {
-                self.scan(path, &AtomicBool::new(false), (out, &mut |_| true));
-            } else if format_of(path).is_some() && path.exists() {
-                gone.extend(self.claims.under(path).into_iter().filter(|known| **known != **path));
-                self.read(&[path.as_path().into()], &AtomicBool::new(false), (out, &mut |_| true));
-            } else {
-                gone.extend(self.claims.under(path));
-                forgotten.push((path.clone(), is_link));
+            let target = if is_link { fs::metadata(path) } else { own };
+            match target {
+                Ok(meta) if meta.is_dir() => {
+                    self.scan(path, &AtomicBool::new(false), (out, &mut |_| true));
+                }
+                Ok(_) if format_of(path).is_some() => {
+                    let known = self.claims.under(path).into_iter();
+                    gone.extend(known.filter(|known| **known != **path));
+                    let file = [path.as_path().into()];
+                    self.read(&file, &AtomicBool::new(false), (out, &mut |_| true));
+                }
+                _ => {
+                    gone.extend(self.claims.under(path));
+                    forgotten.push((path.clone(), is_link));
+                }
             }
         }
         for path in gone {
