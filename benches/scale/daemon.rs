@@ -9,14 +9,18 @@ use crate::manifests::Manifests;
 use crate::nft::Census;
 use crate::world::Namespace;
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+const SOCKET: &str = "admin.sock";
 
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
     pub started: Instant,
-    _socket: tempfile::TempDir,
+    socket: tempfile::TempDir,
 }
 
 /// When a table's element count came to rest.
@@ -37,12 +41,12 @@ impl Daemon {
             .args(["--hostname-override", NODES[0], "--cluster-cidr", POD_RANGE])
             .args(["--service-cluster-ip-range", SERVICE_RANGE, "--log-level", "warn"])
             .arg("--admin-socket")
-            .arg(socket.path().join("admin.sock"))
+            .arg(socket.path().join(SOCKET))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         let started = Instant::now();
         let child = namespace.run(|| Ok(command.spawn()?))?;
-        Ok(Self { child, started, _socket: socket })
+        Ok(Self { child, started, socket })
     }
 
     /// Waits until at least `expected` elements are held and their number has not changed for a
@@ -67,6 +71,29 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Seconds from the start until the daemon says that the kernel holds its plan. For when there
+    /// may be nothing to write, so that the kernel announces nothing.
+    pub fn synced(&self, patience: Duration) -> Outcome<f64> {
+        while self.started.elapsed() < patience {
+            if let Ok(status) = self.status()
+                && !status["last_success"].is_null()
+            {
+                return Ok(self.started.elapsed().as_secs_f64());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err("vipd did not come to hold its plan".into())
+    }
+
+    fn status(&self) -> Outcome<serde_json::Value> {
+        let mut stream = UnixStream::connect(self.socket.path().join(SOCKET))?;
+        stream.write_all(b"GET /v1/status HTTP/1.0\r\nHost: vipd\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let body = answer.split_once("\r\n\r\n").ok_or("the admin socket does not speak HTTP")?.1;
+        Ok(serde_json::from_str(body)?)
     }
 
     /// A line of /proc/PID/status in kB (`VmRSS`, `VmHWM`).

@@ -54,7 +54,8 @@ impl Watcher {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                     // ENOBUFS: what was lost cannot be measured.
                     Err(error) => {
-                        let _ = sender.send(Err(format!("nf_tables notifications: {error}").into()));
+                        let _ =
+                            sender.send(Err(format!("nf_tables notifications: {error}").into()));
                         return;
                     }
                 };
