@@ -1,5 +1,7 @@
 //! Which flows are stale. PURE.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServicePlan, Target};
 use std::collections::{BTreeMap, HashSet};

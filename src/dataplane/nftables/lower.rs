@@ -3,6 +3,8 @@
 //! In: what the kernel holds ([`State`]) and a service's plan. Out: [`Changes`].
 //! Never: work beyond the service that changed.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use super::changes::{Changes, Structure};
 use super::classes::{Acquired, ClassKey};
 use super::expr::Verdict;

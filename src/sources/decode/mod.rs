@@ -3,6 +3,8 @@
 //! In: the text of a manifest, or objects of k8s-openapi. Out: [`Document`]s.
 //! Never: I/O, a clock; a guess where the API server would refuse.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod cluster;
 mod endpoints;
 mod fields;
