@@ -127,14 +127,12 @@ impl Store {
     }
 
     fn upsert_slice(&mut self, mut slice: Arc<EndpointSlice>) {
-        match self.filed(slice.key.as_str()) {
-            Some((filed, known)) if *filed == slice.service => {
-                if find(known, slice.key.as_str()) == Some(&slice) {
-                    return;
-                }
+        if let Some((filed, known)) = self.filed(slice.key.as_str()) {
+            if *filed != slice.service {
+                self.delete_slice(slice.key.as_str());
+            } else if find(known, slice.key.as_str()) == Some(&slice) {
+                return;
             }
-            Some(_) => self.delete_slice(slice.key.as_str()),
-            None => {}
         }
         let service = self.shared_key(&slice.service);
         if !namesakes(slice.key.as_str()).any(|namesake| namesake == service.as_str()) {
