@@ -1,8 +1,6 @@
 //! Arguments in, one command run.
 #![forbid(unsafe_code)]
 
-#![forbid(unsafe_code)]
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

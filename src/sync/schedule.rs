@@ -1,5 +1,7 @@
 //! When to write. PURE: `now` is an argument.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::time::{Duration, Instant};
 
 /// Deletions that packets in flight must not see wait this long, unless a commit takes them along.
