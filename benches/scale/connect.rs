@@ -13,8 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 2);
-pub const CLIENT_RANGE: &str = "10.60.0.0/24";
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 2);
 pub const SERVERS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 61, 0, 2), Ipv4Addr::new(10, 61, 0, 3), Ipv4Addr::new(10, 61, 0, 4)];
 pub const SERVER_PORT: u16 = 8080;

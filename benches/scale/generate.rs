@@ -15,6 +15,11 @@ const FIRST_POD: u32 = u32::from_be_bytes([10, 0, 0, 1]);
 /// Addresses that changes bring in: in the pods' range, above all that a shape uses.
 const FIRST_FRESH: u32 = u32::from_be_bytes([10, 32, 0, 1]);
 
+/// Whether only a change can have brought this address.
+pub fn is_fresh(address: Ipv4Addr) -> bool {
+    (FIRST_FRESH..FIRST_FRESH + (1 << 20)).contains(&u32::from(address))
+}
+
 pub const NODES: [&str; 2] = ["node-a", "node-b"];
 pub const NAMESPACE: &str = "bench";
 pub const SERVICE_PORT: u16 = 80;

@@ -5,6 +5,7 @@
 
 mod alloc;
 mod connect;
+mod daemon;
 mod floor;
 mod generate;
 mod manifests;
@@ -13,6 +14,7 @@ mod parts;
 mod report;
 mod rooms;
 mod stats;
+mod watch;
 mod world;
 
 use std::path::Path;
@@ -22,7 +24,7 @@ use std::time::Instant;
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "usage: cargo bench --bench scale -- [PART …] [--quick]
-parts (all without any): load change connect";
+parts (all without any): load change event start restart memory repair connect";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effort {
@@ -42,8 +44,16 @@ impl Effort {
 
 type Part = fn(Effort) -> Outcome<Vec<report::Row>>;
 
-const PARTS: [(&str, Part); 3] =
-    [("load", parts::load::run), ("change", parts::change::run), ("connect", parts::connect::run)];
+const PARTS: [(&str, Part); 8] = [
+    ("load", parts::load::run),
+    ("change", parts::change::run),
+    ("event", parts::event::run),
+    ("start", parts::start::start),
+    ("restart", parts::start::restart),
+    ("memory", parts::memory::run),
+    ("repair", parts::repair::run),
+    ("connect", parts::connect::run),
+];
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;

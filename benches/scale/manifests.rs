@@ -6,6 +6,7 @@
 use crate::Outcome;
 use crate::generate::{Cluster, NAMESPACE, SERVICE_PORT, ServiceSpec, TARGET_PORT};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,18 @@ impl Manifests {
         self.directory.path().join("staging")
     }
 
+    /// One service of each file that holds any of these.
+    pub fn files_of(&self, services: &[usize]) -> BTreeSet<usize> {
+        services.iter().map(|&service| self.first_of(service)).collect()
+    }
+
+    fn first_of(&self, service: usize) -> usize {
+        match service.checked_sub(self.singles) {
+            Some(offset) => service - offset % (PER_FILE / 2),
+            None => service,
+        }
+    }
+
     /// Replaces the file that holds a service by one rename.
     pub fn update(&self, cluster: &Cluster, service: usize) -> Outcome<()> {
         self.stage(cluster, service)?.publish()
@@ -58,12 +71,9 @@ impl Manifests {
 
     /// Writes the file that holds a service beside its place.
     pub fn stage(&self, cluster: &Cluster, service: usize) -> Outcome<Staged> {
-        let range = if service < self.singles {
-            service..service + 1
-        } else {
-            let first = service - (service - self.singles) % (PER_FILE / 2);
-            first..(first + PER_FILE / 2).min(cluster.services.len())
-        };
+        let first = self.first_of(service);
+        let count = if service < self.singles { 1 } else { PER_FILE / 2 };
+        let range = first..(first + count).min(cluster.services.len());
         let extension = match self.format {
             Format::Json => "json",
             Format::Yaml => "yaml",

@@ -4,8 +4,8 @@ use super::query::{TraceQuery, parameter};
 use super::server::Body;
 use super::stream;
 use super::views::{
-    List, NodeView, ServicePlanView, StatusView, describe, endpoints_view, problem_views,
-    service_view, trace_view,
+    List, NodeView, ServicePlanView, StatusView, describe, endpoints_view, not_found,
+    problem_views, service_view, trace_view,
 };
 use crate::model::ServiceKey;
 use crate::planner;
@@ -77,7 +77,7 @@ fn plan(snapshot: &Snapshot) -> Answer {
 fn one_service(key: &ServiceKey, snapshot: &Snapshot) -> Answer {
     match describe(snapshot, key) {
         Some(view) => json(&view),
-        None => Answer::Refusal(StatusCode::NOT_FOUND, format!("service {key} not found")),
+        None => Answer::Refusal(StatusCode::NOT_FOUND, not_found(snapshot, key)),
     }
 }
 

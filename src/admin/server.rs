@@ -72,7 +72,7 @@ async fn next(listener: &socket::Listener, shutdown: &CancellationToken) -> Opti
         match shutdown.run_until_cancelled(listener.socket.accept()).await? {
             Ok((stream, _)) => return Some(stream),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on the admin socket; check the limit on open files");
+                tracing::warn!(%error, "admin socket cannot accept: check the limit on open files");
                 shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await?;
             }
         }

@@ -11,7 +11,8 @@ use std::ops::Bound;
 /// Entries that are turned into text at once.
 const PIECE: usize = 256;
 
-/// `head`, the entries, `]}`; `head` ends with an open list; `write` appends an entry as JSON and says whether it did.
+/// `head`, which ends with an open list, the entries, `]}`. `write` appends an entry as JSON, or says
+/// that it is left out; what it wrote of that entry is taken back.
 pub(super) fn list<V, F>(head: String, entries: OrdMap<ServiceKey, V>, mut write: F) -> Body
 where
     V: Clone + Send + Sync + 'static,

@@ -4,7 +4,7 @@ use super::{Error, offline, output};
 use crate::admin::views::TraceView;
 use crate::admin::views::{
     DescribeView, EndpointsView, List, PlanView, ProblemView, ServiceView, describe,
-    endpoints_view, problem_views, service_view, trace_view,
+    endpoints_view, not_found, problem_views, service_view, trace_view,
 };
 use crate::admin::{Answered, Client, ClientError, TraceQuery};
 use crate::config::{NodeFlags, SocketFlag};
@@ -92,8 +92,9 @@ impl Answers {
     pub(super) fn service(&self, key: &ServiceKey) -> Result<DescribeView, Error> {
         match self {
             Answers::Daemon { client, runtime } => answered(runtime.block_on(client.service(key))),
-            Answers::Offline(snapshot) => describe(snapshot, key)
-                .ok_or_else(|| Error::NotFound(format!("service {key} not found"))),
+            Answers::Offline(snapshot) => {
+                describe(snapshot, key).ok_or_else(|| Error::NotFound(not_found(snapshot, key)))
+            }
         }
     }
 

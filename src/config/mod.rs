@@ -1,6 +1,6 @@
 //! What the operator asked for, checked once.
 //!
-//! In: flags, `VIPD_*` environment variables. Out: one [`Config`], or one error that names the flag.
+//! In: flags, `VIPD_*` variables. Out: one [`Config`], or one error that names the flag.
 //! Never: a default that is decided anywhere else; a look at the cluster.
 
 mod cidr;

@@ -56,6 +56,10 @@ impl Buffer {
     /// Begins a message of a netfilter subsystem: header and `struct nfgenmsg`.
     /// `version` is 0 but for conntrack filters (1, kernel ≥ 6.12); `resource` is a subsystem
     /// number in batch markers, else 0.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the numbers of the two headers, in their order on the wire"
+    )]
     pub fn begin(
         &mut self,
         kind: u16,
@@ -262,7 +266,7 @@ impl<'a> Attributes<'a> {
     /// The first attribute of a kind.
     pub fn find(self, kind: u16) -> Option<Attribute<'a>> {
         let mut all = self;
-        all.find_map(|attribute| (attribute.kind == kind).then_some(attribute))
+        Iterator::find(&mut all, |attribute| attribute.kind == kind)
     }
 }
 

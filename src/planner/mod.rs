@@ -14,6 +14,8 @@ mod plan;
 mod policy;
 mod problems;
 mod replan;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 pub use explain::{EndpointUse, explain};

@@ -162,10 +162,16 @@ impl<'a> Tracer<'a> {
     fn service(mut self, at: FrontendKey, held: Held<'a>) -> Result<Trace, TraceError> {
         let claimants = self.plan.claims.get(&at).map_or(&[][..], |claimants| claimants);
         let losers: Vec<&str> = claimants.iter().skip(1).map(ServiceKey::as_str).collect();
-        let why = if losers.is_empty() {
-            format!("it is the service's {} address and port", held.frontend.kind.name())
-        } else {
-            format!("it is older than {}, which claim the same", losers.join(", "))
+        let kind = held.frontend.kind.name();
+        let why = match &losers[..] {
+            [] => format!("it is the service's {kind}"),
+            [one] => format!(
+                "it is the service's {kind}; {one} claims it too, but comes later by age and name"
+            ),
+            more => format!(
+                "it is the service's {kind}; {} claim it too, but come later by age and name",
+                more.join(", ")
+            ),
         };
         self.step(format!("{at} is Service {}{}", held.service.key, port_name(held.port)), why);
         match &held.frontend.action {
@@ -198,21 +204,27 @@ impl<'a> Tracer<'a> {
             return Ok(self.end(Verdict::Drop));
         }
         let pool = port.pool(forward.scope);
-        let count = match pool.len() {
-            1 => "its one endpoint".to_owned(),
-            count => format!("one of {count} endpoints"),
-        };
         let targets: Vec<String> = pool.iter().map(|e| e.target.to_string()).collect();
+        let what = match &targets[..] {
+            [only] => format!("it is sent to the one endpoint, {only}"),
+            [rest @ .., last] => format!(
+                "it is sent to one of {} endpoints, {} and {last}",
+                targets.len(),
+                rest.join(", ")
+            ),
+            [] => "it is sent nowhere".to_owned(),
+        };
         let why = match (forward.scope, pool.iter().any(|endpoint| endpoint.terminating)) {
-            (Scope::Cluster, false) => "ready, and not hinted for other nodes or zones",
-            (Scope::Cluster, true) => "serving while terminating: nothing ready is left",
+            (Scope::Cluster, false) => "ready, and no hint keeps it from this node",
+            (Scope::Cluster, true) => "nothing ready is left; it serves while it terminates",
             (Scope::Local, false) => "ready and on this node, as policy Local asks for",
             (Scope::Local, true) => {
-                "on this node, as policy Local asks for, and serving while terminating: nothing \
-                 ready is left here"
+                "on this node, as policy Local asks for, where nothing ready is left; \
+                 it serves while it terminates"
             }
         };
-        self.step(format!("it is sent to {count}: {}", targets.join(", ")), why);
+        let each = if targets.len() == 1 { "" } else { "each of them: " };
+        self.step(what, format!("{each}{why}"));
         if let Some(timeout) = port.affinity {
             self.step(
                 "the client keeps the endpoint it had",
@@ -222,10 +234,10 @@ impl<'a> Tracer<'a> {
         let hairpin = |target: Target| target.address == source;
         let others = !pool.iter().all(|endpoint| hairpin(endpoint.target));
         let remote = if others { self.masquerade(forward.masquerade)? } else { true };
-        if pool.iter().any(|endpoint| hairpin(endpoint.target)) && (!remote || !others) {
+        if pool.iter().any(|endpoint| hairpin(endpoint.target)) {
             self.step(
-                format!("sent back to {source} it is masqueraded"),
-                "an endpoint that reaches itself must answer through this node",
+                format!("towards {source} itself the source becomes this node's"),
+                "an endpoint must answer itself through this node",
             );
         }
         let endpoints: Vec<TracedEndpoint> = pool

@@ -99,6 +99,7 @@ impl Schedule {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
 mod tests {
     use super::*;
 

@@ -218,7 +218,8 @@ impl World {
     #[track_caller]
     pub fn restart(&self) {
         self.terminate();
-        self.start(&self.inside.flags.borrow().clone());
+        let flags = self.inside.flags.borrow().clone();
+        self.start(&flags);
     }
 
     /// Of the running daemon.
@@ -388,6 +389,9 @@ impl World {
             ["nft list ruleset | head -400", "conntrack -L 2>&1 | head -50", "ip -br addr"]
         {
             text += &format!("--- node: {command}\n{}\n", self.netns(Node).try_sh(command).out);
+        }
+        for command in ["get rejected -A", "get endpoints -A"] {
+            text += &format!("--- vipd {command}\n{}\n", self.vipd(command).out);
         }
         for start in 1..=self.inside.starts.get() {
             let log = format!("{WORK}/vipd-{start}.log");

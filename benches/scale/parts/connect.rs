@@ -5,13 +5,18 @@
 //! Never: a comparison across runs.
 
 use crate::connect::{Course, Path, SERVER_PORT, SERVERS, Variant, measure};
+use crate::daemon::Daemon;
+use crate::generate::{Cluster, EndpointSpec, NODES, ServiceSpec, Shape};
+use crate::manifests::{Format, Manifests};
+use crate::nft::Census;
 use crate::report::Row;
 use crate::stats::{median, ratio};
 use crate::{Effort, Outcome, progress};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 1);
+/// Of the service that is connected to: in the range of the others, above all of them.
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 143, 255, 254);
 
 /// What stands beside vipd's table. `tracking` is the least that makes netfilter track
 /// connections: the expression alone enables it, and no packet passes a chain. `empty_nat` adds the hooks
@@ -26,13 +31,13 @@ table inet empty_nat {
 table inet one_rule {
     chain prerouting {
         type nat hook prerouting priority dstnat;
-        ip daddr 10.254.0.1 tcp dport 80 dnat ip to 10.61.0.2:8080
+        ip daddr 10.143.255.254 tcp dport 80 dnat ip to 10.61.0.2:8080
     }
 }
 table inet same_rule {
     chain prerouting {
         type nat hook prerouting priority dstnat;
-        ip daddr 10.254.0.1 tcp dport 80 dnat ip to 10.61.0.2:8080
+        ip daddr 10.143.255.254 tcp dport 80 dnat ip to 10.61.0.2:8080
     }
 }
 ";
@@ -69,27 +74,75 @@ fn floors() -> Outcome<[Course; 2]> {
     Ok([direct, netfilter])
 }
 
+/// What `vipd run` leaves behind for so many services, beside the peers.
+fn skeleton(services: u32) -> Outcome<Course> {
+    progress(&format!("connect: programming {services} services"));
+    let path = Path::new()?;
+    path.node.nft(PEERS)?;
+    let mut cluster = Cluster::new(Shape::new(services, 2));
+    let endpoints =
+        SERVERS[..2].iter().map(|&address| EndpointSpec { address, node: NODES[1] }).collect();
+    cluster.services.push(ServiceSpec {
+        name: "target".to_owned(),
+        cluster_ip: CLUSTER_IP,
+        sticky: false,
+        local: false,
+        endpoints,
+    });
+    let manifests = Manifests::write(&cluster, Format::Json, 0)?;
+    let mut daemon = Daemon::start(&path.node, &manifests)?;
+    daemon.settled(&mut Census::open(&path.node, "vipd")?, cluster.elements())?;
+    daemon.terminate()?;
+    Ok(Course {
+        path,
+        tables: vec!["vipd", "empty_nat", "one_rule", "same_rule"],
+        variants: vec![
+            variant("vipd, to a service", Some("vipd"), SERVICE),
+            variant("one DNAT rule, to the service", Some("one_rule"), SERVICE),
+            variant("vipd, to a plain address", Some("vipd"), POD),
+            variant("plain conntrack, to a plain address", None, POD),
+            variant("conntrack and empty nat hooks, to a plain address", Some("empty_nat"), POD),
+        ],
+    })
+}
+
 pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
-    progress("connect: building namespaces");
-    let courses = floors()?;
-    let (rounds, connections) = effort.pick((20, 500), (40, 1_000));
+    let sizes = effort.pick(&[1_000, 10_000][..], &[1_000, 10_000, 100_000]);
+    let mut courses = Vec::from(floors()?);
+    for &services in sizes {
+        courses.push(skeleton(services)?);
+    }
+    let (rounds, connections) = effort.pick((20, 500), (60, 1_000));
     progress(&format!("connect: {rounds} rounds"));
     let results = measure(&courses, rounds, connections)?;
-    let untracked = &results[0][0];
-    let row = |course: usize, index: usize, floor: &[f64]| {
-        let p50s = &results[course][index];
-        let name = &courses[course].variants[index].name;
-        Row::new(format!("connect p50: {name}"), format!("{:.2} µs", median(p50s)))
-            .floor(format!("{:.2} µs", median(floor)), ratio(p50s, floor))
-            .numbers(json!({"p50_us": p50s}))
+
+    let row = |what: &str, p50s: &[f64], (name, floor): (&str, &[f64])| {
+        Row::new(format!("connect p50: {what}"), format!("{:.2} µs", median(p50s)))
+            .floor(format!("{name}: {:.2} µs", median(floor)), ratio(p50s, floor))
+            .numbers(json!({"p50_us": p50s, "floor_p50_us": floor}))
     };
-    let netfilter = &results[1];
-    Ok(vec![
-        row(0, 0, untracked),
-        row(1, 0, untracked),
-        row(1, 1, &netfilter[0]),
-        row(1, 2, &netfilter[0]),
-        row(1, 3, &netfilter[0]),
-        row(1, 4, &netfilter[3]),
-    ])
+    let (untracked, peers) = (&results[0][0], &results[1]);
+    let name = |index: usize| courses[1].variants[index].name.as_str();
+    let mut rows = vec![
+        row("untracked, to a plain address", untracked, ("itself", untracked)),
+        row(name(0), &peers[0], ("untracked", untracked)),
+        row(name(1), &peers[1], ("plain conntrack", &peers[0])),
+        row(name(2), &peers[2], ("plain conntrack", &peers[0])),
+        row(name(3), &peers[3], ("plain conntrack", &peers[0])),
+        row(name(4), &peers[4], ("one DNAT rule", &peers[3])),
+    ];
+    for (services, found) in sizes.iter().zip(&results[2..]) {
+        let [to_service, one_rule, to_plain, conntrack, empty_nat] = &found[..] else {
+            return Err("a variant was not measured".into());
+        };
+        let service = format!("vipd at {services} services, to a service");
+        let plain = format!("vipd at {services} services, to a plain address");
+        rows.extend([
+            row(&service, to_service, ("one DNAT rule", one_rule)).ratio_bar(1.05),
+            row(&plain, to_plain, ("plain conntrack", conntrack)).ratio_bar(1.03),
+            // Any address translation costs this much, whatever its rules.
+            row(&plain, to_plain, ("conntrack and empty nat hooks", empty_nat)).ratio_bar(1.03),
+        ]);
+    }
+    Ok(rows)
 }

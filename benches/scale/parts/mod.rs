@@ -5,4 +5,8 @@
 
 pub mod change;
 pub mod connect;
+pub mod event;
 pub mod load;
+pub mod memory;
+pub mod repair;
+pub mod start;

@@ -58,6 +58,17 @@ pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
     })
 }
 
+/// What to say where there is nothing to describe; a rejected object is not an unknown one.
+pub fn not_found(snapshot: &Snapshot, key: &ServiceKey) -> String {
+    match problems_of(snapshot, key).first() {
+        Some(problem) => format!(
+            "service {key} not found: {}: {}: {}",
+            problem.severity, problem.source, problem.reason
+        ),
+        None => format!("service {key} not found"),
+    }
+}
+
 fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> DescribedPort {
     let detector = snapshot.plan.node.local_detector(port.family);
     let endpoints = planner::explain(known, &snapshot.plan.facts, port);

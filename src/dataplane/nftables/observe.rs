@@ -38,6 +38,8 @@ struct Seen<'a> {
 struct Suspects {
     endpoints: Vec<IpAddr>,
     addresses: Vec<IpAddr>,
+    /// Planned frontends that the kernel holds, per family: more there are somebody's past.
+    frontends: [u64; 2],
 }
 
 impl Nftables {
@@ -56,6 +58,9 @@ impl Nftables {
 
         let mut suspects = Suspects::default();
         let seen = self.observe_services(plan, &mut suspects)?;
+        // First what nobody plans: numbers of its pools are given out anew below.
+        applied += self.remove_unplanned_frontends(plan, &mut suspects)?;
+        applied += self.remove_unowned_endpoints(&seen)?;
         let mut changes = Changes::default();
         for (done, seen) in seen.into_iter().enumerate() {
             if done > 0 && done % SERVICES_AT_ONCE == 0 {
@@ -72,9 +77,7 @@ impl Nftables {
             self.state.lower_from((seen.key, seen.pools), seen.held, Some(seen.plan), &mut changes);
         }
         applied += self.commit(&changes)?;
-        applied += self.remove_unplanned_frontends(plan, &mut suspects)?;
         applied += self.observe_shared(suspects)?;
-        applied += self.remove_unowned_endpoints()?;
         let rest = Changes { removed_chains: foreign_chains, ..Changes::default() };
         applied += self.commit(&rest)?;
         Ok(Some(applied))
@@ -186,6 +189,7 @@ impl Nftables {
                 _ => None,
             });
             values[index(family)] = known.collect();
+            suspects.frontends[index(family)] = values[index(family)].len() as u64;
         }
         let mut seen: Vec<Seen<'a>> = plan
             .services
@@ -282,13 +286,7 @@ impl Nftables {
         let mut changes = Changes::default();
         for family in Family::BOTH {
             let set = Set::Services(family);
-            let planned = plan
-                .services
-                .values()
-                .flat_map(|plan| frontends(plan, &[]))
-                .filter(|(f, _, _)| *f == family);
-            let wanted = planned.count() as u64;
-            if self.kernel.count(set)? == Some(wanted) {
+            if self.kernel.count(set)? == Some(suspects.frontends[index(family)]) {
                 continue;
             }
             let keys: HashSet<Bytes> = plan
@@ -419,7 +417,7 @@ impl Nftables {
     }
 
     /// Slots of pools that nobody owns: what a crash between two commits leaves.
-    fn remove_unowned_endpoints(&mut self) -> Result<Applied, Error> {
+    fn remove_unowned_endpoints(&mut self, seen: &[Seen<'_>]) -> Result<Applied, Error> {
         let mut changes = Changes::default();
         for family in Family::BOTH {
             let set = Set::Endpoints(family);
@@ -427,7 +425,7 @@ impl Nftables {
                 continue;
             }
             let mut owned: HashSet<Bytes> = HashSet::default();
-            let pools = self.state.services.values().flatten();
+            let pools = seen.iter().flat_map(|seen| &seen.pools);
             for pool in pools.filter(|pool| pool.key.family == family) {
                 owned.extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number, slot)));
             }

@@ -1,0 +1,129 @@
+//! Store and planner: everything at once, and one change among many services, which must cost the
+//! same whatever their number.
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use vipd::model::*;
+use vipd::planner::{DetectLocal, Planner, Policy};
+use vipd::store::Store;
+
+const NODES: usize = 10;
+
+fn address(net: u8, number: usize) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from_be_bytes([10, net, 0, 0]) + u32::try_from(number).unwrap())
+}
+
+fn service(number: usize) -> Object {
+    Object::Service(Arc::new(Service {
+        key: ServiceKey::new("default", &format!("service-{number:06}")),
+        created: Created(Some(1_700_000_000)),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: ClusterIps { v4: Some(address(96, number)), v6: None },
+        ports: Box::new([ServicePort {
+            name: PortName::default(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+            target_port: TargetPort::Number(8080),
+        }]),
+        external: None,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        publish_not_ready_addresses: false,
+        labels: "".into(),
+        selector: format!("app=service-{number:06}").into(),
+    }))
+}
+
+/// Two endpoints; `version` moves the first one.
+fn slice(number: usize, version: usize) -> Object {
+    let endpoint = |which: usize| Endpoint {
+        address: IpAddr::V4(address(180, number * 4 + which)),
+        conditions: Conditions::READY,
+        node: Some(format!("node-{}", (number + which) % NODES).into()),
+        hints: None,
+    };
+    Object::EndpointSlice(Arc::new(EndpointSlice {
+        key: SliceKey::new("default", &format!("service-{number:06}-abcde")),
+        service: ServiceKey::new("default", &format!("service-{number:06}")),
+        origin: SliceOrigin::Own,
+        set: EndpointSet {
+            family: Family::V4,
+            ports: Box::new([EndpointPort {
+                name: PortName::default(),
+                protocol: Protocol::Tcp,
+                port: 8080,
+            }]),
+            endpoints: Box::new([endpoint(version % 2), endpoint(2)]),
+        },
+    }))
+}
+
+fn new() -> (Store, Planner) {
+    let policy = Policy {
+        masquerade_all: false,
+        detect: DetectLocal::NodeCidr,
+        service_ranges: vec![],
+        drop_invalid: true,
+    };
+    (Store::new("node-0".into()), Planner::new(policy, "node-0".into()))
+}
+
+fn load((store, planner): &mut (Store, Planner), objects: Vec<Object>) {
+    objects.into_iter().for_each(|object| store.upsert(object));
+    let dirty = store.take_dirty();
+    black_box(planner.replan(dirty.services, store.known()));
+}
+
+fn objects(count: usize) -> Vec<Object> {
+    (0..count).flat_map(|number| [service(number), slice(number, 0)]).collect()
+}
+
+fn full(criterion: &mut Criterion) {
+    let objects = objects(10_000);
+    let mut group = criterion.benchmark_group("full");
+    group.sample_size(10);
+    group.bench_function("10k x 2", |bencher| {
+        let setup = || (new(), objects.clone());
+        bencher.iter_batched(
+            setup,
+            |(mut world, objects)| {
+                load(&mut world, objects);
+                world
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+fn one_change(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one change");
+    for count in [1_000, 100_000] {
+        let mut world = new();
+        load(&mut world, objects(count));
+        // A reader holds the state before each change, as in the daemon.
+        let mut published = (world.0.known().clone(), world.1.plan().clone());
+        let mut version = 0;
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            bencher.iter_batched(
+                || {
+                    version += 1;
+                    // Coprime to both counts, so that the changes wander over all services.
+                    vec![slice((version / 2 * 7919) % count, version)]
+                },
+                |change| {
+                    load(&mut world, change);
+                    published = (world.0.known().clone(), world.1.plan().clone());
+                },
+                BatchSize::SmallInput,
+            );
+        });
+        black_box(published);
+    }
+}
+
+criterion_group!(benches, full, one_change);
+criterion_main!(benches);

@@ -1,0 +1,154 @@
+//! The rules again, written to be read and not to be fast: from the objects straight to the answer
+//! for one packet, with nothing of the planner's but its words for verdicts.
+
+use super::world::{Objects, PODS, RANGE};
+use ipnet::IpNet;
+use std::cmp::Reverse;
+use std::net::IpAddr;
+use vipd::model::*;
+use vipd::planner::{Packet, Verdict};
+
+type Answer = (Verdict, Vec<(IpAddr, u16, bool)>);
+
+pub fn answer(objects: &Objects, facts: &NodeFacts, packet: &Packet<'_>) -> Answer {
+    let services: Vec<&Service> = objects
+        .values()
+        .filter_map(
+            |object| if let Object::Service(service) = object { Some(&**service) } else { None },
+        )
+        .filter(|service| service.cluster_ips.iter().any(|ip| ip == packet.destination))
+        .collect();
+    let asked = |service: &Service| {
+        service
+            .ports
+            .iter()
+            .find(|p| (p.port, p.protocol) == (packet.port, packet.protocol))
+            .cloned()
+    };
+    let holder = services
+        .iter()
+        .filter(|service| asked(service).is_some())
+        .min_by_key(|s| (s.created.0.is_none(), s.created.0, s.key.as_str()));
+    let Some(service) = holder else {
+        let range: IpNet = RANGE.parse().unwrap();
+        let verdict = match (services.is_empty(), range.contains(&packet.destination)) {
+            (false, _) => Verdict::Reject,
+            (true, true) => Verdict::Drop,
+            (true, false) => Verdict::Pass,
+        };
+        return (verdict, vec![]);
+    };
+    let endpoints = endpoints(objects, service, &asked(service).unwrap(), packet);
+    let (verdict, targets) = choose(service, &endpoints, facts);
+    let pods: IpNet = PODS.parse().unwrap();
+    // The detector knows a CIDR of IPv4 only.
+    let remote = packet.source.is_ipv4() && !pods.contains(&packet.source);
+    let with_source =
+        targets.into_iter().map(|(ip, port)| (ip, port, remote || ip == packet.source)).collect();
+    (verdict, with_source)
+}
+
+/// A distinct endpoint: the copy that counts.
+struct Known {
+    target: (IpAddr, u16),
+    endpoint: Endpoint,
+}
+
+fn endpoints(
+    objects: &Objects,
+    service: &Service,
+    port: &ServicePort,
+    packet: &Packet<'_>,
+) -> Vec<Known> {
+    let slices = |wanted: SliceOrigin| -> Vec<EndpointSet> {
+        let mut slices: Vec<&EndpointSlice> = objects
+            .values()
+            .filter_map(|o| if let Object::EndpointSlice(s) = o { Some(&**s) } else { None })
+            .filter(|slice| slice.service == service.key)
+            .collect();
+        slices.sort_by_key(|slice| slice.key.as_str());
+        // Slices that are not mirrored but lead nowhere count as slices nevertheless.
+        slices.iter().filter(|s| s.origin == wanted).map(|slice| slice.set.clone()).collect()
+    };
+    let by_hand = objects.values().find_map(|object| match object {
+        Object::Endpoints(e) if e.key == service.key => Some(e.sets.to_vec()),
+        _ => None,
+    });
+    let own = slices(SliceOrigin::Own);
+    let sets = if !own.is_empty() {
+        own
+    } else {
+        by_hand.unwrap_or_else(|| slices(SliceOrigin::Mirrored))
+    };
+
+    let mut all: Vec<Known> = Vec::new();
+    for set in sets.iter().filter(|set| set.family == Family::of(packet.destination)) {
+        for named in set.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol)
+        {
+            for endpoint in &set.endpoints {
+                let target = (endpoint.address, named.port);
+                let worth = |e: &Endpoint| {
+                    Reverse((!e.conditions.terminating, e.node.as_deref() == Some("n0")))
+                };
+                match all.iter_mut().find(|known| known.target == target) {
+                    Some(known) if worth(endpoint) < worth(&known.endpoint) => {
+                        known.endpoint = endpoint.clone();
+                    }
+                    Some(_) => {}
+                    None => all.push(Known { target, endpoint: endpoint.clone() }),
+                }
+            }
+        }
+    }
+    for known in &mut all {
+        known.endpoint.conditions.ready |= service.publish_not_ready_addresses;
+    }
+    all.sort_by_key(|known| known.target);
+    all
+}
+
+fn choose(service: &Service, all: &[Known], facts: &NodeFacts) -> (Verdict, Vec<(IpAddr, u16)>) {
+    let ready: Vec<&Known> = all.iter().filter(|k| k.endpoint.conditions.ready).collect();
+    let leaving: Vec<&Known> = all
+        .iter()
+        .filter(|k| !k.endpoint.conditions.ready)
+        .filter(|k| k.endpoint.conditions.serving && k.endpoint.conditions.terminating)
+        .collect();
+    if ready.is_empty() && leaving.is_empty() {
+        return (Verdict::Reject, vec![]);
+    }
+    let here = |known: &&&Known| known.endpoint.node.as_deref() == Some(&*facts.name);
+    let (ready, leaving): (Vec<&Known>, Vec<&Known>) = match service.internal_policy {
+        TrafficPolicy::Local => (
+            ready.iter().filter(here).copied().collect(),
+            leaving.iter().filter(here).copied().collect(),
+        ),
+        TrafficPolicy::Cluster => (near(ready, facts), leaving),
+    };
+    let chosen = if ready.is_empty() { leaving } else { ready };
+    let verdict = if chosen.is_empty() { Verdict::Drop } else { Verdict::Forward };
+    (verdict, chosen.iter().map(|known| known.target).collect())
+}
+
+/// Of all ready endpoints, those that the hints recommend to this node.
+fn near<'a>(ready: Vec<&'a Known>, facts: &NodeFacts) -> Vec<&'a Known> {
+    let nodes = |known: &Known| known.endpoint.hints.clone().map(|h| h.nodes).unwrap_or_default();
+    let zones = |known: &Known| known.endpoint.hints.clone().map(|h| h.zones).unwrap_or_default();
+    if ready.iter().all(|known| !nodes(known).is_empty()) {
+        let near: Vec<_> =
+            ready.iter().filter(|k| nodes(k).iter().any(|n| **n == *facts.name)).copied().collect();
+        if !near.is_empty() {
+            return near;
+        }
+    }
+    if let Some(zone) = &facts.zone
+        && ready.iter().all(|known| !zones(known).is_empty())
+    {
+        let near: Vec<_> =
+            ready.iter().filter(|k| zones(k).iter().any(|z| **z == **zone)).copied().collect();
+        if !near.is_empty() {
+            return near;
+        }
+    }
+    ready
+}

@@ -1,0 +1,204 @@
+//! A small world: three services, four slices, a handful of addresses.
+
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use vipd::model::*;
+use vipd::planner::{DetectLocal, Policy};
+
+pub const PODS: &str = "10.1.0.0/24";
+pub const RANGE: &str = "10.254.0.0/29";
+
+#[derive(Debug, Clone)]
+pub enum Change {
+    Upsert(Object),
+    Delete(ObjectRef),
+}
+
+impl Change {
+    pub fn object(&self) -> ObjectRef {
+        match self {
+            Change::Upsert(object) => object.object_ref(),
+            Change::Delete(object) => object.clone(),
+        }
+    }
+}
+
+pub type Objects = BTreeMap<ObjectRef, Object>;
+
+/// What is there after all changes.
+pub fn last_words(changes: &[Change]) -> Objects {
+    let mut objects = Objects::new();
+    for change in changes {
+        match change {
+            Change::Upsert(object) => objects.insert(object.object_ref(), object.clone()),
+            Change::Delete(object) => objects.remove(object),
+        };
+    }
+    objects
+}
+
+pub fn policy() -> Policy {
+    Policy {
+        masquerade_all: false,
+        detect: DetectLocal::ClusterCidr(vec![PODS.parse().unwrap()]),
+        service_ranges: vec![RANGE.parse().unwrap()],
+        drop_invalid: true,
+    }
+}
+
+pub fn facts() -> impl Strategy<Value = NodeFacts> {
+    prop::option::of(name("z", 2)).prop_map(|zone| NodeFacts {
+        name: "n0".into(),
+        zone: zone.map(Into::into),
+        addresses: vec!["192.168.0.2".parse().unwrap()],
+        interface_addresses: vec![],
+        pod_cidrs: vec![],
+    })
+}
+
+pub fn objects() -> impl Strategy<Value = Objects> {
+    prop::collection::vec(object(), 0..10)
+        .prop_map(|objects| objects.into_iter().map(|o| (o.object_ref(), o)).collect())
+}
+
+pub fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => object().prop_map(Change::Upsert),
+        1 => object().prop_map(|object| Change::Delete(object.object_ref())),
+    ]
+}
+
+pub fn packet() -> impl Strategy<Value = (IpAddr, Protocol, IpAddr, u16)> {
+    let source = prop_oneof![
+        3 => pod(Family::V4),
+        1 => Just("192.168.0.2".parse().unwrap()),
+        1 => Just("203.0.113.9".parse().unwrap()),
+    ];
+    let v4 = (source, protocol(), prop_oneof![9 => cluster_ip(), 1 => pod(Family::V4)], 80u16..83);
+    let v6 = Just("fd00::1".parse::<IpAddr>().unwrap());
+    prop_oneof![4 => v4, 1 => (pod(Family::V6), protocol(), v6, 80u16..83)]
+}
+
+fn name(prefix: &'static str, count: u8) -> impl Strategy<Value = String> + Clone {
+    (0..count).prop_map(move |n| format!("{prefix}{n}"))
+}
+
+/// Mostly the same one, so that services find their endpoints.
+fn port_name() -> impl Strategy<Value = &'static str> {
+    prop_oneof![4 => Just("p0"), 1 => Just("p1")]
+}
+
+fn service_key() -> impl Strategy<Value = ServiceKey> {
+    name("s", 3).prop_map(|name| ServiceKey::new("ns", &name))
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![3 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp)]
+}
+
+fn pod(family: Family) -> impl Strategy<Value = IpAddr> {
+    (0u16..2, 1u16..4).prop_map(move |(net, host)| match family {
+        Family::V4 => IpAddr::from([10, 1, net as u8, host as u8]),
+        Family::V6 => IpAddr::from([0xfd01, 0, 0, net, 0, 0, 0, host]),
+    })
+}
+
+fn cluster_ip() -> impl Strategy<Value = IpAddr> {
+    let last = prop_oneof![4 => 1u8..3, 1 => 3u8..10];
+    last.prop_map(|last| [10, 254, 0, last].into())
+}
+
+fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        3 => service().prop_map(|service| Object::Service(Arc::new(service))),
+        4 => slice().prop_map(|slice| Object::EndpointSlice(Arc::new(slice))),
+        1 => (service_key(), prop::collection::vec(set(), 0..3)).prop_map(|(key, sets)| {
+            Object::Endpoints(Arc::new(Endpoints { key, sets: sets.into() }))
+        }),
+    ]
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let ports = prop::collection::btree_map((80u16..82, protocol()), port_name(), 1..3);
+    let ips = (1u8..3, any::<bool>());
+    let created = prop::option::of(0i64..3);
+    let affinity = prop::option::of(Just(NonZeroU32::MIN));
+    let switches = (any::<bool>(), prop::bool::weighted(0.1));
+    (service_key(), ports, ips, created, affinity, switches).prop_map(
+        |(key, ports, (ip, dual), created, affinity, (local, publish))| Service {
+            key,
+            created: Created(created),
+            service_type: ServiceType::ClusterIp,
+            cluster_ips: ClusterIps {
+                v4: Some([10, 254, 0, ip].into()),
+                v6: dual.then(|| "fd00::1".parse().unwrap()),
+            },
+            ports: ports
+                .into_iter()
+                .map(|((port, protocol), name)| ServicePort {
+                    name: name.into(),
+                    protocol,
+                    port,
+                    node_port: None,
+                    target_port: TargetPort::Unset,
+                })
+                .collect(),
+            external: None,
+            internal_policy: if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
+            external_policy: TrafficPolicy::Cluster,
+            affinity,
+            publish_not_ready_addresses: publish,
+            labels: "".into(),
+            selector: "".into(),
+        },
+    )
+}
+
+/// Named after their service, after another one, or after none.
+fn slice() -> impl Strategy<Value = EndpointSlice> {
+    let names = prop::sample::select(&["s0", "s0-a", "s1-a", "x"][..]);
+    let origin = prop_oneof![3 => Just(SliceOrigin::Own), 1 => Just(SliceOrigin::Mirrored)];
+    (names, service_key(), origin, set()).prop_map(|(name, service, origin, set)| EndpointSlice {
+        key: SliceKey::new("ns", name),
+        service,
+        origin,
+        set,
+    })
+}
+
+fn set() -> impl Strategy<Value = EndpointSet> {
+    let family = prop_oneof![4 => Just(Family::V4), 1 => Just(Family::V6)];
+    let port = (port_name(), protocol(), prop_oneof![4 => Just(8080u16), 1 => Just(8081)])
+        .prop_map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port });
+    (family, prop::collection::vec(port, 1..3)).prop_flat_map(|(family, ports)| {
+        let endpoints = prop::collection::vec(endpoint(family), 0..5);
+        endpoints.prop_map(move |endpoints| EndpointSet {
+            family,
+            ports: ports.clone().into(),
+            endpoints: endpoints.into(),
+        })
+    })
+}
+
+fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
+    let ready = Just(Conditions::READY);
+    let any = any::<[bool; 3]>().prop_map(|[ready, serving, terminating]| Conditions {
+        ready,
+        serving,
+        terminating,
+    });
+    let names = |prefix| prop::collection::vec(name(prefix, 2).prop_map(Into::into), 0..2);
+    let hints = (names("z"), names("n"))
+        .prop_map(|(zones, nodes)| Box::new(Hints { zones: zones.into(), nodes: nodes.into() }));
+    let node = prop::option::of(name("n", 2).prop_map(Into::into));
+    (pod(family), prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints))
+        .prop_map(|(address, conditions, node, hints)| Endpoint {
+            address,
+            conditions,
+            node,
+            hints,
+        })
+}
