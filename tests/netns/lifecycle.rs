@@ -192,6 +192,7 @@ pub fn cases() -> Vec<Case> {
                 assert!(replies.outcomes.len() > least, "the load was too small: {replies}");
                 replies.reached();
             },
-        ),
+        )
+        .alone(),
     ]
 }
