@@ -14,6 +14,7 @@ mod layout;
 mod lower;
 mod monitor;
 mod observe;
+mod pins;
 mod pools;
 mod repair;
 mod rules;
@@ -147,12 +148,13 @@ impl Dataplane for Nftables {
         if let Some(node) = &delta.node {
             self.state.lower_node(node, &mut changes);
         }
-        self.apply_services(&delta.services, changes)
+        let applied = self.apply_services(&delta.services, changes)?;
+        Ok(applied + self.retime_pins())
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
         match self.observe(plan)? {
-            Some(applied) => Ok(applied),
+            Some(applied) => Ok(applied + self.retime_pins()),
             None => self.load(plan),
         }
     }
