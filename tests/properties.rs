@@ -175,7 +175,7 @@ proptest! {
     fn the_trace_agrees_with_the_oracle(
         facts in facts(),
         changes in prop::collection::vec(change(), 0..30),
-        packets in prop::collection::vec(packet(), 1..12),
+        packets in prop::collection::vec(packet(), 1..24),
     ) {
         let node = Node::of(&facts, &changes);
         let objects = last_words(&changes);

@@ -27,7 +27,10 @@ pub(super) fn settle(
     // Frontend by frontend, so that one wanted by k services costs k log k, not k² log k.
     wishes.sort_unstable();
     let mut touched = BTreeSet::new();
-    for wishes in wishes.chunk_by(|one, other| one.0 == other.0) {
+    let frontends = || wishes.chunk_by(|one, other| one.0 == other.0);
+    // Every other one first: keys that come in order leave a B-tree's nodes half empty, and the
+    // second round fills them.
+    for wishes in frontends().step_by(2).chain(frontends().skip(1).step_by(2)) {
         settle_one(claims, wishes, known, &mut touched);
     }
     touched

@@ -87,7 +87,14 @@ impl Planner {
                 wanted.entry(key).or_insert_with(|| Some(ServicePlan::clone(rival)));
             }
         }
-        let services = wanted.into_iter().filter_map(|(key, new)| self.put(key, new)).collect();
+        let mut wanted: Vec<_> = wanted.into_iter().map(Some).collect();
+        let mut services = Vec::new();
+        // As with the claims: the second round fills the nodes that the first left half empty.
+        for first in 0..2 {
+            let round = wanted.iter_mut().skip(first).step_by(2).filter_map(Option::take);
+            services.extend(round.filter_map(|(key, new)| self.put(key, new)));
+        }
+        services.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         let node = std::mem::take(&mut self.node_pending).then(|| Arc::clone(&self.plan.node));
         PlanDelta { services, node }
     }

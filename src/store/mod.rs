@@ -26,8 +26,8 @@ use std::sync::Arc;
 pub struct Store {
     node_name: Arc<str>,
     known: OrdMap<ServiceKey, Arc<Known>>,
-    /// Under which service a slice was filed: its label may name another one by now.
-    slices: BTreeMap<SliceKey, ServiceKey>,
+    /// Under which service a slice is filed, where its name does not say so ([`namesakes`]).
+    strays: BTreeMap<SliceKey, ServiceKey>,
     node: Option<Arc<Node>>,
     /// By object, because the same range may stand in two of them.
     service_cidrs: BTreeMap<Box<str>, Arc<ServiceCidr>>,
@@ -40,7 +40,7 @@ impl Store {
         Self {
             node_name,
             known: OrdMap::new(),
-            slices: BTreeMap::new(),
+            strays: BTreeMap::new(),
             node: None,
             service_cidrs: BTreeMap::new(),
             dirty: dirty::Recorder::default(),
@@ -105,10 +105,13 @@ impl Store {
         ranges
     }
 
-    fn upsert_service(&mut self, service: Arc<Service>) {
-        let key = service.key.clone();
+    fn upsert_service(&mut self, mut service: Arc<Service>) {
+        let key = self.shared_key(&service.key);
         if self.known.get(&key).is_some_and(|known| known.service.as_ref() == Some(&service)) {
             return;
+        }
+        if let Some(service) = Arc::get_mut(&mut service) {
+            service.key = key.clone();
         }
         self.part(&key).service = Some(service);
         self.dirty.service(key);
@@ -123,19 +126,21 @@ impl Store {
         self.dirty.service(key);
     }
 
-    fn upsert_slice(&mut self, slice: Arc<EndpointSlice>) {
-        match self.slices.get(&slice.key) {
-            Some(filed) if *filed == slice.service => {
-                let known = self.known.get(filed);
-                if known.is_some_and(|known| find(known, slice.key.as_str()) == Some(&slice)) {
-                    return;
-                }
+    fn upsert_slice(&mut self, mut slice: Arc<EndpointSlice>) {
+        if let Some((filed, known)) = self.filed(slice.key.as_str()) {
+            if *filed != slice.service {
+                self.delete_slice(slice.key.as_str());
+            } else if find(known, slice.key.as_str()) == Some(&slice) {
+                return;
             }
-            Some(_) => self.delete_slice(slice.key.as_str()),
-            None => {}
         }
         let service = self.shared_key(&slice.service);
-        self.slices.insert(slice.key.clone(), service.clone());
+        if !namesakes(slice.key.as_str()).any(|namesake| namesake == service.as_str()) {
+            self.strays.insert(slice.key.clone(), service.clone());
+        }
+        if let Some(slice) = Arc::get_mut(&mut slice) {
+            slice.service = service.clone();
+        }
         let slices = &mut self.part(&service).slices;
         match slices.binary_search_by(|other| other.key.cmp(&slice.key)) {
             Ok(at) => slices[at] = slice,
@@ -159,12 +164,24 @@ impl Store {
     }
 
     fn delete_slice(&mut self, key: &str) {
-        let Some(service) = self.slices.remove(key) else { return };
+        let Some((service, _)) = self.filed(key) else { return };
+        let service = service.clone();
+        self.strays.remove(key);
         self.delete_part(service.as_str(), |known| {
             let before = known.slices.len();
             known.slices.retain(|slice| slice.key.as_str() != key);
             known.slices.len() != before
         });
+    }
+
+    /// Where a slice is, whatever its label says by now.
+    fn filed(&self, slice: &str) -> Option<(&ServiceKey, &Arc<Known>)> {
+        if let Some(service) = self.strays.get(slice) {
+            return self.known.get_key_value(service);
+        }
+        namesakes(slice)
+            .filter_map(|service| self.known.get_key_value(service))
+            .find(|(_, known)| find(known, slice).is_some())
     }
 
     /// The parts known of `key`, to be changed.
@@ -197,4 +214,12 @@ impl Store {
 fn find<'a>(known: &'a Known, slice: &str) -> Option<&'a Arc<EndpointSlice>> {
     let at = known.slices.binary_search_by(|other| other.key.as_str().cmp(slice)).ok()?;
     Some(&known.slices[at])
+}
+
+/// The services that a slice's name speaks of: the slice controller appends `-` and a random suffix
+/// to the service's name, people tend to repeat it. An index of all slices would cost more memory
+/// than what it saves in time.
+fn namesakes(slice: &str) -> impl Iterator<Item = &str> {
+    let generated = slice.rsplit_once('-').map(|(service, _)| service);
+    [Some(slice), generated].into_iter().flatten()
 }

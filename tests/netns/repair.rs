@@ -68,7 +68,7 @@ pub fn cases() -> Vec<Case> {
                 if set.elements.iter().any(|element| element.contains("expires")) {
                     continue;
                 }
-                repaired(w, &format!("flush set {TABLE} {}", set.name));
+                repaired(w, &format!("flush {} {TABLE} {}", set.kind, set.name));
                 let key = set.elements[0].split(" : ").next().unwrap_or_default();
                 repaired(w, &format!("delete element {TABLE} {} {{ {key} }}", set.name));
             }

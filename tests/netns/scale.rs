@@ -86,8 +86,9 @@ pub fn cases() -> Vec<Case> {
             w.serve(svc().on([L1, R1]));
             w.sleep(1100);
             let watch = Watch::start(w.netns(Node));
-            for turn in 0..150 {
-                w.write(slice(if turn % 2 == 0 { [L1, R1] } else { [L1, R2] }));
+            for turn in 1..=150 {
+                // Never twice the same, so that each period has something to write.
+                w.write(svc().named("other", 42).port(turn));
                 w.sleep(20);
             }
             // Three seconds: a commit at once, then one each second, and a later one each for
@@ -96,6 +97,7 @@ pub fn cases() -> Vec<Case> {
             assert!((2..=10).contains(&commits), "{commits} commits in 3 s with a period of 1 s");
             w.serve(slice([L1, L3]));
             w.tcp(L2, w.cip(), 80).times(100).spread([L1, L3]);
+            w.tcp(L2, w.family.cluster_ip(42), 150).refused();
         })
         .flag("--min-sync-period", "1s"),
         case("memory comes back after many services are gone", |w| {

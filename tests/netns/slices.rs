@@ -161,6 +161,27 @@ pub fn cases() -> Vec<Case> {
                 w.tcp(L2, w.cip(), 80).times(3).refused();
             },
         ),
+        case(
+            "what a manifest leaves out has the API server's default: port name, protocol, conditions",
+            |w| {
+                let bare = json!({
+                    "apiVersion": "discovery.k8s.io/v1",
+                    "kind": "EndpointSlice",
+                    "metadata": {"name": "bare", "labels": {"kubernetes.io/service-name": "svc"}},
+                    "addressType": w.family.kubernetes(),
+                    "endpoints": [{"addresses": [w.address(L1)]}],
+                    "ports": [{"port": 8080}],
+                });
+                let service = json!({
+                    "apiVersion": "v1",
+                    "kind": "Service",
+                    "metadata": {"name": "svc"},
+                    "spec": {"clusterIP": w.cip(), "ports": [{"port": 80}]},
+                });
+                w.serve(Plain { name: "bare", objects: vec![service, bare] });
+                w.tcp(L2, w.cip(), 80).times(10).only([L1]).source_kept();
+            },
+        ),
         case("endpoints spread over several slices are one set, duplicates counted once", |w| {
             w.write(svc());
             w.write(slice([L1, R1]).named("one"));

@@ -86,6 +86,11 @@ fn name(prefix: &'static str, count: u8) -> impl Strategy<Value = String> + Clon
     (0..count).prop_map(move |n| format!("{prefix}{n}"))
 }
 
+/// Mostly the same one, so that services find their endpoints.
+fn port_name() -> impl Strategy<Value = &'static str> {
+    prop_oneof![4 => Just("p0"), 1 => Just("p1")]
+}
+
 fn service_key() -> impl Strategy<Value = ServiceKey> {
     name("s", 3).prop_map(|name| ServiceKey::new("ns", &name))
 }
@@ -102,7 +107,8 @@ fn pod(family: Family) -> impl Strategy<Value = IpAddr> {
 }
 
 fn cluster_ip() -> impl Strategy<Value = IpAddr> {
-    (1u8..10).prop_map(|last| [10, 254, 0, last].into())
+    let last = prop_oneof![4 => 1u8..3, 1 => 3u8..10];
+    last.prop_map(|last| [10, 254, 0, last].into())
 }
 
 fn object() -> impl Strategy<Value = Object> {
@@ -116,8 +122,8 @@ fn object() -> impl Strategy<Value = Object> {
 }
 
 fn service() -> impl Strategy<Value = Service> {
-    let ports = prop::collection::btree_map((80u16..82, protocol()), name("p", 2), 1..3);
-    let ips = (1u8..4, any::<bool>());
+    let ports = prop::collection::btree_map((80u16..82, protocol()), port_name(), 1..3);
+    let ips = (1u8..3, any::<bool>());
     let created = prop::option::of(0i64..3);
     let affinity = prop::option::of(Just(NonZeroU32::MIN));
     let switches = (any::<bool>(), prop::bool::weighted(0.1));
@@ -133,7 +139,7 @@ fn service() -> impl Strategy<Value = Service> {
             ports: ports
                 .into_iter()
                 .map(|((port, protocol), name)| ServicePort {
-                    name: (*name).into(),
+                    name: name.into(),
                     protocol,
                     port,
                     node_port: None,
@@ -165,10 +171,10 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
 
 fn set() -> impl Strategy<Value = EndpointSet> {
     let family = prop_oneof![4 => Just(Family::V4), 1 => Just(Family::V6)];
-    let port = (name("p", 2), protocol(), 8080u16..8082)
-        .prop_map(|(name, protocol, port)| EndpointPort { name: (*name).into(), protocol, port });
-    (family, prop::collection::vec(port, 0..3)).prop_flat_map(|(family, ports)| {
-        let endpoints = prop::collection::vec(endpoint(family), 0..4);
+    let port = (port_name(), protocol(), prop_oneof![4 => Just(8080u16), 1 => Just(8081)])
+        .prop_map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port });
+    (family, prop::collection::vec(port, 1..3)).prop_flat_map(|(family, ports)| {
+        let endpoints = prop::collection::vec(endpoint(family), 0..5);
         endpoints.prop_map(move |endpoints| EndpointSet {
             family,
             ports: ports.clone().into(),
@@ -188,7 +194,11 @@ fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     let hints = (names("z"), names("n"))
         .prop_map(|(zones, nodes)| Box::new(Hints { zones: zones.into(), nodes: nodes.into() }));
     let node = prop::option::of(name("n", 2).prop_map(Into::into));
-    (pod(family), prop_oneof![ready, any], node, prop::option::weighted(0.7, hints)).prop_map(
-        |(address, conditions, node, hints)| Endpoint { address, conditions, node, hints },
-    )
+    (pod(family), prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints))
+        .prop_map(|(address, conditions, node, hints)| Endpoint {
+            address,
+            conditions,
+            node,
+            hints,
+        })
 }

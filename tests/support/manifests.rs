@@ -127,6 +127,11 @@ impl Port {
         value
     }
 
+    /// As slices have it: the empty name is written out.
+    fn slice_value(self) -> Value {
+        json!({"name": self.name, "port": self.number, "protocol": self.proto.kubernetes()})
+    }
+
     /// `targetPort` of a Service's port, which a proxy never reads.
     pub fn target(mut self, port: u16) -> Port {
         self.target = Some(port);
@@ -207,7 +212,7 @@ impl Slice {
             "metadata": {"name": format!("{}-{}", self.service, self.suffix), "namespace": "default", "labels": labels},
             "addressType": family.kubernetes(),
             "endpoints": self.endpoints.iter().map(|one| one.value(family)).collect::<Vec<_>>(),
-            "ports": self.ports.iter().map(|one| one.value("port")).collect::<Vec<_>>(),
+            "ports": self.ports.iter().map(|one| one.slice_value()).collect::<Vec<_>>(),
         })
     }
 

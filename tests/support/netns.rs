@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-/// What a command said.
+/// What a command said; its errors only where it failed.
 #[derive(Debug)]
 pub struct Said {
     pub code: i32,
@@ -127,6 +127,8 @@ fn run(command: &mut Command, input: &str) -> Said {
 
 fn text_of(output: &Output) -> String {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+    }
     text
 }

@@ -14,6 +14,8 @@ pub const TABLE: &str = "inet vipd";
 /// A set or map of vipd's table, as `nft` prints it.
 #[derive(Debug, Clone)]
 pub struct Set {
+    /// `set` or `map`.
+    pub kind: &'static str,
     pub name: String,
     /// Each as written in a listing: `key` or `key : value`.
     pub elements: Vec<String>,
@@ -43,7 +45,7 @@ pub fn filled_sets(node: &Netns) -> Vec<Set> {
             }
             let elements = elements(&node.sh(&format!("nft list {kind} {TABLE} {name}")));
             if !elements.is_empty() {
-                filled.push(Set { name, elements });
+                filled.push(Set { kind, name, elements });
             }
         }
     }

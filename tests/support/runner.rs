@@ -16,6 +16,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+/// Exit status of a case that cannot run on this kernel.
+const SKIPPED: i32 = 77;
+
 #[derive(Clone)]
 pub struct Case {
     title: &'static str,
@@ -88,6 +91,12 @@ impl Case {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// Ends the case as skipped.
+pub fn skip(reason: &str) -> ! {
+    println!("SKIPPED: {reason}");
+    std::process::exit(SKIPPED);
 }
 
 /// True in the long runs.
@@ -330,6 +339,12 @@ impl Running<'_> {
             Some(0) => {
                 println!("test {name} ... ok ({took:.1} s)");
                 tally.passed += 1;
+            }
+            Some(SKIPPED) => {
+                println!("test {name} ... ignored");
+                let reasons = said.lines().filter(|line| line.starts_with("SKIPPED"));
+                reasons.for_each(|reason| println!("{reason}"));
+                tally.skipped += 1;
             }
             _ => {
                 println!("test {name} ... FAILED ({took:.1} s, {status})");

@@ -30,10 +30,11 @@ pub fn arguments(manifests: &Path, flags: &[Flag]) -> Vec<String> {
     let mut arguments =
         vec!["run".to_owned(), "--manifests".to_owned(), manifests.display().to_string()];
     for (name, value) in kept.chain(flags) {
-        arguments.push((*name).to_owned());
-        if !value.is_empty() {
-            arguments.push((*value).to_owned());
-        }
+        arguments.push(if value.is_empty() {
+            (*name).to_owned()
+        } else {
+            format!("{name}={value}")
+        });
     }
     arguments
 }

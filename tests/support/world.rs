@@ -167,6 +167,13 @@ impl World {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+        // What vipd tells of itself is published after the commit.
+        let tries = self.tries(L3, Tcp, self.family.cluster_ip(SENTINEL), port);
+        while self.is_running()
+            && !self.trace(L3, &tries).endpoints.iter().any(|one| one.address.port() == target)
+        {
+            assert!(start.elapsed() < patience, "vipd does not tell what it has applied");
+        }
         start.elapsed()
     }
 
@@ -218,7 +225,8 @@ impl World {
     #[track_caller]
     pub fn restart(&self) {
         self.terminate();
-        self.start(&self.inside.flags.borrow().clone());
+        let flags = self.inside.flags.borrow().clone();
+        self.start(&flags);
     }
 
     /// Of the running daemon.
@@ -388,6 +396,9 @@ impl World {
             ["nft list ruleset | head -400", "conntrack -L 2>&1 | head -50", "ip -br addr"]
         {
             text += &format!("--- node: {command}\n{}\n", self.netns(Node).try_sh(command).out);
+        }
+        for command in ["get rejected -A", "get endpoints -A"] {
+            text += &format!("--- vipd {command}\n{}\n", self.vipd(command).out);
         }
         for start in 1..=self.inside.starts.get() {
             let log = format!("{WORK}/vipd-{start}.log");

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 /// A file that its writer keeps open is read when it has been quiet for this long.
-const QUIET: Duration = Duration::from_millis(50);
+pub(super) const QUIET: Duration = Duration::from_millis(50);
 /// How long the second half of a rename may take. The kernel queues both in one go, but the reader
 /// may wake up in between.
 const OTHER_HALF: Duration = Duration::from_millis(2);
@@ -172,9 +172,10 @@ fn add(steps: &mut Vec<Step>, cookie: u32, paths: Vec<PathBuf>) {
     if paths.is_empty() {
         return;
     }
-    // The halves of a rename follow one another closely.
+    // The halves of a rename follow one another closely, and so do a rename and the next one of
+    // the same file.
     let same = |step: &&mut Step| {
-        (cookie != 0 && step.cookie == cookie) || paths.iter().all(|path| step.paths.contains(path))
+        (cookie != 0 && step.cookie == cookie) || paths.iter().any(|path| step.paths.contains(path))
     };
     match steps.iter_mut().rev().take(4).find(same) {
         Some(step) => {

@@ -82,7 +82,9 @@ pub(super) fn read_all(
     reader: &mut Reader,
     sink: &mut dyn FnMut(&Arc<Path>, Reading) -> bool,
 ) {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(wanted.len() / ALONE);
+    // Not asked for a file or two: the answer is read from the cgroup's files.
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let threads = if wanted.len() > ALONE { cores().min(wanted.len() / ALONE) } else { 1 };
     if threads <= 1 {
         for (path, known) in wanted {
             if stop.load(Ordering::Relaxed) || !sink(path, read(path, *known, reader)) {

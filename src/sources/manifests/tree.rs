@@ -49,7 +49,12 @@ impl Tree {
         flush: &mut dyn FnMut(&mut Vec<Change>) -> bool,
     ) {
         let root = self.root.clone();
+        let gone = !root.is_dir();
         if let Some(watches) = &mut self.watches {
+            if gone {
+                // What happens to the directory elsewhere is no longer ours.
+                watches.forget(&root);
+            }
             watches.add_link(&self.absolute_root);
         }
         self.scan(&root, stop, (out, flush));
@@ -64,19 +69,31 @@ impl Tree {
                 self.scan_all(&AtomicBool::new(false), out, &mut |_| true);
                 continue;
             }
-            let is_link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+            let own = fs::symlink_metadata(path);
+            let is_link = own.as_ref().is_ok_and(fs::Metadata::is_symlink);
             if is_link && let Some(watches) = &mut self.watches {
                 watches.add_link(path);
             }
-            if path.is_dir() {
-                self.scan(path, &AtomicBool::new(false), (out, &mut |_| true));
-            } else if format_of(path).is_some() && path.exists() {
-                gone.extend(self.claims.under(path).into_iter().filter(|known| **known != **path));
-                self.read(&[path.as_path().into()], &AtomicBool::new(false), (out, &mut |_| true));
-            } else {
-                gone.extend(self.claims.under(path));
-                forgotten.push((path.clone(), is_link));
+            let target = if is_link { fs::metadata(path) } else { own };
+            match target {
+                Ok(meta) if meta.is_dir() => {
+                    self.scan(path, &AtomicBool::new(false), (out, &mut |_| true));
+                }
+                Ok(_) if format_of(path).is_some() => {
+                    let known = self.claims.under(path).into_iter();
+                    gone.extend(known.filter(|known| **known != **path));
+                    let file = [path.as_path().into()];
+                    self.read(&file, &AtomicBool::new(false), (out, &mut |_| true));
+                }
+                _ => {
+                    gone.extend(self.claims.under(path));
+                    forgotten.push((path.clone(), is_link));
+                }
             }
+        }
+        if !gone.is_empty() && !self.root.is_dir() {
+            // Nobody removed the files: the whole directory is away, and may come back.
+            return self.scan_all(&AtomicBool::new(false), out, &mut |_| true);
         }
         for path in gone {
             self.claims.remove(&path, out);
@@ -132,11 +149,12 @@ impl Tree {
     fn read(&mut self, paths: &[Arc<Path>], stop: &AtomicBool, (out, flush): Sink<'_>) {
         let known = |path: &Arc<Path>| (Arc::clone(path), self.claims.hash(path));
         let wanted: Vec<Wanted> = paths.iter().map(known).collect();
-        let claims = &mut self.claims;
+        let (claims, root) = (&mut self.claims, &self.root);
         read_all(&wanted, stop, &mut self.reader, &mut |path, reading| {
             match reading {
                 Reading::Unchanged => {}
-                Reading::Gone => claims.remove(path, out),
+                Reading::Gone if root.is_dir() => claims.remove(path, out),
+                Reading::Gone => {}
                 Reading::Contents(contents) => claims.set(path, contents, out),
                 Reading::Trouble { hash, problem } => claims.keep(path, hash, problem, out),
             }

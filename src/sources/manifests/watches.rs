@@ -45,6 +45,16 @@ struct Watched {
     steps: HashMap<OsString, BTreeSet<PathBuf>>,
 }
 
+/// A name came, went or now means something else.
+const NAMES: WatchFlags = WatchFlags::CREATE
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF);
+/// A file's bytes or permissions changed.
+const CONTENTS: WatchFlags =
+    WatchFlags::CLOSE_WRITE.union(WatchFlags::MODIFY).union(WatchFlags::ATTRIB);
+
 const BUFFER: usize = 64 * 1024;
 /// As many links as Linux itself follows in one path (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
@@ -61,7 +71,7 @@ impl Watches {
 
     /// Events of this directory concern the path from now on.
     pub fn add_directory(&mut self, path: &Path) -> io::Result<()> {
-        let descriptor = self.watch(path)?;
+        let descriptor = self.watch(path, NAMES | CONTENTS)?;
         if let Some(former) = self.directories.insert(path.into(), descriptor)
             && former != descriptor
         {
@@ -75,9 +85,14 @@ impl Watches {
     pub fn add_link(&mut self, path: &Path) {
         self.forget_link(path);
         let mut places = Vec::new();
-        for (directory, name) in steps(path) {
+        let steps = steps(path);
+        // Writes matter only in the file where it ends; a busy directory on the way must not wake us.
+        let last = if path.is_dir() { NAMES } else { NAMES | CONTENTS };
+        let count = steps.len();
+        for (position, (directory, name)) in steps.into_iter().enumerate() {
+            let flags = if position + 1 == count { last } else { NAMES };
             // A directory that cannot be watched is one whose changes cannot be followed.
-            let Ok(descriptor) = self.watch(&directory) else { continue };
+            let Ok(descriptor) = self.watch(&directory, flags) else { continue };
             let watched = self.by_descriptor.entry(descriptor).or_default();
             watched.steps.entry(name.clone()).or_default().insert(path.into());
             places.push((descriptor, name));
@@ -126,18 +141,10 @@ impl Watches {
         }
     }
 
-    fn watch(&self, directory: &Path) -> io::Result<i32> {
-        let flags = WatchFlags::CLOSE_WRITE
-            | WatchFlags::MODIFY
-            | WatchFlags::ATTRIB
-            | WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVE
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR
-            | WatchFlags::EXCL_UNLINK;
-        Ok(inotify::add_watch(&self.inotify, directory, flags)?)
+    /// One inode has one watch: what it was already watched for stays.
+    fn watch(&self, directory: &Path, flags: WatchFlags) -> io::Result<i32> {
+        let how = WatchFlags::ONLYDIR | WatchFlags::EXCL_UNLINK | WatchFlags::MASK_ADD;
+        Ok(inotify::add_watch(&self.inotify, directory, flags | how)?)
     }
 
     /// Waits for events or for `wake`; `None` waits for ever.
@@ -153,8 +160,8 @@ impl Watches {
     pub fn events(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
-        let fd = self.inotify.try_clone()?;
-        let mut reader = Reader::new(fd.as_fd(), &mut buffer);
+        let mut reader = Reader::new(self.inotify.as_fd(), &mut buffer);
+        let mut ended = Vec::new();
         loop {
             let event = match reader.next() {
                 Ok(event) => event,
@@ -170,11 +177,14 @@ impl Watches {
                 events.push(Event { flags, cookie, paths: Vec::new(), through_link: false });
             }
             if flags.contains(ReadFlags::IGNORED) {
-                self.ended(descriptor);
+                ended.push(descriptor);
             }
             if reader.is_buffer_empty() {
                 break;
             }
+        }
+        for descriptor in ended {
+            self.ended(descriptor);
         }
         Ok(events)
     }

@@ -1,0 +1,156 @@
+//! EndpointSlice, Endpoints, Node and ServiceCIDR.
+
+use super::{endpoints, ignored, object, rejected, slice, slice_text};
+use crate::model::{Conditions, Family, Object, Protocol, Severity, SliceOrigin};
+use rstest::rstest;
+use std::sync::Arc;
+
+#[test]
+fn a_slice_is_read_with_the_meaning_of_absent_conditions() {
+    let (slice, warnings) = slice(
+        "ports: [{name: http, port: 8080}, {name: dns, port: 53, protocol: UDP}], endpoints: [\
+         {addresses: [10.1.00.001, 10.1.0.9], nodeName: a, hints: {forZones: [{name: z}], forNodes: [{name: node-a}]}}, \
+         {addresses: [10.1.0.2], nodeName: a, conditions: {ready: false, serving: true, terminating: true}}]",
+    );
+    assert_eq!(warnings, []);
+    assert_eq!((slice.key.as_str(), slice.service.as_str()), ("default/web-1", "default/web"));
+    assert_eq!((slice.origin, slice.set.family), (SliceOrigin::Own, Family::V4));
+    let ports: Vec<_> = slice.set.ports.iter().map(|p| (&*p.name.0, p.protocol, p.port)).collect();
+    assert_eq!(ports, [("http", Protocol::Tcp, 8080), ("dns", Protocol::Udp, 53)]);
+    let [first, second] = &*slice.set.endpoints else { panic!("{slice:?}") };
+    assert_eq!(first.address.to_string(), "10.1.0.1");
+    assert_eq!(first.conditions, Conditions::READY);
+    let hints = first.hints.as_ref().expect("hints");
+    assert_eq!((&*hints.zones, &*hints.nodes), (&["z".into()][..], &["node-a".into()][..]));
+    assert_eq!(second.conditions, Conditions { ready: false, serving: true, terminating: true });
+    let names = first.node.as_ref().zip(second.node.as_ref()).expect("node names");
+    assert!(Arc::ptr_eq(names.0, names.1), "one string for one node");
+}
+
+#[rstest]
+#[case::port_nil("[{name: a}]", 0)]
+#[case::port_zero("[{name: a, port: 0}]", 0)]
+#[case::name_nil("[{port: 80}]", 0)]
+#[case::name_null("[{name: null, port: 80}]", 0)]
+#[case::name_empty("[{name: '', port: 80}]", 1)]
+#[case::no_ports("null", 0)]
+fn ports_that_count(#[case] ports: &str, #[case] count: usize) {
+    let (slice, _) = slice(&format!("ports: {ports}, endpoints: [{{addresses: [10.1.0.1]}}]"));
+    assert_eq!(slice.set.ports.len(), count);
+}
+
+#[rstest]
+#[case("[]", None)]
+#[case("[10.1.0.300]", Some("endpoints[0].addresses[0]"))]
+#[case("['fd00::1']", Some("endpoints[0].addresses[0]"))]
+#[case("[127.0.0.1]", Some("endpoints[0].addresses[0]"))]
+#[case("[0.0.0.0]", Some("endpoints[0].addresses[0]"))]
+#[case("[224.0.0.1]", Some("endpoints[0].addresses[0]"))]
+fn a_bad_endpoint_costs_only_itself(#[case] addresses: &str, #[case] warning: Option<&str>) {
+    let (slice, warnings) = slice(&format!(
+        "ports: [{{name: '', port: 80}}], endpoints: [{{addresses: {addresses}}}, {{addresses: [10.1.0.2]}}]"
+    ));
+    let left: Vec<_> = slice.set.endpoints.iter().map(|e| e.address.to_string()).collect();
+    assert_eq!(left, ["10.1.0.2"]);
+    let fields: Vec<_> = warnings.iter().map(|w| &*w.field).collect();
+    assert_eq!(fields, Vec::from_iter(warning));
+    for warning in warnings {
+        assert_eq!(warning.severity, Severity::Warning);
+        assert_eq!(
+            warning.object.map(|o| o.to_string()).as_deref(),
+            Some("EndpointSlice default/web-1")
+        );
+    }
+}
+
+#[rstest]
+#[case("ports: [{name: a, port: 65536}]", "ports[0].port")]
+#[case("ports: [{name: a, port: 80, protocol: X}]", "ports[0].protocol")]
+#[case("endpoints: [{addresses: 10.1.0.1}]", "endpoints[0].addresses")]
+#[case(
+    "endpoints: [{addresses: [10.1.0.1], conditions: {ready: maybe}}]",
+    "endpoints[0].conditions.ready"
+)]
+fn a_slice_is_refused(#[case] rest: &str, #[case] field: &str) {
+    assert_eq!(&*rejected(&slice_text(rest)).field, field);
+}
+
+#[rstest]
+#[case::headless(
+    "kubernetes.io/service-name: web",
+    "kubernetes.io/service-name: web, service.kubernetes.io/headless: ''"
+)]
+#[case::fqdn("addressType: IPv4", "addressType: FQDN")]
+#[case::no_service("kubernetes.io/service-name: web", "app: web")]
+#[case::empty_service("kubernetes.io/service-name: web", "kubernetes.io/service-name: ''")]
+fn slices_that_are_not_used(#[case] from: &str, #[case] to: &str) {
+    let text = slice_text("ports: []").replace(from, to);
+    assert_eq!(ignored(&text).0.as_deref(), Some("EndpointSlice default/web-1"));
+}
+
+#[test]
+fn mirrored_slices_are_known_as_such() {
+    let managed = "kubernetes.io/service-name: web, endpointslice.kubernetes.io/managed-by: \
+                   endpointslicemirroring-controller.k8s.io";
+    let text = slice_text("ports: []").replace("kubernetes.io/service-name: web", managed);
+    let Object::EndpointSlice(slice) = object(&text) else { panic!("no slice") };
+    assert_eq!(slice.origin, SliceOrigin::Mirrored);
+}
+
+#[test]
+fn endpoints_have_one_set_per_subset_and_family() {
+    let (endpoints, warnings) = endpoints(
+        "subsets: [{ports: [{port: 80}], addresses: [{ip: 10.1.0.1, nodeName: a}, {ip: 'fd00::1'}, \
+         {ip: x}], notReadyAddresses: [{ip: 10.1.0.2}]}]",
+    );
+    let seen: Vec<_> = endpoints
+        .sets
+        .iter()
+        .map(|set| {
+            let all = set.endpoints.iter().map(|e| (e.address.to_string(), e.conditions.ready));
+            (set.family, &*set.ports[0].name.0, set.ports[0].port, all.collect::<Vec<_>>())
+        })
+        .collect();
+    let v4 = vec![("10.1.0.1".to_owned(), true), ("10.1.0.2".to_owned(), false)];
+    let v6 = vec![("fd00::1".to_owned(), true)];
+    assert_eq!(seen, [(Family::V4, "", 80, v4), (Family::V6, "", 80, v6)]);
+    let fields: Vec<_> = warnings.iter().map(|w| &*w.field).collect();
+    assert_eq!(fields, ["subsets[0].addresses[2].ip"]);
+}
+
+#[test]
+fn a_node_says_its_addresses_zone_and_pod_cidrs() {
+    let text = "
+apiVersion: v1
+kind: Node
+metadata: {name: node-1, labels: {topology.kubernetes.io/zone: z1}}
+spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, 'fd01::/64']}
+status:
+  addresses:
+  - {type: ExternalIP, address: 203.0.113.1}
+  - {type: Hostname, address: node-1}
+  - {type: InternalIP, address: 192.0.2.1}
+";
+    let Object::Node(node) = object(text) else { panic!("no Node") };
+    assert_eq!((&*node.name, node.zone.as_deref()), ("node-1", Some("z1")));
+    let addresses: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["192.0.2.1", "203.0.113.1"]);
+    let cidrs: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(cidrs, ["10.1.0.0/24", "fd01::/64"]);
+}
+
+#[test]
+fn a_service_cidr_is_read_and_refused() {
+    let text = |cidrs: &str| {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {{name: k}}, \
+             spec: {{cidrs: {cidrs}}}}}"
+        )
+    };
+    let Object::ServiceCidr(cidr) = object(&text("[10.254.0.0/16, 'fd00::/108']")) else {
+        panic!("no ServiceCIDR")
+    };
+    assert_eq!(cidr.cidrs.len(), 2);
+    assert_eq!(&*rejected(&text("[10.254.0.0]")).field, "spec.cidrs[0]");
+    assert_eq!(&*rejected(&text("[]")).field, "spec.cidrs");
+}

@@ -1,0 +1,204 @@
+//! v1 Service: defaults, what is not served, what is refused.
+
+use super::{GOOD, ignored, object, rejected, service, service_fault, service_text};
+use crate::model::{
+    Created, External, Object, PortName, Protocol, ServiceType, TargetPort, TrafficPolicy,
+};
+use rstest::rstest;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn what_is_not_written_gets_the_api_servers_default() {
+    let service = service(GOOD);
+    assert_eq!(service.key.as_str(), "default/web");
+    assert_eq!(service.created, Created(None));
+    assert_eq!(service.service_type, ServiceType::ClusterIp);
+    assert_eq!(service.cluster_ips.iter().collect::<Vec<_>>(), [ip("10.254.0.1")]);
+    let port = &service.ports[0];
+    assert_eq!(
+        (&port.name, port.protocol, port.port, port.node_port, &port.target_port),
+        (&PortName::default(), Protocol::Tcp, 80, None, &TargetPort::Unset)
+    );
+    assert_eq!(service.internal_policy, TrafficPolicy::Cluster);
+    assert_eq!(service.external_policy, TrafficPolicy::Cluster);
+    assert_eq!((service.affinity, &service.external), (None, &None));
+    assert!(!service.publish_not_ready_addresses);
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {b: '2', a: '1'}, creationTimestamp: '1970-01-01T00:01:00Z'}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.254.0.1
+  clusterIPs: [10.254.0.1, 'fd00::1']
+  ipFamilies: [IPv4, IPv6]
+  selector: {app: web}
+  externalIPs: [192.0.2.1, 192.0.2.1]
+  loadBalancerSourceRanges: [' 198.51.100.7/24 ', 'fd00::/8']
+  healthCheckNodePort: 30001
+  internalTrafficPolicy: Local
+  externalTrafficPolicy: Local
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}
+  publishNotReadyAddresses: true
+  ports:
+  - {name: http, port: 80, nodePort: 30000, targetPort: 8080}
+  - {name: dns, port: 80, protocol: UDP, targetPort: dns}
+status:
+  loadBalancer:
+    ingress: [{ip: 203.0.113.1}, {ip: 203.0.113.2, ipMode: Proxy}, {ip: 203.0.113.3, ipMode: VIP}, {hostname: x.example}]
+";
+    let Object::Service(service) = object(text) else { panic!("no Service") };
+    assert_eq!(service.key.as_str(), "shop/web");
+    assert_eq!(service.created, Created(Some(60)));
+    assert_eq!(service.service_type, ServiceType::LoadBalancer);
+    assert_eq!(service.cluster_ips.iter().collect::<Vec<_>>(), [ip("10.254.0.1"), ip("fd00::1")]);
+    assert_eq!((&*service.labels, &*service.selector), ("a=1,b=2", "app=web"));
+    let external = External {
+        ips: [ip("192.0.2.1")].into(),
+        vips: [ip("203.0.113.1"), ip("203.0.113.3")].into(),
+        source_ranges: ["198.51.100.0/24", "fd00::/8"].map(|r| r.parse().expect("a CIDR")).into(),
+        health_check_node_port: std::num::NonZeroU16::new(30001),
+    };
+    assert_eq!(service.external.as_deref(), Some(&external));
+    assert_eq!(service.internal_policy, TrafficPolicy::Local);
+    assert_eq!(service.external_policy, TrafficPolicy::Local);
+    assert_eq!(service.affinity, NonZeroU32::new(5));
+    assert!(service.publish_not_ready_addresses);
+    assert_eq!(service.ports[0].node_port.map(u16::from), Some(30000));
+    assert_eq!(service.ports[0].target_port, TargetPort::Number(8080));
+    assert_eq!(service.ports[1].target_port, TargetPort::Name("dns".into()));
+}
+
+#[rstest]
+#[case("clusterIP: 10.0.00.001", "10.0.0.1")]
+#[case("clusterIPs: [10.254.0.1]", "10.254.0.1")]
+#[case("clusterIP: '', clusterIPs: [10.254.0.1]", "10.254.0.1")]
+#[case("clusterIP: 010.254.0.1, clusterIPs: [10.254.0.1]", "10.254.0.1")]
+#[case("clusterIP: '::ffff:10.254.0.1'", "10.254.0.1")]
+#[case("clusterIP: 'FD00:0::1'", "fd00::1")]
+fn cluster_ips_are_canonical(#[case] ips: &str, #[case] expected: &str) {
+    let service = service(&format!("{ips}, ports: [{{port: 80}}]"));
+    assert_eq!(service.cluster_ips.iter().collect::<Vec<_>>(), [ip(expected)]);
+}
+
+#[test]
+fn affinity_without_a_timeout_lasts_three_hours() {
+    let service = service(&format!("{GOOD}, sessionAffinity: ClientIP"));
+    assert_eq!(service.affinity, NonZeroU32::new(10_800));
+}
+
+#[rstest]
+#[case::headless("clusterIP: None", "headless (no cluster IP)")]
+#[case::headless_by_list("clusterIPs: [None]", "headless (no cluster IP)")]
+#[case::external_name("type: ExternalName, clusterIP: 10.254.0.1", "type ExternalName is DNS only")]
+fn not_served_and_no_problem(#[case] spec: &str, #[case] why: &str) {
+    assert_eq!(ignored(&service_text(spec)), (Some("Service default/web".into()), why));
+}
+
+#[test]
+fn another_proxys_service_is_not_served_whatever_its_label_says() {
+    let text = format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: web, labels: \
+         {{service.kubernetes.io/service-proxy-name: ''}}}}, spec: {{{GOOD}}}}}"
+    );
+    assert_eq!(ignored(&text).0.as_deref(), Some("Service default/web"));
+}
+
+#[test]
+fn the_headless_label_means_nothing_on_a_service() {
+    let labels = "labels: {service.kubernetes.io/headless: ''}";
+    let text = service_text(GOOD).replace("{name: web}", &format!("{{name: web, {labels}}}"));
+    assert!(matches!(object(&text), Object::Service(_)));
+}
+
+#[rstest]
+#[case("ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: 10.254.0.256, ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: +10.254.0.1, ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: 0.0.0.0, ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: 127.0.0.1, ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: 224.0.0.1, ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: '::', ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: '::1', ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: 'ff02::1', ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIPs: [10.254.0.1, 10.254.0.2], ports: [{port: 80}]", "spec.clusterIPs[1]")]
+#[case("clusterIPs: [10.254.0.1, None], ports: [{port: 80}]", "spec.clusterIPs[1]")]
+#[case(
+    "clusterIP: 10.254.0.2, clusterIPs: [10.254.0.1], ports: [{port: 80}]",
+    "spec.clusterIPs[0]"
+)]
+#[case("clusterIP: 10.254.0.1, ipFamilies: [IPv6], ports: [{port: 80}]", "spec.clusterIP")]
+#[case("clusterIP: 10.254.0.1, ipFamilies: [IPv5], ports: [{port: 80}]", "spec.ipFamilies[0]")]
+#[case("clusterIP: 10.254.0.1", "spec.ports")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 0}]", "spec.ports[0].port")]
+#[case("clusterIP: 10.254.0.1, ports: [{}]", "spec.ports[0].port")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 65536}]", "spec.ports[0].port")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: -1}]", "spec.ports[0].port")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80, nodePort: 65536}]", "spec.ports[0].nodePort")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80, targetPort: 65536}]", "spec.ports[0].targetPort")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80, protocol: ICMP}]", "spec.ports[0].protocol")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80, name: HTTP}]", "spec.ports[0].name")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80, name: a}, {port: 81}]", "spec.ports[1].name")]
+#[case(
+    "clusterIP: 10.254.0.1, ports: [{port: 80, name: a}, {port: 81, name: a}]",
+    "spec.ports[1].name"
+)]
+#[case(
+    "clusterIP: 10.254.0.1, ports: [{port: 80, name: a}, {port: 80, name: b}]",
+    "spec.ports[1].port"
+)]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80}], type: Other", "spec.type")]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80}], externalIPs: [x]", "spec.externalIPs[0]")]
+#[case(
+    "clusterIP: 10.254.0.1, ports: [{port: 80}], loadBalancerSourceRanges: [10.0.0.0]",
+    "spec.loadBalancerSourceRanges[0]"
+)]
+#[case(
+    "clusterIP: 10.254.0.1, ports: [{port: 80}], loadBalancerSourceRanges: [10.0.0.0/33]",
+    "spec.loadBalancerSourceRanges[0]"
+)]
+#[case(
+    "clusterIP: 10.254.0.1, ports: [{port: 80}], internalTrafficPolicy: Far",
+    "spec.internalTrafficPolicy"
+)]
+#[case("clusterIP: 10.254.0.1, ports: [{port: 80}], sessionAffinity: Yes", "spec.sessionAffinity")]
+fn refused(#[case] spec: &str, #[case] field: &str) {
+    assert_eq!(service_fault(spec), field);
+}
+
+#[rstest]
+#[case(0)]
+#[case(86_401)]
+fn affinity_timeouts_out_of_range_are_refused(#[case] seconds: u32) {
+    let config = format!("sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}");
+    let field = service_fault(&format!("{GOOD}, sessionAffinity: ClientIP, {config}"));
+    assert_eq!(field, "spec.sessionAffinityConfig.clientIP.timeoutSeconds");
+}
+
+#[rstest]
+#[case("{}", "metadata.name")]
+#[case("{name: Web}", "metadata.name")]
+#[case("{name: web-}", "metadata.name")]
+#[case("{name: a/b}", "metadata.name")]
+#[case("{name: web, namespace: a.b}", "metadata.namespace")]
+fn names_have_the_shape_of_rfc_1123(#[case] metadata: &str, #[case] field: &str) {
+    let text = service_text(GOOD).replace("{name: web}", metadata);
+    assert_eq!(&*rejected(&text).field, field);
+}
+
+/// The same number in two protocols is two ports.
+#[test]
+fn one_number_can_be_a_port_of_several_protocols() {
+    let ports = "[{port: 53, name: a}, {port: 53, name: b, protocol: UDP}]";
+    assert_eq!(service(&format!("clusterIP: 10.254.0.1, ports: {ports}")).ports.len(), 2);
+}

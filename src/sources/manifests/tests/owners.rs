@@ -1,0 +1,72 @@
+//! The same object in several files.
+
+use super::{Followed, service};
+use std::fs;
+
+fn three() -> Followed {
+    Followed::new(|root| {
+        for (name, port) in [("b.yaml", 2), ("a.yaml", 1), ("c/a.yaml", 3)] {
+            fs::create_dir_all(root.join("c")).expect("mkdir");
+            fs::write(root.join(name), service("web", port)).expect("write");
+        }
+    })
+}
+
+#[test]
+fn the_lowest_path_serves_and_the_others_are_listed() {
+    let followed = three();
+    assert_eq!(followed.known.services(), "web:1");
+    let reasons = followed.known.reasons();
+    let listed: Vec<_> = reasons.lines().collect();
+    assert_eq!(listed.len(), 2, "{reasons}");
+    for (line, file) in listed.iter().zip(["/b.yaml document 1", "/c/a.yaml document 1"]) {
+        assert!(line.contains(file) && line.contains("/a.yaml document 1 has"), "{line}");
+    }
+}
+
+#[test]
+fn the_next_takes_over_when_the_first_goes() {
+    let mut followed = three();
+    fs::remove_file(followed.path("a.yaml")).expect("remove");
+    followed.until_services("web:2");
+    assert_eq!(followed.known.reasons().lines().count(), 1);
+    fs::remove_file(followed.path("b.yaml")).expect("remove");
+    followed.until_services("web:3");
+    assert_eq!(followed.known.reasons(), "");
+    assert_eq!(followed.known.deletes, [""; 0]);
+    followed.write("a.yaml", &service("web", 4));
+    followed.until_services("web:4");
+}
+
+#[test]
+fn an_edit_of_a_copy_that_does_not_serve_changes_nothing() {
+    let mut followed = three();
+    let upserts = followed.known.upserts;
+    followed.write("b.yaml", &service("web", 9));
+    followed.settle();
+    assert_eq!(followed.known.upserts, upserts + 1, "only the settling edit");
+    assert_eq!(followed.known.services(), "web:1");
+}
+
+#[test]
+fn a_valid_object_that_is_not_served_stands_before_the_others() {
+    let mut followed = three();
+    followed.write("a.yaml", &service("web", 1).replace("10.254.0.1", "None"));
+    followed.until_services("");
+    assert_eq!(followed.known.reasons().lines().count(), 2);
+}
+
+#[test]
+fn a_bad_object_gives_way_to_a_good_copy() {
+    let mut followed = three();
+    followed.write("a.yaml", &service("web", 1).replace("port: 1", "port: x"));
+    followed.until_services("web:2");
+}
+
+#[test]
+fn in_one_file_the_first_document_serves() {
+    let text = format!("{}---\n{}", service("web", 1), service("web", 2));
+    let followed = Followed::new(|root| fs::write(root.join("a.yaml"), text).expect("write"));
+    assert_eq!(followed.known.services(), "web:1");
+    assert!(followed.known.reasons().contains("a.yaml document 2"), "{}", followed.known.reasons());
+}
