@@ -11,12 +11,23 @@ use crate::stats::{Rng, median};
 use crate::world::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 2);
 pub const SERVERS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 61, 0, 2), Ipv4Addr::new(10, 61, 0, 3), Ipv4Addr::new(10, 61, 0, 4)];
 pub const SERVER_PORT: u16 = 8080;
+
+/// What the server does while the client connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// A thread waits in accept(), as a real one would: its wake-up is part of what a client waits
+    /// for.
+    Accepting,
+    /// Nobody accepts until the client pauses: what is measured is the network path alone.
+    Absent,
+}
 
 /// Connections before the server side is emptied: below its backlog, so that nobody has to accept
 /// while the client is measured.
@@ -58,15 +69,32 @@ impl Path {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
             socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER_PORT)).into())?;
             socket.listen(BACKLOG)?;
-            socket.set_nonblocking(true)?;
             Ok(socket)
         })?;
         Ok(Self { client, node, _server: server, listener })
     }
 
+    /// Accepts until told to stop.
+    fn accept(&self, stop: &AtomicBool) -> Outcome<()> {
+        self.listener.set_nonblocking(false)?;
+        self.listener.set_read_timeout(Some(Duration::from_millis(50)))?;
+        while !stop.load(Ordering::Relaxed) {
+            // A timeout, or a connection that was reset before it was accepted.
+            let _ = self.listener.accept();
+        }
+        Ok(())
+    }
+
+    /// Accepts what has come meanwhile.
+    fn drain(&self) -> Outcome<()> {
+        self.listener.set_nonblocking(true)?;
+        while self.listener.accept().is_ok() {}
+        Ok(())
+    }
+
     /// Microseconds of each of `count` connections; the calling thread ends up in the client's
     /// namespace.
-    fn connect(&self, to: SocketAddrV4, count: usize) -> Outcome<Vec<f64>> {
+    fn connect(&self, to: SocketAddrV4, count: usize, server: Server) -> Outcome<Vec<f64>> {
         self.client.enter()?;
         let to = SocketAddr::V4(to).into();
         let mut times = Vec::with_capacity(count);
@@ -79,7 +107,9 @@ impl Path {
                 socket.connect(&to)?;
                 times.push(start.elapsed().as_secs_f64() * 1e6);
             }
-            while self.listener.accept().is_ok() {}
+            if server == Server::Absent {
+                self.drain()?;
+            }
         }
         Ok(times)
     }
@@ -103,8 +133,8 @@ pub struct Course {
 /// The p50 of every round, by course and variant.
 pub fn measure(
     courses: &[Course],
-    rounds: usize,
-    connections: usize,
+    (rounds, connections): (usize, usize),
+    server: Server,
 ) -> Outcome<Vec<Vec<Vec<f64>>>> {
     let mut turns: Vec<(usize, usize)> = (0..courses.len())
         .flat_map(|course| (0..courses[course].variants.len()).map(move |v| (course, v)))
@@ -116,6 +146,7 @@ pub fn measure(
         .map(|course| Transactions::open(&course.path.node))
         .collect::<Outcome<Vec<_>>>()?;
     let mut rng = Rng::new(3);
+    let stop = AtomicBool::new(false);
     // The thread wanders from namespace to namespace, so it must be one that ends afterwards.
     std::thread::scope(|scope| {
         let wander = move || {
@@ -128,7 +159,7 @@ pub fn measure(
                         switches[at].wake_only(&course.tables, variant.table)?;
                     }
                     let connect = |count| {
-                        let times = course.path.connect(variant.to, count);
+                        let times = course.path.connect(variant.to, count, server);
                         times.map_err(|e| format!("{}: {e}", variant.name))
                     };
                     // The first connections after a switch fill caches.
@@ -142,7 +173,14 @@ pub fn measure(
             }
             Ok(results)
         };
-        let thread = scope.spawn(wander);
-        thread.join().unwrap_or_else(|_| Err("the connecting thread panicked".into()))
+        let stop = &stop;
+        if server == Server::Accepting {
+            for course in courses {
+                scope.spawn(|| course.path.accept(stop));
+            }
+        }
+        let found = scope.spawn(wander).join();
+        stop.store(true, Ordering::Relaxed);
+        found.unwrap_or_else(|_| Err("the connecting thread panicked".into()))
     })
 }

@@ -78,7 +78,7 @@ impl Daemon {
     pub fn synced(&self, patience: Duration) -> Outcome<f64> {
         while self.started.elapsed() < patience {
             if let Ok(status) = self.status()
-                && !status["last_success"].is_null()
+                && !status["lastSuccess"].is_null()
             {
                 return Ok(self.started.elapsed().as_secs_f64());
             }

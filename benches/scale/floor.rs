@@ -72,7 +72,7 @@ impl Element {
 /// A namespace with the two maps in it, and the socket that fills them.
 pub struct Writer {
     transactions: Transactions,
-    namespace: Namespace,
+    pub namespace: Namespace,
 }
 
 impl Writer {
@@ -148,6 +148,14 @@ impl Writer {
             })?);
         }
         Ok(times)
+    }
+
+    /// Adds one endpoint that leads to `address`.
+    pub fn bring(&mut self, address: Ipv4Addr) -> Outcome<()> {
+        self.transactions.begin();
+        let element = Element::endpoint(u32::from(address), 0, address);
+        self.elements(NFT_MSG_NEWSETELEM, "endpoints", [element]);
+        self.transactions.commit()
     }
 
     fn change(&mut self, pause: Duration, write: impl FnOnce(&mut Self)) -> Outcome<f64> {

@@ -130,6 +130,7 @@ fn scale_up(world: &mut World, manifests: &Manifests, traffic: &Traffic) -> Resu
 fn roll(world: &mut World, manifests: &Manifests, traffic: &Traffic) -> Result<(String, ())> {
     let before = Instant::now();
     let mut pods: Vec<PodName> = FIRST.to_vec();
+    let mut edits = Vec::new();
     for (old, new) in FIRST.into_iter().zip(SECOND) {
         world.add_pod(new.0, new.1)?;
         world.serve(new.0, new.1)?;
@@ -137,10 +138,12 @@ fn roll(world: &mut World, manifests: &Manifests, traffic: &Traffic) -> Result<(
         pods.push(new);
         let mut states = ready(&pods);
         states.insert(0, (old.0, old.1, State::Terminating));
+        edits.push((Instant::now(), format!("{} was marked", old.0)));
         manifests.endpoints(&states)?;
         std::thread::sleep(POD_STOPS_AFTER);
         world.stop_serving(old.0)?;
         pause(Duration::from_millis(150))?;
+        edits.push((Instant::now(), format!("{} was taken out", old.0)));
         manifests.endpoints(&ready(&pods))?;
         pause(Duration::from_millis(150))?;
     }
@@ -148,7 +151,9 @@ fn roll(world: &mut World, manifests: &Manifests, traffic: &Traffic) -> Result<(
     pause(WATCH)?;
     let end = Instant::now();
     pause(LAST_ENDS_WITHIN)?;
-    let told = traffic::none_failed(&traffic.between(before, end))?;
+    let samples = traffic.between(before, end);
+    let told = traffic::none_failed(&samples)
+        .map_err(|error| format!("{error}\n{}", when_failed(&samples, &edits)))?;
     check_spread(&traffic.between(rolled, end), &SECOND)?;
     let stops = POD_STOPS_AFTER.as_millis();
     Ok((format!("{told}; each old pod refused {stops} ms after it was marked"), ()))
@@ -236,6 +241,22 @@ fn none_lost(samples: &[Sample]) -> Result<()> {
         _ => None,
     });
     lost.map_or(Ok(()), Err)
+}
+
+/// Each connection that was not answered, by the edit that went before it.
+fn when_failed(samples: &[Sample], edits: &[(Instant, String)]) -> String {
+    let mut text = String::new();
+    for sample in samples {
+        if matches!(sample.outcome, Outcome::Answered { .. }) {
+            continue;
+        }
+        let edit = edits.iter().rev().find(|(at, _)| *at <= sample.started);
+        let when = edit.map_or("before the first edit".to_owned(), |(at, what)| {
+            format!("{} ms after {what}", millis(sample.started - *at))
+        });
+        text += &format!("  from {} {when}\n", sample.place);
+    }
+    text
 }
 
 fn first_from(traffic: &Traffic, edit: Instant, end: Instant, pods: &[PodName]) -> Result<String> {

@@ -84,7 +84,8 @@ impl World {
         )
     }
 
-    /// Starts a pod's server and waits until it listens.
+    /// Starts a pod's server and waits until it answers to the node, as a readiness probe does: the
+    /// kernel may take its time over bringing a new link up.
     pub fn serve(&mut self, name: &str, address: &str) -> Result<()> {
         let mut child = self
             .own(name)?
@@ -100,9 +101,11 @@ impl World {
         }
         self.servers.push((name.to_owned(), child));
         match line.trim() {
-            "listening" => Ok(()),
-            _ => Err(format!("the server of {name} does not listen")),
+            "listening" => {}
+            _ => return Err(format!("the server of {name} does not listen")),
         }
+        let probe = ["client", &format!("{address}:80"), "until-answered"];
+        run(self.own("node")?.args(probe)).map(|_| ())
     }
 
     /// From when this returns, the kernel refuses connections to the pod.

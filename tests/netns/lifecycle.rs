@@ -200,6 +200,7 @@ pub fn cases() -> Vec<Case> {
                 assert!(replies.outcomes.len() > least, "the load was too small: {replies}");
                 replies.reached();
             },
-        ),
+        )
+        .alone(),
     ]
 }

@@ -12,9 +12,11 @@ use crate::report::{Row, Verdict};
 use crate::stats::{median, quantile};
 use crate::watch::Watcher;
 use crate::world::Namespace;
-use crate::{Effort, Outcome, progress};
+use crate::{Effort, Outcome, floor, progress};
+use rustix::fs::inotify;
 use serde_json::json;
 use std::collections::HashMap;
+use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,7 @@ pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
     let (at_rest, under_load) = effort.pick((100, 300), (400, 2_000));
     let mut rows = Vec::new();
     let mut cpu = Vec::new();
+    rows.push(echo(at_rest)?);
     for shape in [Shape::new(1_000, 2), large] {
         let mut subject = Subject::new(shape)?;
         progress(&format!("event: {at_rest} changes at rest at {}", shape.name()));
@@ -50,6 +53,50 @@ pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
         .numbers(json!({"large_us": large_cpu, "small_us": small})),
     );
     Ok(rows)
+}
+
+/// What the way there and back costs whoever goes it: a thread that waits for the rename and writes
+/// one element, and the same subscriber.
+fn echo(count: u32) -> Outcome<Row> {
+    progress(&format!("event: {count} changes at rest, bare"));
+    let mut writer = floor::Writer::new()?;
+    let watcher = Watcher::start(&writer.namespace)?;
+    let directory = tempfile::Builder::new().prefix("vipd-bench-").tempdir()?;
+    let watched = directory.path().join("watched");
+    std::fs::create_dir(&watched)?;
+    let events = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&events, &watched, inotify::WatchFlags::MOVED_TO)?;
+    let follow = move || -> Outcome<()> {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(events, &mut buffer);
+        for _ in 0..count {
+            let event = reader.next()?;
+            let name = event.file_name().ok_or("an event without a name")?;
+            writer.bring(name.to_str()?.parse()?)?;
+        }
+        Ok(())
+    };
+    let mut cluster = Cluster::new(Shape::new(1, 1));
+    // Not scoped: if a change is lost, nobody must wait for the follower, who waits for ever.
+    let follower = std::thread::spawn(follow);
+    let mut milliseconds = Vec::new();
+    for _ in 0..count {
+        std::thread::sleep(REST);
+        let address = cluster.fresh();
+        let staged = directory.path().join("staged");
+        std::fs::write(&staged, "")?;
+        let start = Instant::now();
+        std::fs::rename(&staged, watched.join(address.to_string()))?;
+        let seen = watcher.until(address, PATIENCE)?;
+        milliseconds.push((seen - start).as_secs_f64() * 1e3);
+    }
+    follower.join().unwrap_or_else(|_| Err("the follower panicked".into()))?;
+    let (p50, p99) = (median(&milliseconds), quantile(&milliseconds, 0.99));
+    Ok(Row::new(
+        format!("bare inotify loop and writer: rename → commit at rest, p50 / p99 (n={count})"),
+        format!("{p50:.2} / {p99:.2} ms"),
+    )
+    .numbers(json!({"p50_ms": p50, "p99_ms": p99, "samples_ms": milliseconds})))
 }
 
 fn row(shape: Shape, how: &str, milliseconds: &[f64]) -> Row {

@@ -40,7 +40,7 @@ fn from_nothing(
     progress(&format!("start: {} as {name}", shape(effort).name()));
     let manifests = Manifests::write(cluster, format, 0)?;
     let megabytes = bytes_in(&manifests.path())? as f64 / 1e6;
-    let mut seconds = Vec::new();
+    let (mut seconds, mut cpu) = (Vec::new(), Vec::new());
     let mut elements = 0;
     for _ in 0..effort.pick(2, 5) {
         let namespace = Namespace::new()?;
@@ -48,6 +48,7 @@ fn from_nothing(
         let mut daemon = Daemon::start(&namespace, &manifests)?;
         let rest = daemon.settled(&mut census, cluster.elements())?;
         seconds.push((rest.at - daemon.started).as_secs_f64());
+        cpu.push(daemon.cpu_seconds()?);
         elements = rest.elements;
     }
     let slowest = quantile(&seconds, 1.0);
@@ -56,10 +57,15 @@ fn from_nothing(
             "vipd run, start → everything programmed, {} {name} ({megabytes:.0} MB)",
             shape(effort).name()
         ),
-        format!("{:.2} s (slowest {slowest:.2}), {elements} elements", median(&seconds)),
+        format!(
+            "{:.2} s (slowest {slowest:.2}), {:.2} s of CPU time, {elements} elements",
+            median(&seconds),
+            median(&cpu)
+        ),
     )
     .bar(format!("≤ {bar} s"), Verdict::at_most(slowest, bar))
-    .numbers(json!({"seconds": seconds, "elements": elements, "megabytes": megabytes})))
+    .numbers(json!({"seconds": seconds, "cpu_seconds": cpu, "elements": elements,
+                    "megabytes": megabytes})))
 }
 
 /// `restart`

@@ -55,17 +55,16 @@ pub fn endpoint_slice(
     }))))
 }
 
-/// A port without number would mean all ports, one without name matches no Service port: upstream
-/// serves neither. The empty name is a name.
+/// A port without number would mean all ports, which nobody serves. A missing name is the empty
+/// name, as the API server defaults it.
 fn ports(given: &[discovery::EndpointPort]) -> Result<Box<[EndpointPort]>, Fault> {
     let mut ports = Vec::with_capacity(given.len());
     for (index, one) in given.iter().enumerate() {
         let protocol = protocol(&format!("ports[{index}].protocol"), one.protocol.as_deref())?;
-        let (Some(name), Some(number)) = (&one.name, one.port.filter(|number| *number != 0)) else {
-            continue;
-        };
+        let Some(number) = one.port.filter(|number| *number != 0) else { continue };
+        let name = one.name.as_deref().unwrap_or("");
         let port = port(&format!("ports[{index}].port"), number)?;
-        ports.push(EndpointPort { name: PortName::from(name.as_str()), protocol, port });
+        ports.push(EndpointPort { name: PortName::from(name), protocol, port });
     }
     Ok(ports.into())
 }
