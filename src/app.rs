@@ -7,6 +7,8 @@ use crate::config::{Config, Feature};
 use crate::conntrack::{Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Nftables, Without};
+use crate::model::Protocol;
+use crate::planner::Plan;
 use crate::sources::manifests;
 use crate::sync::{Settings, Writer};
 use crate::{admin, conntrack, dataplane, node, sync};
@@ -28,6 +30,8 @@ const CONNTRACK_FILTER_KERNEL: (u32, u32) = (6, 12);
 const BATCHES: usize = 64;
 /// Pause before the address watch is started again after an error.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// For the conntrack entries of former services.
+const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);
 /// Abstract, so that it belongs to the network namespace and goes with the process.
 const LOCK_NAME: &[u8] = b"vipd.daemon";
 
@@ -56,6 +60,10 @@ pub enum Error {
     Conntrack(#[from] conntrack::Error),
     #[error(transparent)]
     Nftables(#[from] dataplane::nftables::Error),
+    #[error(
+        "the table is gone, but UDP flows of former services are still in conntrack; see them with `conntrack -L -p udp`, and run this again"
+    )]
+    FlowsRemain,
     #[error("cannot start threads: {0}; check the limits on processes and memory")]
     Threads(#[source] io::Error),
 }
@@ -143,7 +151,18 @@ pub fn cleanup() -> Result<(), Error> {
         return Err(Error::NoNetAdmin);
     }
     let _lock = lock()?;
-    Nftables::open(Without::default())?.cleanup()?;
+    let mut dataplane = Nftables::open(Without::default())?;
+    let mut frontends = dataplane.held_frontends()?;
+    dataplane.cleanup()?;
+    // TCP is left to finish; a UDP flow would go on to its endpoint for as long as somebody sends.
+    frontends.retain(|frontend| frontend.protocol == Protocol::Udp);
+    if !frontends.is_empty() {
+        let mut cleaner = Cleaner::spawn(Options { delete_by: DeleteBy::Entry })?;
+        cleaner.clean(frontends, &Plan::empty());
+        if !cleaner.wait(CLEANUP_PATIENCE) {
+            return Err(Error::FlowsRemain);
+        }
+    }
     Ok(())
 }
 

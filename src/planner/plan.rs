@@ -247,6 +247,24 @@ pub struct Plan {
     pub facts: Arc<NodeFacts>,
 }
 
+impl Plan {
+    /// Of a node that does nothing.
+    pub fn empty() -> Self {
+        Self {
+            services: Plans::new(),
+            claims: Claims::new(),
+            node: Arc::new(NodePlan {
+                masquerade_all: false,
+                local_v4: LocalDetector::None,
+                local_v6: LocalDetector::None,
+                service_ranges: Vec::new(),
+                drop_invalid: false,
+            }),
+            facts: Arc::new(NodeFacts::default()),
+        }
+    }
+}
+
 /// What changed between two states of the plan.
 #[derive(Debug, Clone, Default)]
 pub struct PlanDelta {

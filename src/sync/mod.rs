@@ -5,6 +5,8 @@
 //! Never: a second task that writes; a wait for anything but the kernel.
 
 mod schedule;
+#[cfg(test)]
+mod schedule_tests;
 mod snapshot;
 mod task;
 mod writer;

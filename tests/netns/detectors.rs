@@ -122,6 +122,9 @@ pub fn cases() -> Vec<Case> {
             |w| {
                 bridge(w, [L2, L3]);
                 bridged_packets_pass_nftables(w, Passing::Yes);
+                // As a kubelet or CNI plugin does it: else a bridge never sends a frame back out
+                // of the port that it came in by.
+                w.sh(Node, "for port in pL2 pL3; do bridge link set dev $port hairpin on; done");
                 w.serve(svc().on([L3]));
                 w.tcp(L2, w.cip(), 80).times(20).only([L3]).source_kept();
                 w.tcp(L3, w.cip(), 80).times(20).only([L3]).masqueraded();

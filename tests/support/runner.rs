@@ -27,12 +27,19 @@ pub struct Case {
     flags: Vec<Flag>,
     vipd: Start,
     length: Length,
+    company: Company,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
     BeforeTheCase,
     ByTheCase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Any,
+    Alone,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +58,7 @@ pub fn case(title: &'static str, body: fn(&World)) -> Case {
         flags: Vec::new(),
         vipd: Start::BeforeTheCase,
         length: Length::Short,
+        company: Company::Any,
     }
 }
 
@@ -68,6 +76,12 @@ impl Case {
 
     pub fn without_vipd(mut self) -> Case {
         self.vipd = Start::ByTheCase;
+        self
+    }
+
+    /// With no other case beside it: what it looks at is a matter of milliseconds.
+    pub fn alone(mut self) -> Case {
+        self.company = Company::Alone;
         self
     }
 
@@ -273,20 +287,28 @@ impl Run {
     }
 
     fn all(&self, units: &[Unit]) -> Tally {
-        let mut waiting = (0..self.repeat).flat_map(|_| units.iter());
-        let (mut running, mut tally) = (Vec::<Running>::new(), Tally::default());
+        let mut tally = Tally::default();
+        self.some(units, (Company::Any, self.jobs), &mut tally);
+        self.some(units, (Company::Alone, 1), &mut tally);
+        tally
+    }
+
+    fn some(&self, units: &[Unit], (company, jobs): (Company, usize), tally: &mut Tally) {
+        let wanted = || units.iter().filter(|unit| unit.case.company == company);
+        let mut waiting = (0..self.repeat).flat_map(|_| wanted());
+        let mut running = Vec::<Running>::new();
         loop {
-            while running.len() < self.jobs
+            while running.len() < jobs
                 && let Some(unit) = waiting.next()
             {
                 running.push(self.start(unit));
             }
             if running.is_empty() {
-                return tally;
+                return;
             }
             let ended = running.iter_mut().position(|one| one.has_ended());
             match ended {
-                Some(index) => running.swap_remove(index).report(&mut tally),
+                Some(index) => running.swap_remove(index).report(tally),
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         }

@@ -321,6 +321,7 @@ impl World {
 
     /// A long-lived flow that sends every `every`.
     #[track_caller]
+    #[expect(clippy::too_many_arguments, reason = "who speaks how to whom, as a case says it")]
     pub fn flow(
         &self,
         who: Who,

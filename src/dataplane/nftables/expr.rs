@@ -16,6 +16,7 @@ pub type Reg = u32;
 #[repr(u32)]
 pub enum Meta {
     Priority = 2,
+    InputIndex = 4,
     InputName = 6,
     Family = 15,
     Protocol = 16,
@@ -111,6 +112,10 @@ pub enum Expr {
         address: Reg,
         port: Reg,
     },
+    /// `fib saddr type`
+    SourceType {
+        to: Reg,
+    },
     MasqueradeRandom,
     RejectWithReset,
     RejectWithUnreachable,
@@ -191,6 +196,7 @@ impl Expr {
             Expr::Hash { .. } => "hash",
             Expr::Dynamic { .. } => "dynset",
             Expr::Dnat { .. } => "nat",
+            Expr::SourceType { .. } => "fib",
             Expr::MasqueradeRandom => "masq",
             Expr::RejectWithReset | Expr::RejectWithUnreachable => "reject",
             Expr::Counter => "counter",
@@ -293,6 +299,11 @@ impl Expr {
                 out.attr_u32(2, u32::from(*family));
                 out.attr_u32(3, *address);
                 out.attr_u32(5, *port);
+            }
+            Expr::SourceType { to } => {
+                out.attr_u32(1, *to);
+                out.attr_u32(2, 3); // NFT_FIB_RESULT_ADDRTYPE
+                out.attr_u32(3, 1); // NFTA_FIB_F_SADDR
             }
             Expr::MasqueradeRandom => out.attr_u32(1, 0x10), // NF_NAT_RANGE_PROTO_RANDOM_FULLY
             Expr::RejectWithReset => {

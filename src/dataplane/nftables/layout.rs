@@ -167,9 +167,15 @@ fn ours(needs: Needs<'_>, family: Family) -> Vec<Rule> {
         LocalDetector::None => {}
         LocalDetector::Cidr(net) if net.prefix_len() == 0 => {}
         LocalDetector::Cidr(net) => out.push(rules::masquerade_outside(*net)),
-        LocalDetector::Interface(name) => out.push(rules::masquerade_other_interface(name)),
+        LocalDetector::Interface(name) => {
+            let name = rules::whole_name(name);
+            out.push(rules::masquerade_other_input(name.clone()));
+            out.push(rules::masquerade_own(name));
+        }
         LocalDetector::InterfacePrefix(prefix) => {
-            out.push(rules::masquerade_other_prefix(prefix));
+            let prefix = prefix.as_bytes().to_vec();
+            out.push(rules::masquerade_other_input(prefix.clone()));
+            out.push(rules::masquerade_own(prefix));
         }
     }
     out.push(rules::masquerade_hairpin(family));

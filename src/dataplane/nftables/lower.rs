@@ -18,7 +18,8 @@ use super::set::{
 };
 use super::slots::rebalance;
 use super::state::{
-    PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, index, used_pools,
+    PoolKey, PoolState, Retimed, State, endpoint_addresses, frontend_addresses, frontends, index,
+    used_pools,
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{NodePlan, ServicePlan, Target};
@@ -124,6 +125,12 @@ impl State {
             Some(pool) => (pool.number, pool.slots, Some(pool.class), pool.affinity),
             None => (self.new_number(owner, &wanted)?, Box::default(), None, None),
         };
+        if let (Some(before), Some(after)) = (old_affinity, wanted.affinity)
+            && before != after
+        {
+            let (before, after) = (before.get(), after.get());
+            self.retimed.push(Retimed { family, number, before, after });
+        }
         let size = self.classes.size_for(family, wanted.targets.len() as u32);
         let class_key = ClassKey { family, size, affinity: wanted.affinity };
         let class = match old_class {

@@ -14,6 +14,7 @@ mod layout;
 mod lower;
 mod monitor;
 mod observe;
+mod pins;
 mod pools;
 mod repair;
 mod rules;
@@ -33,7 +34,8 @@ use self::set::Set;
 use self::state::State;
 use self::transaction::Encoder;
 use crate::dataplane::{Applied, Dataplane};
-use crate::planner::{Plan, PlanDelta, ServiceDelta};
+use crate::model::Family;
+use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServiceDelta};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Services that one transaction of a long delta holds: larger ones are no faster, and hold the
@@ -67,6 +69,25 @@ impl Nftables {
             applied += self.kernel.commit(&mut batch)?;
         }
         Ok(applied)
+    }
+
+    /// The frontends that the kernel holds, whoever wrote them. For the clean-up of their flows.
+    pub fn held_frontends(&mut self) -> Result<Vec<FrontendKey>, Error> {
+        let mut held = Vec::new();
+        if !self.kernel.has_table()? {
+            return Ok(held);
+        }
+        for family in Family::BOTH {
+            let elements = match self.kernel.dump(Set::Services(family)) {
+                Err(error) if error.is_not_found() => continue,
+                elements => elements?,
+            };
+            held.extend(elements.iter().filter_map(|element| {
+                let (address, protocol, port) = set::read_frontend_key(&element.key)?;
+                Some(FrontendKey { at: FrontendAddress::Address(address), protocol, port })
+            }));
+        }
+        Ok(held)
     }
 
     fn apply_services<'a>(
@@ -127,12 +148,13 @@ impl Dataplane for Nftables {
         if let Some(node) = &delta.node {
             self.state.lower_node(node, &mut changes);
         }
-        self.apply_services(&delta.services, changes)
+        let applied = self.apply_services(&delta.services, changes)?;
+        Ok(applied + self.retime_pins())
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
         match self.observe(plan)? {
-            Some(applied) => Ok(applied),
+            Some(applied) => Ok(applied + self.retime_pins()),
             None => self.load(plan),
         }
     }

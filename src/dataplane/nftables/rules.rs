@@ -312,22 +312,34 @@ pub fn masquerade_outside(net: IpNet) -> Rule {
     Rule(rule)
 }
 
-/// `iifname != "NAME" masquerade fully-random`; packets of the node itself have no input interface.
-pub fn masquerade_other_interface(name: &str) -> Rule {
+/// The input interface that local pods' packets come in by.
+pub fn whole_name(name: &str) -> Vec<u8> {
     let mut padded = name.as_bytes().to_vec();
     padded.resize(16, 0);
-    masquerade_unless_input(padded)
+    padded
 }
 
-/// `iifname != "PREFIX*" masquerade fully-random`
-pub fn masquerade_other_prefix(prefix: &str) -> Rule {
-    masquerade_unless_input(prefix.as_bytes().to_vec())
-}
-
-fn masquerade_unless_input(name: Vec<u8>) -> Rule {
+/// `iifname != "NAME" iif != 0 masquerade fully-random`: came in by another interface. None at all
+/// have the node's own packets, and with br_netfilter those between two ports of a bridge (it
+/// calls this hook without an input device).
+pub fn masquerade_other_input(name: Vec<u8>) -> Rule {
     Rule(vec![
         Expr::MetaLoad(Meta::InputName, 1),
         Expr::Compare(Comparison::NotEqual, 1, name),
+        Expr::MetaLoad(Meta::InputIndex, 1),
+        Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
+        Expr::MasqueradeRandom,
+    ])
+}
+
+/// `iifname != "NAME" fib saddr type local masquerade fully-random`: the node's own.
+pub fn masquerade_own(name: Vec<u8>) -> Rule {
+    const RTN_LOCAL: u32 = 2;
+    Rule(vec![
+        Expr::MetaLoad(Meta::InputName, 1),
+        Expr::Compare(Comparison::NotEqual, 1, name),
+        Expr::SourceType { to: 1 },
+        Expr::Compare(Comparison::Equal, 1, RTN_LOCAL.to_ne_bytes().to_vec()),
         Expr::MasqueradeRandom,
     ])
 }

@@ -129,6 +129,12 @@ pub type Bytes = SmallVec<[u8; 24]>;
 pub enum Data {
     None,
     Value(Bytes),
+    /// A value that ends by itself (a pin).
+    Timed {
+        value: Bytes,
+        timeout_ms: u64,
+        expires_ms: u64,
+    },
     Verdict(Verdict),
     /// No data, and the flag that the interval begun before ends here.
     IntervalEnd,
@@ -247,6 +253,12 @@ pub fn token(pool: u32, target: &Target) -> u32 {
     super::hash::jhash_scaled(&key)
 }
 
+/// The pool that a pin belongs to.
+pub fn read_pin_pool(key: &[u8]) -> Option<u32> {
+    let word = u32::from_ne_bytes(key.get(4..8)?.try_into().ok()?);
+    Some(word >> CLASS_BITS)
+}
+
 pub fn pinned_element(token: u32, target: &Target) -> Element {
     Element {
         key: Bytes::from_slice(&token.to_ne_bytes()),
@@ -263,6 +275,8 @@ const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 
 /// Whether an element is written with what it maps to.
@@ -290,6 +304,13 @@ impl Element {
                     out.attr(NFTA_DATA_VALUE, bytes);
                     out.close(data);
                 }
+                Data::Timed { value, timeout_ms, expires_ms } => {
+                    let data = out.nest(NFTA_SET_ELEM_DATA);
+                    out.attr(NFTA_DATA_VALUE, value);
+                    out.close(data);
+                    out.attr_u64(NFTA_SET_ELEM_TIMEOUT, *timeout_ms);
+                    out.attr_u64(NFTA_SET_ELEM_EXPIRATION, *expires_ms);
+                }
                 Data::Verdict(verdict) => {
                     let data = out.nest(NFTA_SET_ELEM_DATA);
                     super::expr::put_verdict(out, verdict);
@@ -304,9 +325,18 @@ impl Element {
     pub fn read(attributes: crate::netlink::Attributes<'_>) -> Option<Self> {
         let key = attributes.find(NFTA_SET_ELEM_KEY)?.nested().find(NFTA_DATA_VALUE)?.value;
         let flags = attributes.find(NFTA_SET_ELEM_FLAGS).and_then(|a| a.u32()).unwrap_or(0);
+        let time = |kind| attributes.find(kind).and_then(|a| a.u64());
         let data = match attributes.find(NFTA_SET_ELEM_DATA) {
             Some(data) => match data.nested().find(NFTA_DATA_VALUE) {
-                Some(value) => Data::Value(Bytes::from_slice(value.value)),
+                Some(value) => {
+                    let value = Bytes::from_slice(value.value);
+                    match (time(NFTA_SET_ELEM_TIMEOUT), time(NFTA_SET_ELEM_EXPIRATION)) {
+                        (Some(timeout_ms), Some(expires_ms)) => {
+                            Data::Timed { value, timeout_ms, expires_ms }
+                        }
+                        _ => Data::Value(value),
+                    }
+                }
                 None => Data::Verdict(super::expr::read_verdict(data.nested())?),
             },
             None if flags & NFT_SET_ELEM_INTERVAL_END != 0 => Data::IntervalEnd,

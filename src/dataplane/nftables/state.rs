@@ -101,6 +101,15 @@ impl Counts {
     }
 }
 
+/// A pool with another affinity timeout, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retimed {
+    pub family: Family,
+    pub number: u32,
+    pub before: u32,
+    pub after: u32,
+}
+
 #[derive(Debug, Default)]
 pub struct State {
     pub services: HashMap<ServiceKey, Box<[PoolState]>>,
@@ -118,6 +127,8 @@ pub struct State {
     /// Fingerprints of the rules of every chain of the table.
     pub chains: HashMap<String, Vec<u64>>,
     pub node: Option<Arc<NodePlan>>,
+    /// Pools whose pins last for another time than they were written with.
+    pub retimed: Vec<Retimed>,
     /// Elements that each endpoint map holds, deferred ones too.
     pub slots: [u64; 2],
 }

@@ -30,8 +30,8 @@ fn a_slice_is_read_with_the_meaning_of_absent_conditions() {
 #[rstest]
 #[case::port_nil("[{name: a}]", 0)]
 #[case::port_zero("[{name: a, port: 0}]", 0)]
-#[case::name_nil("[{port: 80}]", 0)]
-#[case::name_null("[{name: null, port: 80}]", 0)]
+#[case::name_nil("[{port: 80}]", 1)]
+#[case::name_null("[{name: null, port: 80}]", 1)]
 #[case::name_empty("[{name: '', port: 80}]", 1)]
 #[case::no_ports("null", 0)]
 fn ports_that_count(#[case] ports: &str, #[case] count: usize) {

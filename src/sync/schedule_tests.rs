@@ -1,0 +1,52 @@
+//! When the writer writes.
+
+use super::schedule::{LONGEST_PAUSE, SETTLE, Schedule, TRIM, Work};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_change_after_quiet_is_written_at_once() {
+    let now = Instant::now();
+    let mut schedule = Schedule::new(Duration::ZERO);
+    assert_eq!(schedule.due(now), Work::Nothing);
+    schedule.request(Work::Apply);
+    assert_eq!(schedule.due(now), Work::Apply);
+    schedule.succeeded(now, Work::Apply, false);
+    assert_eq!(schedule.due(now), Work::Nothing);
+}
+
+#[test]
+fn the_least_period_counts_from_the_end_of_a_write() {
+    let now = Instant::now();
+    let period = Duration::from_secs(1);
+    let mut schedule = Schedule::new(period);
+    schedule.request(Work::Apply);
+    schedule.succeeded(now, Work::Apply, false);
+    schedule.request(Work::Apply);
+    assert_eq!(schedule.due(now), Work::Nothing);
+    assert_eq!(schedule.wake_at(), Some(now + period));
+    assert_eq!(schedule.due(now + period), Work::Apply);
+}
+
+#[test]
+fn failures_lead_to_resyncs_with_growing_pauses() {
+    let mut now = Instant::now();
+    let mut schedule = Schedule::new(Duration::ZERO);
+    schedule.request(Work::Apply);
+    let mut last = Duration::ZERO;
+    for _ in 0..20 {
+        schedule.failed(now);
+        assert_eq!(schedule.due(now), Work::Nothing);
+        let next = schedule.wake_at().expect("a retry is planned");
+        assert!(next - now >= last && next - now <= LONGEST_PAUSE);
+        last = next - now;
+        now = next;
+        assert_eq!(schedule.due(now), Work::Resync);
+    }
+    assert_eq!(last, LONGEST_PAUSE);
+    schedule.succeeded(now, Work::Resync, true);
+    assert_eq!(schedule.due(now), Work::Nothing);
+    assert_eq!(schedule.due(now + SETTLE), Work::Settle);
+    schedule.succeeded(now + SETTLE, Work::Settle, false);
+    assert_eq!(schedule.due(now + SETTLE), Work::Nothing);
+    assert_eq!(schedule.due(now + TRIM), Work::Trim);
+}
