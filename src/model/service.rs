@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
@@ -53,9 +54,9 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// `ports[].name`; a Service's only port may have the empty name.
+/// `ports[].name`; a Service's only port may have the empty name. Shared: few names are in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PortName(pub Box<str>);
+pub struct PortName(pub Arc<str>);
 
 impl From<&str> for PortName {
     fn from(name: &str) -> Self {

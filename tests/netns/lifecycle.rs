@@ -28,8 +28,11 @@ fn pins(w: &World) -> Vec<Who> {
 const PORT: u16 = 8088;
 
 /// Three replicas, replaced one by one: the new one is ready, the old one is terminating and
-/// refuses connections 20 ms later, the old one is gone.
-fn roll(w: &World, updates: u8) {
+/// refuses connections 20 ms later, the old one is gone. Returns the longest time from a file
+/// that says terminating to the commit that follows it.
+fn roll(w: &World, updates: u8) -> Duration {
+    let watch = Watch::start(w.netns(Node));
+    let mut longest = Duration::ZERO;
     let address = |n: u8| w.family.extra_endpoint(1 + n % 200);
     let listen = |n| w.servers(L1).listen([(Tcp, SocketAddr::new(address(n), PORT))]);
     let write = |endpoints: Vec<Ep>| {
@@ -41,12 +44,17 @@ fn roll(w: &World, updates: u8) {
         listen(step + 3);
         write([old].into_iter().chain(kept).map(extra).collect());
         w.sleep(5);
+        watch.changes();
+        let start = Instant::now();
         write([extra(old).draining()].into_iter().chain(kept.map(extra)).collect());
         w.servers(L1).close_after(SocketAddr::new(old, PORT), Duration::from_millis(20));
+        w.within(Duration::from_secs(5), || watch.changes().commits > 0);
+        longest = longest.max(start.elapsed());
         w.sleep(30);
         write(kept.map(extra).to_vec());
         w.sleep(10);
     }
+    longest
 }
 
 pub fn cases() -> Vec<Case> {

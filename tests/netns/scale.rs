@@ -100,22 +100,22 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.family.cluster_ip(42), 150).refused();
         })
         .flag("--min-sync-period", "1s"),
-        case("memory comes back after many services are gone", |w| {
+        case("many services that come and go leave nothing behind in memory", |w| {
+            const SERVICES: u16 = 10_000;
             w.serve(svc().on([L1]));
-            many(w, 10_000);
-            w.settle_within(Duration::from_secs(300));
-            let full = w.resident();
-            for first in (0..10_000).step_by(100) {
-                w.write(Together(format!("bulk-{first}"), Vec::new()));
-            }
-            w.settle_within(Duration::from_secs(300));
-            w.sleep(2000);
-            assert!(
-                w.resident() < full / 2,
-                "{} bytes at 10,000 services, {} after",
-                full,
+            let round = || {
+                many(w, SERVICES);
+                w.settle_within(Duration::from_secs(300));
+                for first in (0..SERVICES).step_by(100) {
+                    w.write(Together(format!("bulk-{first}"), Vec::new()));
+                }
+                w.settle_within(Duration::from_secs(300));
+                w.sleep(2000);
                 w.resident()
-            );
+            };
+            let first = round();
+            let later = (0..3).map(|_| round()).max().expect("three rounds");
+            assert!(later < first + first / 4, "{first} bytes after one round, {later} after more");
             w.tcp(L2, w.cip(), 80).times(10).only([L1]);
         })
         .once()

@@ -3,6 +3,7 @@
 //! In: an Endpoints of k8s-openapi. Out: a model Endpoints, one set per subset and family.
 //! Never: an address list that is lost because of one bad address.
 
+use super::Names;
 use super::fields::{Fault, port, protocol, routable_ip};
 use super::object::{Converted, Findings, namespaced};
 use crate::model::{
@@ -19,7 +20,7 @@ pub fn endpoints(
     let mut sets = Vec::new();
     for (index, subset) in object.subsets.iter().flatten().enumerate() {
         let path = format!("subsets[{index}]");
-        let ports = ports(&path, subset.ports.as_deref().unwrap_or(&[]))?;
+        let ports = ports(findings.names, &path, subset.ports.as_deref().unwrap_or(&[]))?;
         let mut members = Vec::new();
         for (list, addresses, conditions) in [
             ("addresses", &subset.addresses, Conditions::READY),
@@ -44,11 +45,15 @@ pub fn endpoints(
     Ok(Converted::Object(Object::Endpoints(Arc::new(Endpoints { key, sets: sets.into() }))))
 }
 
-fn ports(path: &str, given: &[core::EndpointPort]) -> Result<Box<[EndpointPort]>, Fault> {
+fn ports(
+    names: &mut Names,
+    path: &str,
+    given: &[core::EndpointPort],
+) -> Result<Box<[EndpointPort]>, Fault> {
     let one = |(index, one): (usize, &core::EndpointPort)| {
         let path = format!("{path}.ports[{index}]");
         Ok(EndpointPort {
-            name: PortName::from(one.name.as_deref().unwrap_or("")),
+            name: PortName(names.intern(one.name.as_deref().unwrap_or(""))),
             protocol: protocol(&format!("{path}.protocol"), one.protocol.as_deref())?,
             port: port(&format!("{path}.port"), one.port)?,
         })

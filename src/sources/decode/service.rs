@@ -3,6 +3,7 @@
 //! In: a Service of k8s-openapi. Out: a model Service, or that it is not served.
 //! Never: a frontend that the API server would have refused.
 
+use super::Names;
 use super::fields::{
     Fault, cidr, family, label, parse_ip, port, protocol, routable_ip, unsupported,
 };
@@ -49,7 +50,7 @@ pub fn service(object: &core::Service, findings: &mut Findings<'_>) -> Result<Co
         created: Created(meta.creation_timestamp.as_ref().map(|t| t.0.as_second())),
         service_type,
         cluster_ips,
-        ports: ports(spec)?,
+        ports: ports(findings.names, spec)?,
         external: external(object, spec)?,
         internal_policy: policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy)?,
         external_policy: policy("spec.externalTrafficPolicy", &spec.external_traffic_policy)?,
@@ -121,7 +122,7 @@ fn check_family(
     Err(Fault::new(field, format!("{address} is not {wanted}, as spec.ipFamilies[{index}] says")))
 }
 
-fn ports(spec: &core::ServiceSpec) -> Result<Box<[ServicePort]>, Fault> {
+fn ports(names: &mut Names, spec: &core::ServiceSpec) -> Result<Box<[ServicePort]>, Fault> {
     let given = spec.ports.as_deref().unwrap_or(&[]);
     if given.is_empty() {
         return Err(Fault::new("spec.ports", "no port; a Service needs at least one"));
@@ -136,7 +137,7 @@ fn ports(spec: &core::ServiceSpec) -> Result<Box<[ServicePort]>, Fault> {
             return Err(Fault::new(path("name"), "is missing; several ports need names"));
         }
         let port = ServicePort {
-            name: PortName::from(name),
+            name: PortName(names.intern(name)),
             protocol: protocol(&path("protocol"), one.protocol.as_deref())?,
             port: port(&path("port"), one.port)?,
             node_port: optional_port(&path("nodePort"), one.node_port)?,

@@ -3,6 +3,7 @@
 //! In: a slice of k8s-openapi. Out: a model EndpointSlice, or that it is not used.
 //! Never: an endpoint list that is lost because of one bad endpoint.
 
+use super::Names;
 use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
 use super::object::{Converted, Findings, label_of, namespaced};
 use crate::model::{
@@ -38,7 +39,7 @@ pub fn endpoint_slice(
         Some(MIRRORING) => SliceOrigin::Mirrored,
         _ => SliceOrigin::Own,
     };
-    let ports = ports(object.ports.as_deref().unwrap_or(&[]))?;
+    let ports = ports(findings.names, object.ports.as_deref().unwrap_or(&[]))?;
     let given = object.endpoints.as_deref().unwrap_or(&[]);
     let mut endpoints = Vec::with_capacity(given.len());
     for (index, one) in given.iter().enumerate() {
@@ -57,14 +58,17 @@ pub fn endpoint_slice(
 
 /// A port without number would mean all ports, which nobody serves. A missing name is the empty
 /// name, as the API server defaults it.
-fn ports(given: &[discovery::EndpointPort]) -> Result<Box<[EndpointPort]>, Fault> {
+fn ports(
+    names: &mut Names,
+    given: &[discovery::EndpointPort],
+) -> Result<Box<[EndpointPort]>, Fault> {
     let mut ports = Vec::with_capacity(given.len());
     for (index, one) in given.iter().enumerate() {
         let protocol = protocol(&format!("ports[{index}].protocol"), one.protocol.as_deref())?;
         let Some(number) = one.port.filter(|number| *number != 0) else { continue };
         let name = one.name.as_deref().unwrap_or("");
         let port = port(&format!("ports[{index}].port"), number)?;
-        ports.push(EndpointPort { name: PortName::from(name), protocol, port });
+        ports.push(EndpointPort { name: PortName(names.intern(name)), protocol, port });
     }
     Ok(ports.into())
 }
