@@ -3,14 +3,16 @@
 //! In: plans, and which calls fail. Out: what it holds, and the calls in their order.
 //! Never: a call that the contract of `Dataplane` forbids; it panics.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::HashSet;
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use vipd::conntrack::{Audit, Flow, Suspects, Verdict, judge};
 use vipd::dataplane::{Applied, Dataplane};
-use vipd::model::ServiceKey;
-use vipd::planner::{FrontendKey, NodePlan, Plan, PlanDelta, Plans};
+use vipd::model::{Protocol, ServiceKey};
+use vipd::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, Plans, Target};
 use vipd::sync::StaleFlows;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,26 +39,24 @@ pub struct Failure {
     nth: usize,
 }
 
-#[derive(Debug, Default)]
-pub struct Fake {
+/// What would be in the kernel, and the script of what goes wrong with it.
+#[derive(Default)]
+pub struct Kernel {
     pub services: Plans,
     pub node: Option<Arc<NodePlan>>,
     pub calls: Vec<Call>,
-    pub deferred: bool,
+    /// Happens in the midst of the next apply.
+    pub during: Option<Box<dyn FnOnce()>>,
+    deferred: bool,
     fails: HashSet<(Op, usize)>,
     seen: Vec<Op>,
     /// A write failed: only a resync may follow.
     unknown: bool,
     edited: bool,
+    alarm: Option<(PipeReader, PipeWriter)>,
 }
 
-impl Fake {
-    pub fn failing(op: Op, nths: impl IntoIterator<Item = usize>) -> Self {
-        let mut fake = Self::default();
-        fake.fail(op, nths);
-        fake
-    }
-
+impl Kernel {
     /// These calls fail, counted from 0 since now.
     pub fn fail(&mut self, op: Op, nths: impl IntoIterator<Item = usize>) {
         let done = self.seen.iter().filter(|seen| **seen == op).count();
@@ -68,11 +68,18 @@ impl Fake {
         self.fails.clear();
     }
 
-    /// Somebody else takes a service away.
+    /// Somebody else takes a service away, if there is one.
     pub fn edit(&mut self) {
-        let key = self.services.keys().next().cloned().expect("something to take away");
+        let Some(key) = self.services.keys().next().cloned() else { return };
         self.services.remove(&key);
         self.edited = true;
+        if let Some((_, bell)) = &mut self.alarm {
+            bell.write_all(b"!").expect("the other end is here");
+        }
+    }
+
+    pub fn ops(&self) -> Vec<Op> {
+        self.calls.iter().map(|call| call.op).collect()
     }
 
     fn call(&mut self, op: Op, delta: Option<&PlanDelta>) -> Result<(), Failure> {
@@ -86,70 +93,110 @@ impl Fake {
     }
 }
 
+/// All clones are one dataplane, so that a test can look at what the writer's own one holds.
+#[derive(Clone, Default)]
+pub struct Fake(Rc<RefCell<Kernel>>);
+
+impl Fake {
+    pub fn failing(op: Op, nths: impl IntoIterator<Item = usize>) -> Self {
+        let fake = Self::default();
+        fake.kernel().fail(op, nths);
+        fake
+    }
+
+    pub fn kernel(&self) -> RefMut<'_, Kernel> {
+        self.0.borrow_mut()
+    }
+}
+
 const ONE: Applied = Applied { operations: 1, transactions: 1, messages: 1, bytes: 1 };
 
 impl Dataplane for Fake {
     type Error = Failure;
 
     fn apply(&mut self, delta: &PlanDelta, plan: &Plan) -> Result<Applied, Failure> {
-        let outcome = self.call(Op::Apply, Some(delta));
+        let mut kernel = self.kernel();
+        if let Some(during) = kernel.during.take() {
+            during();
+        }
+        let outcome = kernel.call(Op::Apply, Some(delta));
         let written = match outcome {
             Ok(()) => delta.services.len(),
             // Part of a delta may be committed when it fails.
             Err(_) => delta.services.len() / 2,
         };
         for change in &delta.services[..written] {
-            assert_eq!(self.services.get(&change.key), change.old.as_ref(), "{}", change.key);
+            if !kernel.edited {
+                assert_eq!(kernel.services.get(&change.key), change.old.as_ref(), "{}", change.key);
+            }
+            kernel.deferred |= change.old.is_some();
             match &change.new {
-                Some(new) => self.services.insert(change.key.clone(), Arc::clone(new)),
-                None => self.services.remove(&change.key),
+                Some(new) => kernel.services.insert(change.key.clone(), Arc::clone(new)),
+                None => kernel.services.remove(&change.key),
             };
         }
         outcome?;
         if let Some(node) = &delta.node {
-            self.node = Some(Arc::clone(node));
+            kernel.node = Some(Arc::clone(node));
         }
-        assert_eq!(self.services, plan.services, "the delta does not lead to the plan");
+        if !kernel.edited {
+            assert_eq!(kernel.services, plan.services, "the delta does not lead to the plan");
+        }
         Ok(ONE)
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Failure> {
-        self.call(Op::Resync, None)?;
-        self.services = plan.services.clone();
-        self.node = Some(Arc::clone(&plan.node));
-        self.edited = false;
+        let mut kernel = self.kernel();
+        kernel.call(Op::Resync, None)?;
+        kernel.services = plan.services.clone();
+        kernel.node = Some(Arc::clone(&plan.node));
+        kernel.edited = false;
+        kernel.deferred = false;
         Ok(ONE)
     }
 
     fn settle(&mut self) -> Result<Applied, Failure> {
-        self.call(Op::Settle, None)?;
-        self.deferred = false;
+        let mut kernel = self.kernel();
+        kernel.call(Op::Settle, None)?;
+        kernel.deferred = false;
         Ok(ONE)
     }
 
     fn has_deferred(&self) -> bool {
-        self.deferred
+        self.kernel().deferred
     }
 
     fn trim(&mut self) -> Result<Applied, Failure> {
-        self.call(Op::Trim, None)?;
+        self.kernel().call(Op::Trim, None)?;
         Ok(Applied::default())
     }
 
     fn subscribe(&mut self) -> Result<(), Failure> {
-        self.call(Op::Subscribe, None)
+        let mut kernel = self.kernel();
+        kernel.call(Op::Subscribe, None)?;
+        if kernel.alarm.is_none() {
+            kernel.alarm = Some(pipe().expect("a pipe"));
+        }
+        Ok(())
     }
 
     fn foreign_edits(&self) -> Option<OwnedFd> {
-        None
+        let kernel = self.kernel();
+        let (alarm, _) = kernel.alarm.as_ref()?;
+        Some(alarm.try_clone().expect("a descriptor is free").into())
     }
 
     fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Failure> {
-        self.call(Op::Repair, None)?;
-        if !std::mem::take(&mut self.edited) {
+        let mut kernel = self.kernel();
+        kernel.call(Op::Repair, None)?;
+        if !std::mem::take(&mut kernel.edited) {
             return Ok(None);
         }
-        self.services = plan.services.clone();
+        if let Some((alarm, _)) = &mut kernel.alarm {
+            // One byte at least is there, or nothing would have been edited.
+            alarm.read(&mut [0; 64]).expect("the other end is here");
+        }
+        kernel.services = plan.services.clone();
         Ok(Some(ONE))
     }
 
@@ -170,23 +217,55 @@ pub enum FlowCall {
     },
 }
 
-/// All clones share one record.
+/// A conntrack table whose cleaner does at once what it is asked to. All clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Flows(Rc<RefCell<Vec<FlowCall>>>);
+pub struct Flows(Rc<RefCell<Conntrack>>);
+
+#[derive(Debug, Default)]
+struct Conntrack {
+    calls: Vec<FlowCall>,
+    open: HashSet<Flow>,
+}
 
 impl Flows {
     /// The calls since the last `take`.
     pub fn take(&self) -> Vec<FlowCall> {
-        self.0.take()
+        std::mem::take(&mut self.0.borrow_mut().calls)
+    }
+
+    /// A UDP client at every frontend and endpoint that the kernel holds.
+    pub fn connect(&self, kernel: &Kernel) {
+        let client = Target { address: "10.180.9.9".parse().unwrap(), port: 40_000 };
+        let held = kernel.services.values().flat_map(|service| service.held());
+        for (port, frontend) in held.filter(|(port, _)| port.protocol == Protocol::Udp) {
+            let FrontendAddress::Address(address) = frontend.at.at else { continue };
+            let flow = |answerer| Flow {
+                protocol: Protocol::Udp,
+                source: client,
+                destination: Target { address, port: frontend.at.port },
+                answerer,
+            };
+            let flows = port.cluster.iter().map(|endpoint| flow(endpoint.target));
+            self.0.borrow_mut().open.extend(flows);
+        }
+    }
+
+    pub fn open(&self) -> Vec<Flow> {
+        self.0.borrow().open.iter().copied().collect()
     }
 }
 
 impl StaleFlows for Flows {
     fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan) {
-        self.0.borrow_mut().push(FlowCall::Clean { stale, services: plan.services.len() });
+        let mut table = self.0.borrow_mut();
+        let suspects = Suspects { frontends: stale.iter().copied().collect(), audit: Audit::No };
+        table.open.retain(|flow| suspects.judge(plan, flow) == Verdict::Keep);
+        table.calls.push(FlowCall::Clean { stale, services: plan.services.len() });
     }
 
     fn audit(&mut self, plan: &Plan) {
-        self.0.borrow_mut().push(FlowCall::Audit { services: plan.services.len() });
+        let mut table = self.0.borrow_mut();
+        table.open.retain(|flow| judge(plan, flow) == Verdict::Keep);
+        table.calls.push(FlowCall::Audit { services: plan.services.len() });
     }
 }

@@ -1,10 +1,10 @@
 //! Small objects for tests that look below the manifests.
 //!
 //! In: a name and a number. Out: a Service and its EndpointSlices.
-//! Never: an address that two examples share.
+//! Never: an address that examples of different numbers share.
 
 use std::net::IpAddr;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use vipd::model::*;
 use vipd::planner::{DetectLocal, Policy};
@@ -18,9 +18,17 @@ pub struct Example {
     families: &'static [Family],
     protocol: Protocol,
     port: u16,
-    node_port: Option<NonZeroU16>,
+    target_port: u16,
+    range: Range,
     affinity: Option<NonZeroU32>,
     endpoints: Vec<u8>,
+}
+
+/// Whether an example's cluster IP lies in the service ranges of [`policy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Range {
+    Inside,
+    Outside,
 }
 
 /// A TCP service on port 80 with cluster IP number `number` and no endpoints.
@@ -31,7 +39,8 @@ pub fn service(name: &str, number: u8) -> Example {
         families: &[Family::V4],
         protocol: Protocol::Tcp,
         port: 80,
-        node_port: None,
+        target_port: 8080,
+        range: Range::Inside,
         affinity: None,
         endpoints: Vec::new(),
     }
@@ -54,8 +63,15 @@ impl Example {
         self
     }
 
-    pub fn node_port(mut self, port: u16) -> Self {
-        self.node_port = NonZeroU16::new(port);
+    /// Where the endpoints listen.
+    pub fn target_port(mut self, port: u16) -> Self {
+        self.target_port = port;
+        self
+    }
+
+    /// With cluster IPs of no service range.
+    pub fn outside(mut self) -> Self {
+        self.range = Range::Outside;
         self
     }
 
@@ -74,9 +90,13 @@ impl Example {
     }
 
     pub fn cluster_ip(&self, family: Family) -> IpAddr {
+        let (v4, v6) = match self.range {
+            Range::Inside => ([10, 254], 0x254),
+            Range::Outside => ([172, 20], 0x172),
+        };
         match family {
-            Family::V4 => IpAddr::from([10, 254, 0, self.number]),
-            Family::V6 => IpAddr::from([0xfd00, 0x254, 0, 0, 0, 0, 0, u16::from(self.number)]),
+            Family::V4 => IpAddr::from([v4[0], v4[1], 0, self.number]),
+            Family::V6 => IpAddr::from([0xfd00, v6, 0, 0, 0, 0, 0, u16::from(self.number)]),
         }
     }
 
@@ -85,10 +105,7 @@ impl Example {
         let service = Service {
             key: self.key(),
             created: Created(None),
-            service_type: match self.node_port {
-                None => ServiceType::ClusterIp,
-                Some(_) => ServiceType::NodePort,
-            },
+            service_type: ServiceType::ClusterIp,
             cluster_ips: ClusterIps {
                 v4: match self.cluster_ip(Family::V4) {
                     IpAddr::V4(ip) => Some(ip),
@@ -103,7 +120,7 @@ impl Example {
                 name: "".into(),
                 protocol: self.protocol,
                 port: self.port,
-                node_port: self.node_port,
+                node_port: None,
                 target_port: TargetPort::Unset,
             }]),
             external: None,
@@ -122,16 +139,9 @@ impl Example {
     fn slice(&self, family: Family) -> Object {
         let pod = |host: u8| match family {
             Family::V4 => IpAddr::from([10, 180, self.number, host]),
-            Family::V6 => IpAddr::from([
-                0xfd00,
-                0x180,
-                0,
-                u16::from(self.number),
-                0,
-                0,
-                0,
-                u16::from(host),
-            ]),
+            Family::V6 => {
+                IpAddr::from([0xfd00, 0x180, 0, u16::from(self.number), 0, 0, 0, u16::from(host)])
+            }
         };
         let endpoint = |host: &u8| Endpoint {
             address: pod(*host),
@@ -152,7 +162,7 @@ impl Example {
                 ports: Box::new([EndpointPort {
                     name: "".into(),
                     protocol: self.protocol,
-                    port: 8080,
+                    port: self.target_port,
                 }]),
                 endpoints: self.endpoints.iter().map(endpoint).collect(),
             },
