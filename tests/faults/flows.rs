@@ -88,7 +88,7 @@ fn a_service_that_goes_leaves_stale_flows() {
 #[test]
 fn both_families_of_a_service_are_cleaned() {
     let dual = service("dual", 3).udp().dual_stack().endpoints(&[1, 2]);
-    let mut bench = Bench::started(Fake::default(), &[dual.clone()]);
+    let mut bench = Bench::started(Fake::default(), std::slice::from_ref(&dual));
     bench.take(dual.clone().endpoints(&[1]).upserts());
     bench.work();
     let at = Family::BOTH.map(|family| FrontendKey {

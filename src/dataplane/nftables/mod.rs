@@ -11,6 +11,7 @@ mod expr;
 mod hash;
 mod kernel;
 mod layout;
+mod listing;
 mod lower;
 mod monitor;
 mod observe;
@@ -26,6 +27,7 @@ mod types;
 
 pub use error::Error;
 pub use kernel::Without;
+pub use listing::listing;
 
 use self::changes::{Changes, Structure};
 use self::kernel::Kernel;
