@@ -18,6 +18,7 @@ mod observe;
 mod pins;
 mod pools;
 mod repair;
+mod room;
 mod rules;
 mod set;
 mod slots;
@@ -68,7 +69,7 @@ impl Nftables {
         let (batches, seq) = encoder.finish();
         self.kernel.set_seq(seq);
         for mut batch in batches {
-            applied += self.kernel.commit(&mut batch)?;
+            applied += self.commit_batch(&mut batch)?;
         }
         Ok(applied)
     }
@@ -118,7 +119,7 @@ impl Nftables {
             changes.structure.push(Structure::RemoveTable);
         }
         changes.structure.push(Structure::Table);
-        changes.structure.extend(Set::ALL.map(Structure::Set));
+        changes.structure.extend(self.sets(plan));
         self.state.lower_node(&plan.node, &mut changes);
         changes.new_targets.extend(lower::fixed_class_elements());
         let mut applied = self.commit(&changes)?;
