@@ -4,7 +4,7 @@ use super::schedule::{Schedule, Work};
 use super::{Snapshot, SyncStatus};
 use crate::conntrack::{Cleaner, stale};
 use crate::dataplane::{Applied, Dataplane};
-use crate::model::{Kind, NodeFacts, Problem, ServiceKey};
+use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, FrontendKey, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
@@ -209,6 +209,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.stale.extend(stale(&delta));
         let plan = self.planner.plan();
         let applied = self.dataplane.resync(plan)?;
+        let former = self.dataplane.take_former();
+        self.stale.extend(former.into_iter().filter(|at| at.protocol == Protocol::Udp));
         self.flows.audit(plan);
         // An audit judges every frontend that is held, but cannot tell a former one outside the
         // service ranges from somebody else's address.

@@ -51,12 +51,19 @@ pub struct Nftables {
     kernel: Kernel,
     state: State,
     monitor: Option<Monitor>,
+    /// Frontends that adoption removed and nobody has asked about yet.
+    former: Vec<FrontendKey>,
 }
 
 impl Nftables {
     /// Opens the socket, in the calling thread's network namespace. Nothing is changed yet.
     pub fn open(without: Without) -> Result<Self, Error> {
-        Ok(Self { kernel: Kernel::open(without)?, state: State::default(), monitor: None })
+        Ok(Self {
+            kernel: Kernel::open(without)?,
+            state: State::default(),
+            monitor: None,
+            former: Vec::new(),
+        })
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<Applied, Error> {
@@ -85,10 +92,7 @@ impl Nftables {
                 Err(error) if error.is_not_found() => continue,
                 elements => elements?,
             };
-            held.extend(elements.iter().filter_map(|element| {
-                let (address, protocol, port) = set::read_frontend_key(&element.key)?;
-                Some(FrontendKey { at: FrontendAddress::Address(address), protocol, port })
-            }));
+            held.extend(elements.iter().filter_map(|element| frontend_of(&element.key)));
         }
         Ok(held)
     }
@@ -142,6 +146,12 @@ impl Nftables {
     }
 }
 
+/// The frontend that a key of the services map stands for.
+fn frontend_of(key: &[u8]) -> Option<FrontendKey> {
+    let (address, protocol, port) = set::read_frontend_key(key)?;
+    Some(FrontendKey { at: FrontendAddress::Address(address), protocol, port })
+}
+
 impl Dataplane for Nftables {
     type Error = Error;
 
@@ -160,6 +170,10 @@ impl Dataplane for Nftables {
             Some(applied) => Ok(applied + self.retime_pins()),
             None => self.load(plan),
         }
+    }
+
+    fn take_former(&mut self) -> Vec<FrontendKey> {
+        std::mem::take(&mut self.former)
     }
 
     fn settle(&mut self) -> Result<Applied, Error> {
