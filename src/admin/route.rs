@@ -1,8 +1,7 @@
 //! Which path is answered with what, as a function of one snapshot.
 
 use super::query::{TraceQuery, parameter};
-use super::server::Body;
-use super::stream;
+use super::stream::{self, Body};
 use super::views::{
     List, NodeView, ServicePlanView, StatusView, describe, endpoints_view, not_found,
     problem_views, service_view, trace_view,

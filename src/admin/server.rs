@@ -1,11 +1,12 @@
 //! Connections in, answers out, with a bound on everything.
 
 use super::route::{Answer, answer};
+use super::stream::Body;
 use super::{Listener, socket};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
-use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -34,8 +35,6 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// Pause after a refused accept, which is nearly always a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Whether the answer comes from a daemon that has read everything.
 pub(super) const SYNCED: HeaderName = HeaderName::from_static("vipd-synced");

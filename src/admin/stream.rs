@@ -1,12 +1,15 @@
 //! Long answers piece by piece: a list of 100,000 services must not stand in memory as text.
 
-use super::server::Body;
 use crate::model::ServiceKey;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
 use imbl::OrdMap;
 use std::convert::Infallible;
 use std::ops::Bound;
+
+/// Of every answer, long or short.
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Entries that are turned into text at once.
 const PIECE: usize = 256;

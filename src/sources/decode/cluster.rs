@@ -3,7 +3,7 @@
 //! In: objects of k8s-openapi. Out: model values. Never: a fact that the object does not state.
 
 use super::fields::{Fault, cidr, ip};
-use super::object::{Converted, Findings, label_of, name};
+use super::findings::{Converted, Findings, label_of, name};
 use crate::model::{Node, Object, ServiceCidr};
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
 use std::net::IpAddr;

@@ -5,7 +5,7 @@
 
 use super::Names;
 use super::fields::{Fault, port, protocol, routable_ip};
-use super::object::{Converted, Findings, namespaced};
+use super::findings::{Converted, Findings, namespaced};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Object, PortName,
 };

@@ -8,6 +8,7 @@
 mod cluster;
 mod endpoints;
 mod fields;
+mod findings;
 mod json;
 mod names;
 mod object;
@@ -18,8 +19,8 @@ mod tests;
 mod yaml;
 
 pub use fields::{Fault, parse_cidr, parse_ip};
+pub use findings::{Converted, Findings};
 pub use names::Names;
-pub use object::{Converted, Findings};
 pub use {
     cluster::{node, service_cidr},
     endpoints::endpoints,

@@ -3,40 +3,16 @@
 //! In: the text, its apiVersion and kind. Out: one document, or none for a kind not read.
 //! Never: an error that reaches another object.
 
-use super::fields::{Fault, label, subdomain};
-use super::{Decoded, Documents, Names, cluster, endpoints, service, slice};
-use crate::model::{Kind, Object, ObjectRef, Origin, Problem, ServiceKey, Severity};
+use super::fields::Fault;
+use super::findings::{Converted, Findings};
+use super::{Decoded, Documents, cluster, endpoints, service, slice};
+use crate::model::{Kind, ObjectRef, Origin, Problem, ServiceKey, Severity};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-
-/// What a valid object means to vipd.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Converted {
-    Object(Object),
-    /// Nothing that this node serves, and nothing wrong.
-    Ignored(&'static str),
-}
-
-/// What the converters share, and where they put warnings.
-pub struct Findings<'a> {
-    pub names: &'a mut Names,
-    pub warnings: Vec<Fault>,
-}
-
-impl<'a> Findings<'a> {
-    pub fn new(names: &'a mut Names) -> Self {
-        Self { names, warnings: Vec::new() }
-    }
-
-    pub(super) fn warn(&mut self, fault: Fault) {
-        self.warnings.push(fault);
-    }
-}
 
 /// An object before it is decoded.
 pub(super) struct Source<'a> {
@@ -184,21 +160,4 @@ fn named(kind: Kind, metadata: Option<&RawValue>) -> Option<ObjectRef> {
             ObjectRef::new(kind, key.as_str())
         }
     })
-}
-
-/// Namespace and name, checked; a missing namespace is `default`.
-pub(super) fn namespaced(meta: &ObjectMeta) -> Result<(&str, &str), Fault> {
-    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
-    label("metadata.namespace", namespace)?;
-    Ok((namespace, name(meta)?))
-}
-
-pub(super) fn name(meta: &ObjectMeta) -> Result<&str, Fault> {
-    let name = meta.name.as_deref().unwrap_or("");
-    subdomain("metadata.name", name)?;
-    Ok(name)
-}
-
-pub(super) fn label_of<'a>(meta: &'a ObjectMeta, label: &str) -> Option<&'a str> {
-    meta.labels.as_ref()?.get(label).map(String::as_str)
 }

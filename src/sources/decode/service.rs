@@ -7,7 +7,7 @@ use super::Names;
 use super::fields::{
     Fault, cidr, family, label, parse_ip, port, protocol, routable_ip, unsupported,
 };
-use super::object::{Converted, Findings, label_of, namespaced};
+use super::findings::{Converted, Findings, label_of, namespaced};
 use crate::model::{
     ClusterIps, Created, External, Family, Object, PortName, Service, ServicePort, ServiceType,
     TargetPort, TrafficPolicy,

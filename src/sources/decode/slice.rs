@@ -5,7 +5,7 @@
 
 use super::Names;
 use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
-use super::object::{Converted, Findings, label_of, namespaced};
+use super::findings::{Converted, Findings, label_of, namespaced};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family, Hints, Object,
     PortName, SliceKey, SliceOrigin,

@@ -1,0 +1,50 @@
+//! What a converter returns, and what it leaves behind.
+//!
+//! In: the parts of one object. Out: the object for the model, and warnings about it.
+//! Never: a word about where the object was read from.
+
+use super::Names;
+use super::fields::{Fault, label, subdomain};
+use crate::model::Object;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+/// What a valid object means to vipd.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Converted {
+    Object(Object),
+    /// Nothing that this node serves, and nothing wrong.
+    Ignored(&'static str),
+}
+
+/// What the converters share, and where they put warnings.
+pub struct Findings<'a> {
+    pub names: &'a mut Names,
+    pub warnings: Vec<Fault>,
+}
+
+impl<'a> Findings<'a> {
+    pub fn new(names: &'a mut Names) -> Self {
+        Self { names, warnings: Vec::new() }
+    }
+
+    pub(super) fn warn(&mut self, fault: Fault) {
+        self.warnings.push(fault);
+    }
+}
+
+/// Namespace and name, checked; a missing namespace is `default`.
+pub(super) fn namespaced(meta: &ObjectMeta) -> Result<(&str, &str), Fault> {
+    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+    label("metadata.namespace", namespace)?;
+    Ok((namespace, name(meta)?))
+}
+
+pub(super) fn name(meta: &ObjectMeta) -> Result<&str, Fault> {
+    let name = meta.name.as_deref().unwrap_or("");
+    subdomain("metadata.name", name)?;
+    Ok(name)
+}
+
+pub(super) fn label_of<'a>(meta: &'a ObjectMeta, label: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(label).map(String::as_str)
+}
