@@ -91,6 +91,13 @@ impl Kernel {
         self.capacity
     }
 
+    /// The kernel grants no more than `net.core.wmem_max`.
+    pub fn limit_send_buffer(&mut self, bytes: usize) -> Result<(), Error> {
+        self.socket.limit_send_buffer(bytes).map_err(Error::Open)?;
+        self.capacity = self.socket.send_capacity().map_err(Error::Open)?;
+        Ok(())
+    }
+
     pub fn seq(&self) -> u32 {
         self.socket.seq()
     }

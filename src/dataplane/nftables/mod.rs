@@ -4,23 +4,23 @@
 //! Never: the nft binary; another table; a list of what the kernel holds, but at adoption and
 //! repair.
 
-mod changes;
+pub mod changes;
 mod classes;
 mod error;
-mod expr;
+pub mod expr;
 mod hash;
 mod kernel;
-mod layout;
-mod lower;
+pub mod layout;
+pub mod lower;
 mod monitor;
 mod observe;
 mod pins;
 mod pools;
 mod repair;
 mod rules;
-mod set;
+pub mod set;
 mod slots;
-mod state;
+pub mod state;
 mod transaction;
 mod types;
 
@@ -54,6 +54,11 @@ impl Nftables {
     /// Opens the socket, in the calling thread's network namespace. Nothing is changed yet.
     pub fn open(without: Without) -> Result<Self, Error> {
         Ok(Self { kernel: Kernel::open(without)?, state: State::default(), monitor: None })
+    }
+
+    /// Limits transactions as the send buffer of an unprivileged daemon does.
+    pub fn limit_send_buffer(&mut self, bytes: usize) -> Result<(), Error> {
+        self.kernel.limit_send_buffer(bytes)
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<Applied, Error> {

@@ -1,0 +1,86 @@
+//! What `nft` prints of the table, without elements: the rules as an operator reads them. And that
+//! the print is complete: loaded elsewhere, it is the same table.
+//!
+//! `INSTA_UPDATE=always cargo test --test nftables` rewrites the goldens.
+
+use crate::plans::{Cluster, policy};
+use crate::runner::{Case, namespace};
+use vipd::dataplane::Dataplane;
+use vipd::dataplane::nftables::{Nftables, Without};
+use vipd::planner::{DetectLocal, Plan, Policy};
+
+pub const CASES: &[Case] = &[
+    ("a few services", few),
+    ("every kind of service, and of detector", every_kind),
+    ("masquerade all, invalid packets left alone", the_other_flags),
+    ("a listing loads elsewhere as the same table", round_trip),
+];
+
+const EVERY_KIND: &[&str] = &[
+    "web 10.96.0.10,fd00:96::10 80/tcp,443/tcp -> 10.1.0.1,10.1.0.2,10.1.0.3,fd01::1,fd01::2",
+    "dns 10.96.0.11,fd00:96::11 53/udp,53/tcp -> 10.1.0.4,fd01::4",
+    "cart 10.96.0.12,fd00:96::12 80/tcp -> 10.1.0.1,10.1.0.2,fd01::1,fd01::2 sticky=10800",
+    "call 10.96.0.13 5060/sctp -> 10.1.0.9@elsewhere,10.1.0.8",
+    "here 10.96.0.14 80/tcp -> 10.1.0.9@elsewhere,10.1.0.8 local",
+    "none 10.96.0.15,fd00:96::15 80/tcp ->",
+    "away 10.96.0.16 80/tcp -> 10.1.0.9@elsewhere local",
+];
+
+fn of(detect: DetectLocal) -> Policy {
+    Policy { detect, ..policy() }
+}
+
+/// The table as `nft` prints it, with elements or without (`-t`).
+fn listing(plan: &Plan, flags: &str) -> String {
+    let node = namespace();
+    let mut nftables = node.enter(|| Nftables::open(Without::default())).expect("root here");
+    nftables.resync(plan).expect("an empty namespace takes the plan");
+    node.sh(&format!("nft {flags} list table inet vipd"))
+}
+
+/// One chain of a listing.
+fn chain(listing: &str, name: &str) -> String {
+    let begin = format!("\tchain {name} {{\n");
+    let at = listing.find(&begin).unwrap_or_else(|| panic!("no chain {name} in {listing}"));
+    let (chain, _) = listing[at..].split_once("\n\t}\n").expect("a chain ends");
+    format!("{chain}\n\t}}\n")
+}
+
+fn few() {
+    let services = ["web 10.96.0.10 80/tcp -> 10.1.0.1,10.1.0.2", "none 10.96.0.15 80/tcp ->"];
+    let policy = of(DetectLocal::None);
+    insta::assert_snapshot!("few", listing(&Cluster::of(policy, &services).plan(), "-t"));
+}
+
+/// In full with a CIDR; of other detectors, the chain that differs.
+fn every_kind() {
+    let mut text = listing(&Cluster::of(policy(), EVERY_KIND).plan(), "-t");
+    let detectors = [
+        DetectLocal::None,
+        DetectLocal::ClusterCidr(vec!["10.1.0.0/20".parse().expect("a CIDR")]),
+        DetectLocal::BridgeInterface("cni0".into()),
+        DetectLocal::InterfaceNamePrefix("veth".into()),
+    ];
+    for detect in detectors {
+        text += &format!("\n# {detect:?}\n");
+        let listing = listing(&Cluster::of(of(detect), EVERY_KIND).plan(), "-t");
+        text += &chain(&listing, "ours4");
+        text += &chain(&listing, "ours6");
+    }
+    insta::assert_snapshot!("every-kind", text);
+}
+
+fn the_other_flags() {
+    let policy = Policy { masquerade_all: true, drop_invalid: false, ..policy() };
+    insta::assert_snapshot!("other-flags", listing(&Cluster::of(policy, &[]).plan(), "-t"));
+}
+
+fn round_trip() {
+    for detect in [policy().detect, DetectLocal::InterfaceNamePrefix("veth".into())] {
+        let plan = Cluster::of(of(detect), EVERY_KIND).plan();
+        let printed = listing(&plan, "");
+        let elsewhere = namespace();
+        elsewhere.nft(&printed);
+        assert_eq!(elsewhere.sh("nft list table inet vipd"), printed);
+    }
+}

@@ -1,0 +1,1 @@
+use crate::runner::Case; pub const CASES: &[Case] = &[];
