@@ -1,1 +1,2 @@
-use crate::runner::Case; pub const CASES: &[Case] = &[];
+use crate::runner::Case;
+pub const CASES: &[Case] = &[];

@@ -61,6 +61,11 @@ impl Cluster {
         self.dirty.insert(key);
     }
 
+    pub fn clear(&mut self) {
+        self.dirty.extend(self.known.keys().cloned());
+        self.known.clear();
+    }
+
     /// What the changes since the last call amount to.
     pub fn replan(&mut self) -> PlanDelta {
         self.planner.replan(std::mem::take(&mut self.dirty), &self.known)
@@ -149,7 +154,7 @@ fn known(text: &str) -> Known {
                 .map(|(port, protocol)| EndpointPort {
                     name: port_name(*port, *protocol),
                     protocol: *protocol,
-                    port: port + 8000,
+                    port: port.wrapping_add(8000),
                 })
                 .collect(),
             endpoints: endpoints

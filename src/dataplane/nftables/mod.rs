@@ -31,7 +31,7 @@ use self::changes::{Changes, Structure};
 use self::kernel::Kernel;
 use self::monitor::Monitor;
 use self::set::Set;
-use self::state::State;
+use self::state::{State, moved_frontends};
 use self::transaction::Encoder;
 use crate::dataplane::{Applied, Dataplane};
 use crate::model::Family;
@@ -95,20 +95,23 @@ impl Nftables {
         Ok(held)
     }
 
-    fn apply_services<'a>(
+    fn apply_services(
         &mut self,
-        deltas: impl IntoIterator<Item = &'a ServiceDelta>,
+        deltas: &[ServiceDelta],
         mut changes: Changes,
     ) -> Result<Applied, Error> {
         let mut applied = Applied::default();
-        for (done, delta) in deltas.into_iter().enumerate() {
+        self.state.moved = moved_frontends(deltas);
+        for (done, delta) in deltas.iter().enumerate() {
             if done > 0 && done % SERVICES_AT_ONCE == 0 {
+                self.state.keep_shared(&mut changes);
                 applied += self.commit(&changes)?;
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
             }
             self.state.lower(&delta.key, delta.old.as_deref(), delta.new.as_deref(), &mut changes);
         }
+        self.state.keep_shared(&mut changes);
         applied += self.commit(&changes)?;
         Ok(applied)
     }
