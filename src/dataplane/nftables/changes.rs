@@ -9,11 +9,12 @@ pub enum Structure {
     RemoveTable,
     Table,
     Set(Set),
+    /// Whatever is in the set goes.
+    FlushSet(Set),
     /// The chain is not there yet.
     Chain(ChainDefinition),
     /// The chain is there with other rules.
     Rewrite(ChainDefinition),
-    RemoveChain(String),
 }
 
 /// Elements to write, in the order that keeps every packet's look-ups answered.

@@ -8,7 +8,7 @@ pub mod changes;
 mod classes;
 mod error;
 pub mod expr;
-mod hash;
+pub mod hash;
 mod kernel;
 pub mod layout;
 pub mod lower;
@@ -161,9 +161,15 @@ impl Dataplane for Nftables {
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        match self.observe(plan)? {
-            Some(applied) => Ok(applied + self.retime_pins()),
-            None => self.load(plan),
+        match self.observe(plan) {
+            Ok(Some(applied)) => Ok(applied + self.retime_pins()),
+            Ok(None) => self.load(plan),
+            // Something foreign is tied to what is ours: without it the table can be had anew.
+            Err(error @ Error::Refused { .. }) => {
+                tracing::warn!("table inet vipd is made anew, as it cannot be mended: {error}");
+                self.load(plan)
+            }
+            Err(error) => Err(error),
         }
     }
 
