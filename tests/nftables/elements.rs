@@ -3,9 +3,9 @@
 use crate::held::Held;
 use crate::netns::Netns;
 use crate::plans::{Cluster, policy};
-use crate::runner::{Case, namespace};
+use crate::runner::{Case, namespace, random};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 use vipd::dataplane::Dataplane;
 use vipd::dataplane::nftables::{Nftables, Without};
 
@@ -62,10 +62,8 @@ pub fn service() -> impl Strategy<Value = String> {
 /// Each element of the outer list is one delta; `None` empties the cluster.
 fn changed() {
     let deltas = prop::collection::vec(prop::collection::vec(service(), 0..4), 1..8);
-    let config =
-        Config { cases: 48, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let node = namespace();
-    let outcome = TestRunner::new(config).run(&deltas, |deltas| {
+    let outcome = TestRunner::new(random(48)).run(&deltas, |deltas| {
         let mut nftables = open(&node);
         nftables.cleanup().expect("the table goes");
         let mut cluster = Cluster::new(policy());

@@ -3,7 +3,7 @@
 //!
 //! `INSTA_UPDATE=always cargo test --test nftables` rewrites the goldens.
 
-use crate::plans::{Cluster, policy};
+use crate::plans::{Cluster, EVERY_KIND, policy};
 use crate::runner::{Case, namespace};
 use vipd::dataplane::Dataplane;
 use vipd::dataplane::nftables::{Nftables, Without};
@@ -14,16 +14,6 @@ pub const CASES: &[Case] = &[
     ("every kind of service, and of detector", every_kind),
     ("masquerade all, invalid packets left alone", the_other_flags),
     ("a listing loads elsewhere as the same table", round_trip),
-];
-
-const EVERY_KIND: &[&str] = &[
-    "web 10.96.0.10,fd00:96::10 80/tcp,443/tcp -> 10.1.0.1,10.1.0.2,10.1.0.3,fd01::1,fd01::2",
-    "dns 10.96.0.11,fd00:96::11 53/udp,53/tcp -> 10.1.0.4,fd01::4",
-    "cart 10.96.0.12,fd00:96::12 80/tcp -> 10.1.0.1,10.1.0.2,fd01::1,fd01::2 sticky=10800",
-    "call 10.96.0.13 5060/sctp -> 10.1.0.9@elsewhere,10.1.0.8",
-    "here 10.96.0.14 80/tcp -> 10.1.0.9@elsewhere,10.1.0.8 local",
-    "none 10.96.0.15,fd00:96::15 80/tcp ->",
-    "away 10.96.0.16 80/tcp -> 10.1.0.9@elsewhere local",
 ];
 
 fn of(detect: DetectLocal) -> Policy {

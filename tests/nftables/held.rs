@@ -79,6 +79,21 @@ impl Held {
         held
     }
 
+    /// Everything, a line for each part.
+    pub fn lines(&self) -> BTreeSet<String> {
+        let Self { frontends, addresses, hairpin, ranges, pinned, recorded, unreachable } = self;
+        let frontends = frontends.iter().map(|frontend| format!("{frontend:?}"));
+        let addresses = addresses.iter().map(|address| format!("address {address}"));
+        let hairpin = hairpin.iter().map(|address| format!("hairpin {address}"));
+        let others = [
+            format!("ranges {ranges:?}"),
+            format!("pinned {pinned:?}"),
+            format!("recorded {recorded:?}"),
+            format!("unreachable {unreachable}"),
+        ];
+        frontends.chain(addresses).chain(hairpin).chain(others).collect()
+    }
+
     /// What the kernel holds.
     pub fn read(node: &Netns) -> Self {
         let listed = elements(node);

@@ -10,6 +10,17 @@ use vipd::planner::{DetectLocal, Plan, PlanDelta, Planner, Policy};
 
 pub const NODE: &str = "n0";
 
+/// Ports, protocols, families, affinity, policies, and nothing to lead to.
+pub const EVERY_KIND: &[&str] = &[
+    "web 10.96.0.10,fd00:96::10 80/tcp,443/tcp -> 10.1.0.1,10.1.0.2,10.1.0.3,fd01::1,fd01::2",
+    "dns 10.96.0.11,fd00:96::11 53/udp,53/tcp -> 10.1.0.4,fd01::4",
+    "cart 10.96.0.12,fd00:96::12 80/tcp -> 10.1.0.1,10.1.0.2,fd01::1,fd01::2 sticky=10800",
+    "call 10.96.0.13 5060/sctp -> 10.1.0.9@elsewhere,10.1.0.8",
+    "here 10.96.0.14 80/tcp -> 10.1.0.9@elsewhere,10.1.0.8 local",
+    "none 10.96.0.15,fd00:96::15 80/tcp ->",
+    "away 10.96.0.16 80/tcp -> 10.1.0.9@elsewhere local",
+];
+
 pub fn policy() -> Policy {
     Policy {
         masquerade_all: false,

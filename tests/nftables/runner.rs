@@ -5,6 +5,7 @@
 
 use crate::netns::Netns;
 use crate::sandbox::{self, Way};
+use proptest::test_runner::Config;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,10 +13,23 @@ use std::time::Instant;
 
 pub type Case = (&'static str, fn());
 
+/// How many random cases: ten times as many in the long runs.
+pub fn random(cases: u32) -> Config {
+    let soak =
+        std::env::var_os("NETNS_SOAK").is_some_and(|value| value != "0" && !value.is_empty());
+    let cases = if soak { cases * 10 } else { cases };
+    Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() }
+}
+
 /// A network namespace that no other case has.
 pub fn namespace() -> Netns {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     Netns::add(&format!("nft{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// For cases that need many: its rules go at once, and not with the process.
+pub fn remove(node: &Netns) {
+    node.sh(&format!("ip netns del {}", node.name()));
 }
 
 pub fn main(groups: &[(&str, &[Case])]) -> ExitCode {
