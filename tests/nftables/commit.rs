@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     ("others commit in between", others_in_between),
     ("others commit all the time", others_all_the_time),
     ("a refused commit changes nothing, and a resync mends it", refused),
+    ("a long delta that is refused half-way is mended by a resync", refused_half_way),
     ("what is not vipd's stays", foreign_tables),
 ];
 
@@ -126,6 +127,28 @@ fn refused() {
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     assert!(error.to_string().contains("services4"), "it says what was refused: {error}");
     assert_eq!(node.sh("nft list table inet vipd"), before);
+    nftables.resync(&cluster.plan()).expect("everything can be mended");
+    nftables.settle().expect("nobody is in the way");
+    assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+}
+
+/// As above, in the last of several transactions.
+fn refused_half_way() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    let mut cluster = many(2500);
+    cluster.replan();
+    nftables.resync(&cluster.plan()).expect("an empty namespace takes it");
+    // The last one in the order of names: s999.
+    node.nft("delete element inet vipd services4 { 10.96.4.200 . tcp . 80 }");
+    cluster.clear();
+    for n in 900..1000 {
+        cluster.put(&format!("s{n} 10.96.100.{} 80/tcp -> 10.1.4.1,10.1.4.2,10.1.4.3", n - 890));
+    }
+    let delta = cluster.replan();
+    nftables.apply(&delta, &cluster.plan()).expect_err("nothing can be removed twice");
+    let left = node.sh("nft list map inet vipd services4").matches(" . tcp . ").count();
+    assert!((100..2000).contains(&left), "{left} frontends: some transactions were carried out");
     nftables.resync(&cluster.plan()).expect("everything can be mended");
     nftables.settle().expect("nobody is in the way");
     assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
