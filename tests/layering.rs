@@ -37,6 +37,7 @@ const PURE: &[&str] = &[
     "sources/decode",
     "sync/schedule",
     "conntrack/stale",
+    "dataplane/nftables/listing",
     "dataplane/nftables/lower",
 ];
 

@@ -5,7 +5,7 @@
 
 pub mod nftables;
 
-use crate::planner::{Plan, PlanDelta};
+use crate::planner::{FrontendKey, Plan, PlanDelta};
 use std::os::fd::OwnedFd;
 
 /// What one apply or resync did to the kernel.
@@ -48,6 +48,12 @@ pub trait Dataplane {
     /// Reads back what the kernel holds and writes only the difference: at start (adoption of what
     /// a former process left), after an error, after a foreign edit that could not be followed.
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Self::Error>;
+
+    /// Frontends that resyncs found in the kernel and removed, because no plan has them: services
+    /// that were deleted while nobody looked.
+    fn take_former(&mut self) -> Vec<FrontendKey> {
+        Vec::new()
+    }
 
     /// Work that may wait for a quiet moment: deletions that packets in flight must not see.
     fn settle(&mut self) -> Result<Applied, Self::Error>;

@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 /// Large enough for any datagram of a dump: the kernel fills at most 32 KiB at a time.
 const RECEIVE: usize = 64 * 1024;
 /// Asked for; what was granted is `send_capacity`.
-const WANTED_SEND_BUFFER: usize = 8 << 20;
+/// A limit, no memory: nf_tables' largest transaction carries a whole set.
+const WANTED_SEND_BUFFER: usize = 256 << 20;
 const WANTED_RECEIVE_BUFFER: usize = 8 << 20;
 
 pub struct Socket {

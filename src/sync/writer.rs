@@ -4,13 +4,13 @@ use super::schedule::{Schedule, Work};
 use super::{Snapshot, SyncStatus};
 use crate::conntrack::{Cleaner, stale};
 use crate::dataplane::{Applied, Dataplane};
-use crate::model::{Kind, NodeFacts, Problem, ServiceKey};
+use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, FrontendKey, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -55,6 +55,8 @@ pub struct Writer<D, F> {
     status: SyncStatus,
     /// Services whose plan changed without being written yet.
     unwritten: PlanDelta,
+    /// UDP frontends of changes that no commit has followed yet.
+    stale: BTreeSet<FrontendKey>,
     facts_changed: bool,
     seen: Option<Instant>,
     published: Arc<ArcSwap<Snapshot>>,
@@ -81,6 +83,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             problems: OrdMap::new(),
             status: SyncStatus::default(),
             unwritten: PlanDelta::default(),
+            stale: BTreeSet::new(),
             facts_changed: true,
             seen: None,
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -190,21 +193,32 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
 
     fn apply(&mut self) -> Result<Applied, D::Error> {
         let delta = std::mem::take(&mut self.unwritten);
+        self.stale.extend(stale(&delta));
         let plan = self.planner.plan();
         let applied = if delta.is_empty() {
             Applied::default()
         } else {
             self.dataplane.apply(&delta, plan)?
         };
-        self.flows.clean(stale(&delta), plan);
+        self.flows.clean(std::mem::take(&mut self.stale).into_iter().collect(), plan);
         Ok(applied)
     }
 
     fn resync(&mut self) -> Result<Applied, D::Error> {
-        self.unwritten = PlanDelta::default();
+        let delta = std::mem::take(&mut self.unwritten);
+        self.stale.extend(stale(&delta));
         let plan = self.planner.plan();
         let applied = self.dataplane.resync(plan)?;
+        let former = self.dataplane.take_former();
+        self.stale.extend(former.into_iter().filter(|at| at.protocol == Protocol::Udp));
         self.flows.audit(plan);
+        // An audit judges every frontend that is held, but cannot tell a former one outside the
+        // service ranges from somebody else's address.
+        let mut former = std::mem::take(&mut self.stale);
+        former.retain(|at| !plan.claims.contains_key(at));
+        if !former.is_empty() {
+            self.flows.clean(former.into_iter().collect(), plan);
+        }
         self.dataplane.subscribe()?;
         Ok(applied)
     }
@@ -235,21 +249,28 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                     }
                 }
             }
-            Err(error) => {
-                self.schedule.failed(now);
-                self.status.failures += 1;
-                let text: Arc<str> = error.to_string().into();
-                if self.status.last_error.as_ref() != Some(&text) {
-                    tracing::error!("{text}");
-                }
-                self.status.last_error = Some(text);
-            }
+            Err(error) => self.fail(now, error.to_string()),
         }
         self.publish();
     }
 
-    /// Undoes what others did to vipd's part of the kernel, if they did anything.
+    /// The kernel's state is unknown from now on, until a resync.
+    fn fail(&mut self, now: Instant, error: String) {
+        self.schedule.failed(now);
+        self.status.failures += 1;
+        let error: Arc<str> = error.into();
+        if self.status.last_error.as_ref() != Some(&error) {
+            tracing::error!("{error}");
+        }
+        self.status.last_error = Some(error);
+    }
+
+    /// Undoes what others did to vipd's part of the kernel, if they did anything. While a resync
+    /// is due that is its work: what is touched here would be written by a wrong idea of the rest.
     pub fn repair(&mut self) {
+        if self.status.last_error.is_some() {
+            return;
+        }
         match self.dataplane.repair(self.planner.plan()) {
             Ok(None) => return,
             Ok(Some(applied)) => {
@@ -261,9 +282,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                 );
             }
             Err(error) => {
-                tracing::error!("repairing a foreign edit: {error}");
-                self.status.failures += 1;
-                self.schedule.request(Work::Resync);
+                self.fail(Instant::now(), format!("repairing a foreign edit: {error}"));
             }
         }
         self.publish();

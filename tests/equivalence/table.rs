@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use vipd::dataplane::nftables::changes::{Changes, Structure};
 use vipd::dataplane::nftables::expr::{Rule, Verdict};
 use vipd::dataplane::nftables::lower::fixed_class_elements;
+use vipd::dataplane::nftables::room::Room;
 use vipd::dataplane::nftables::set::{Bytes, Data, Element, Set};
 use vipd::dataplane::nftables::state::{State, moved_frontends};
 use vipd::model::Family;
@@ -26,7 +27,7 @@ fn key(element: &Element) -> Key {
 impl Table {
     pub fn new() -> Self {
         let mut table = Self::default();
-        let structure = Set::ALL.map(Structure::Set).into();
+        let structure = Set::ALL.map(|set| Structure::Set(set, Room::ANY)).into();
         let new_targets = fixed_class_elements().into();
         // Chains that the two lead to come with the first node plan, in the same transaction.
         table.commit(Changes { structure, new_targets, ..Changes::default() });
@@ -57,7 +58,7 @@ impl Table {
     fn commit(&mut self, changes: Changes) {
         for structure in changes.structure {
             match structure {
-                Structure::Set(set) => drop(self.sets.insert(set, BTreeMap::new())),
+                Structure::Set(set, _) => drop(self.sets.insert(set, BTreeMap::new())),
                 Structure::Chain(chain) => {
                     let before = self.chains.insert(chain.name.to_string(), chain.rules);
                     assert!(before.is_none(), "chain {} is there already", chain.name);
@@ -67,7 +68,10 @@ impl Table {
                     *rules = chain.rules;
                 }
                 Structure::FlushSet(set) => self.set(set).clear(),
-                Structure::RemoveTable | Structure::Table => unreachable!("not by lowering"),
+                Structure::RemoveTable
+                | Structure::Table
+                | Structure::RemoveSet(_)
+                | Structure::FlushChain(_) => unreachable!("not by lowering"),
             }
         }
         self.remove(changes.overdue);

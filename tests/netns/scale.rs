@@ -62,6 +62,29 @@ pub fn cases() -> Vec<Case> {
             );
         }),
         case(
+            "sets grow under traffic: no connection fails, and a restart finds nothing to do",
+            |w| {
+                w.serve(svc().on([L1, R1]));
+                let load = w.load(L2, w.cip(), 80, 200);
+                // Five endpoints each: more than twice what a small set has room for.
+                many(w, 3_000);
+                w.settle_within(Duration::from_secs(120));
+                w.tcp(L3, w.family.bulk_cluster_ip(2_999), 80).times(50).reached();
+                load.stop().reached();
+                let grown = w.log().matches("making a set larger").count();
+                // Where the socket's buffer is limited, sets have no fixed size.
+                let sized = w.sh(Node, "nft -t list table inet vipd").contains("size 6144");
+                assert_eq!(grown > 0, sized, "{grown} sets grew");
+                w.terminate();
+                let watch = Watch::start(w.netns(Node));
+                w.launch(&[]);
+                w.within(Duration::from_secs(20), || w.vipd("get services").code == 0);
+                w.sleep(500);
+                let changes = watch.changes();
+                assert_eq!(changes.objects, 0, "{changes:?}\n{}", w.log());
+            },
+        ),
+        case(
             "54 changes as fast as files can be written: coalesced, served all the time, right at the end",
             |w| {
                 w.serve(svc().on([L1, R1]));

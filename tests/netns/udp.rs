@@ -6,7 +6,7 @@ use super::support::plan::{Ext, L1, L2, L3, NodeB, R1, V4, Who};
 use super::support::runner::{Case, case, soak};
 use super::support::servers::Udp;
 use super::support::world::World;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 fn endpoints<const N: usize>(pods: [Who; N]) -> Slice {
@@ -141,6 +141,28 @@ pub fn cases() -> Vec<Case> {
             w.restart();
             w.sleep(500);
             flows.iter().for_each(|flow| flow.undisturbed(start));
+        }),
+        case("flows of a service outside all ranges go, though it went while vipd was down", |w| {
+            let address = match w.family {
+                V4 => "198.51.100.7",
+                _ => "2001:db8:51::7",
+            };
+            let address: IpAddr = address.parse().expect("an address");
+            let outside = || svc().named("outside", 42).at(address).udp();
+            w.serve(outside().on([L1]));
+            w.serve(svc().on([L1]));
+            let direct = w.talking(L3, Udp, w.address(L1), 8080);
+            let flow = w.talking(L2, Udp, address, 80);
+            w.answered_by(&flow, L1);
+            let start = Instant::now();
+            w.kill();
+            w.remove(outside().on([L1]));
+            w.start(&[]);
+            w.sleep(500);
+            let since = Instant::now();
+            w.sleep(300);
+            assert!(flow.servers(since).is_empty(), "still answered");
+            direct.undisturbed(start);
         }),
         case("42 where the kernel cannot filter conntrack, entries go as exactly", |w| {
             w.serve(svc().udp().on([L1]));

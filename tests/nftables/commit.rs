@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// What Debian grants a process without CAP_NET_ADMIN in the first user namespace.
-const DEBIAN: usize = 212_992;
+pub const DEBIAN: usize = 212_992;
 
 fn many(count: usize) -> Cluster {
     let mut cluster = Cluster::new(policy());

@@ -123,10 +123,15 @@ impl World {
     /// Removes the files and waits until vipd has applied that.
     #[track_caller]
     pub fn withdraw(&self, manifest: impl Manifest) {
+        self.remove(manifest);
+        self.settle();
+    }
+
+    /// Removes what was written, whether or not anybody watches.
+    pub fn remove(&self, manifest: impl Manifest) {
         for file in manifest.files(self.family) {
             self.inside.directory.remove(&file);
         }
-        self.settle();
     }
 
     pub fn manifests(&self) -> &Path {

@@ -1,6 +1,7 @@
 //! One step from what the kernel holds to what it should hold. PURE.
 
 use super::layout::ChainDefinition;
+use super::room::Room;
 use super::set::{Element, Set};
 
 /// Work on everything but elements.
@@ -8,9 +9,12 @@ use super::set::{Element, Set};
 pub enum Structure {
     RemoveTable,
     Table,
-    Set(Set),
+    /// A set, and how many elements it shall have room for.
+    Set(Set, Room),
+    RemoveSet(Set),
     /// Whatever is in the set goes.
     FlushSet(Set),
+    FlushChain(String),
     /// The chain is not there yet.
     Chain(ChainDefinition),
     /// The chain is there with other rules.

@@ -4,6 +4,7 @@ use super::layout::FIRST_FREE_CLASS;
 use super::set::CLASS_MASK;
 use crate::model::Family;
 use foldhash::{HashMap, HashMapExt as _};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 /// What one class does: spread over `size` slots, after a look at the client's pin if sticky.
@@ -54,6 +55,18 @@ pub enum Acquired {
     Known(u32),
 }
 
+/// Slots that pools take, given how many pools there are of each number of endpoints.
+pub fn slots(pools: &BTreeMap<u32, u64>) -> u64 {
+    let exact = |size: u32| size <= ALWAYS_EXACT || pools.len() <= EXACT_SIZES;
+    let slots = |size: u32| if exact(size) { size } else { table_size(size) };
+    pools.iter().map(|(size, count)| u64::from(slots(*size)) * count).sum()
+}
+
+/// A power of two, so large that no endpoint gets over 8 % more than another.
+fn table_size(endpoints: u32) -> u32 {
+    (endpoints * 12).next_power_of_two()
+}
+
 impl Classes {
     /// Slots for a pool of `endpoints`: as many, or a power of two ≥ 12 times as many where too
     /// many exact sizes are in use already.
@@ -62,7 +75,7 @@ impl Classes {
         let fits = endpoints <= ALWAYS_EXACT
             || self.sizes.contains_key(&(family, endpoints))
             || exact < EXACT_SIZES;
-        if fits { endpoints } else { (endpoints * 12).next_power_of_two() }
+        if fits { endpoints } else { table_size(endpoints) }
     }
 
     /// One more user of a class. `None`: all 12 bits are in use.

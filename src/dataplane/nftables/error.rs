@@ -1,5 +1,6 @@
 //! What can go wrong between vipd and nf_tables.
 
+use super::set::Set;
 use crate::netlink::ExtendedError;
 use std::io;
 
@@ -18,6 +19,13 @@ pub enum Error {
         object.as_ref().map(|o| format!(" (at {o})")).unwrap_or_default()
     )]
     Refused { error: ExtendedError, object: Option<String> },
+    /// A set of fixed size has no room for a transaction. Nothing was changed.
+    #[error("set {} of table inet vipd is full", .0.name())]
+    Full(Set),
+    #[error(
+        "set {0} is full, and too large to be made anew in one transaction; please report this with the number of services and endpoints"
+    )]
+    TooLarge(&'static str),
     #[error(
         "the ruleset of this namespace was changed by others {0} times while vipd tried to commit; is another program rewriting it in a loop? (nft monitor)"
     )]

@@ -24,6 +24,8 @@ use std::io;
 const ERESTART: i32 = 85;
 /// Commits that may meet a foreign one before vipd gives up.
 const TRIES: u32 = 50;
+/// Bytes of a transaction that is not extraordinary.
+const ORDINARY: usize = 8 << 20;
 /// What an answer about one element costs in the receive buffer, generously.
 const ANSWER: usize = 2048;
 
@@ -86,8 +88,13 @@ impl Kernel {
         self.socket.port_id()
     }
 
-    /// Bytes that a transaction may have.
+    /// Bytes that an ordinary transaction may have: longer ones are no faster, and others wait.
     pub fn capacity(&self) -> usize {
+        self.capacity.min(ORDINARY)
+    }
+
+    /// Bytes that a transaction can have.
+    pub fn largest(&self) -> usize {
         self.capacity
     }
 
@@ -167,6 +174,9 @@ impl Kernel {
         match refused {
             Some(error) => {
                 self.generation = 0;
+                if let (libc::ENFILE, Some(set)) = (error.errno, batch.set_of(error.seq)) {
+                    return Err(Error::Full(set));
+                }
                 let object = batch.describe(error.seq);
                 Err(Error::Refused { error, object })
             }

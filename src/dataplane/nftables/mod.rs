@@ -11,12 +11,14 @@ pub mod expr;
 pub mod hash;
 mod kernel;
 pub mod layout;
+mod listing;
 pub mod lower;
 mod monitor;
 mod observe;
 mod pins;
 mod pools;
 mod repair;
+pub mod room;
 mod rules;
 pub mod set;
 mod slots;
@@ -26,6 +28,7 @@ mod types;
 
 pub use error::Error;
 pub use kernel::Without;
+pub use listing::listing;
 
 use self::changes::{Changes, Structure};
 use self::kernel::Kernel;
@@ -48,12 +51,19 @@ pub struct Nftables {
     kernel: Kernel,
     state: State,
     monitor: Option<Monitor>,
+    /// Frontends that adoption removed and nobody has asked about yet.
+    former: Vec<FrontendKey>,
 }
 
 impl Nftables {
     /// Opens the socket, in the calling thread's network namespace. Nothing is changed yet.
     pub fn open(without: Without) -> Result<Self, Error> {
-        Ok(Self { kernel: Kernel::open(without)?, state: State::default(), monitor: None })
+        Ok(Self {
+            kernel: Kernel::open(without)?,
+            state: State::default(),
+            monitor: None,
+            former: Vec::new(),
+        })
     }
 
     /// Limits transactions as the send buffer of an unprivileged daemon does.
@@ -71,7 +81,7 @@ impl Nftables {
         let (batches, seq) = encoder.finish();
         self.kernel.set_seq(seq);
         for mut batch in batches {
-            applied += self.kernel.commit(&mut batch)?;
+            applied += self.commit_batch(&mut batch)?;
         }
         Ok(applied)
     }
@@ -87,10 +97,7 @@ impl Nftables {
                 Err(error) if error.is_not_found() => continue,
                 elements => elements?,
             };
-            held.extend(elements.iter().filter_map(|element| {
-                let (address, protocol, port) = set::read_frontend_key(&element.key)?;
-                Some(FrontendKey { at: FrontendAddress::Address(address), protocol, port })
-            }));
+            held.extend(elements.iter().filter_map(|element| frontend_of(&element.key)));
         }
         Ok(held)
     }
@@ -124,7 +131,7 @@ impl Nftables {
             changes.structure.push(Structure::RemoveTable);
         }
         changes.structure.push(Structure::Table);
-        changes.structure.extend(Set::ALL.map(Structure::Set));
+        changes.structure.extend(self.sets(plan));
         self.state.lower_node(&plan.node, &mut changes);
         changes.new_targets.extend(lower::fixed_class_elements());
         let mut applied = self.commit(&changes)?;
@@ -145,6 +152,12 @@ impl Nftables {
             applied += self.apply_services(&chunk, Changes::default())?;
         }
     }
+}
+
+/// The frontend that a key of the services map stands for.
+fn frontend_of(key: &[u8]) -> Option<FrontendKey> {
+    let (address, protocol, port) = set::read_frontend_key(key)?;
+    Some(FrontendKey { at: FrontendAddress::Address(address), protocol, port })
 }
 
 impl Dataplane for Nftables {
@@ -171,6 +184,10 @@ impl Dataplane for Nftables {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn take_former(&mut self) -> Vec<FrontendKey> {
+        std::mem::take(&mut self.former)
     }
 
     fn settle(&mut self) -> Result<Applied, Error> {

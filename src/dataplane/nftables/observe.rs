@@ -16,7 +16,7 @@ use super::state::{
     PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, index, used_pools,
 };
 use super::types::Definition;
-use super::{Nftables, SERVICES_AT_ONCE};
+use super::{Nftables, SERVICES_AT_ONCE, frontend_of};
 use crate::dataplane::Applied;
 use crate::model::{Family, ServiceKey};
 use crate::planner::{Action, FrontendAddress, Plan, ServicePlan};
@@ -315,6 +315,7 @@ impl Nftables {
                     continue;
                 }
                 suspects.addresses.extend(read_frontend_key(&element.key).map(|(ip, _, _)| ip));
+                self.former.extend(frontend_of(&element.key));
                 if let Data::Value(bytes) = &element.data {
                     self.abandon_pool(family, word(bytes).map(Value), suspects)?;
                 }

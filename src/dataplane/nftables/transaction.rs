@@ -6,6 +6,7 @@
 use super::changes::{Changes, Structure};
 use super::expr::{AnonymousSets, NFPROTO_INET, Rule};
 use super::layout::{ChainDefinition, TABLE};
+use super::room::Room;
 use super::set::{Element, Set, With};
 use super::types::{Definition, protocol_set_user_data};
 use crate::netlink::{
@@ -67,6 +68,14 @@ impl Batch {
     pub fn bytes_for(&mut self, generation: u32) -> &[u8] {
         self.buffer.patch(GENERATION_AT, &generation.to_be_bytes());
         self.buffer.bytes()
+    }
+
+    /// The set that the message with this sequence number adds elements to.
+    pub fn set_of(&self, seq: u32) -> Option<Set> {
+        let message = Messages(self.buffer.bytes()).find(|message| message.seq == seq)?;
+        let adds = message.kind == message_type(NFT_MSG_NEWSETELEM);
+        let name = message.attributes().find(NFTA_SET_ELEM_LIST_SET).filter(|_| adds)?;
+        Set::by_name(name.str())
     }
 
     /// What the message with this sequence number is about, for an operator.
@@ -189,13 +198,20 @@ impl Encoder {
                 self.batch.buffer.attr_u32(2, 0);
                 self.batch.operations += 1;
             }
-            Structure::Set(set) => self.set(*set),
+            Structure::Set(set, room) => self.set(*set, *room),
+            Structure::RemoveSet(set) => {
+                self.message(NFT_MSG_DELSET, 0, 256);
+                self.batch.buffer.attr_str(1, TABLE);
+                self.batch.buffer.attr_str(2, set.name());
+                self.batch.operations += 1;
+            }
             Structure::FlushSet(set) => {
                 self.message(NFT_MSG_DELSETELEM, 0, 256);
                 self.batch.buffer.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE);
                 self.batch.buffer.attr_str(NFTA_SET_ELEM_LIST_SET, set.name());
                 self.batch.operations += 1;
             }
+            Structure::FlushChain(name) => self.flush_chain(name),
             Structure::Chain(chain) => {
                 self.chain(chain);
                 chain.rules.iter().for_each(|rule| self.rule(&chain.name, rule));
@@ -225,7 +241,7 @@ impl Encoder {
         self.batch.operations += 1;
     }
 
-    fn set(&mut self, set: Set) {
+    fn set(&mut self, set: Set, room: Room) {
         let definition = Definition::of(set);
         self.message(NFT_MSG_NEWSET, NLM_F_CREATE, 1024);
         let out = &mut self.batch.buffer;
@@ -238,7 +254,7 @@ impl Encoder {
             out.attr_u32(6, kind);
             out.attr_u32(7, length);
         }
-        if let Some(size) = definition.size {
+        if let Some(size) = definition.size.or(room.size()) {
             let nest = out.nest(9);
             out.attr_u32(1, size);
             out.close(nest);

@@ -6,6 +6,9 @@
 use super::fields::{Fault, label, subdomain};
 use super::{Decoded, Documents, Names, cluster, endpoints, service, slice};
 use crate::model::{Kind, Object, ObjectRef, Origin, Problem, ServiceKey, Severity};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -55,6 +58,12 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
     let mut findings = Findings::new(out.names);
     let converted = convert(kind, source.text, &mut findings);
     let warnings = std::mem::take(&mut findings.warnings);
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let (document, file) = (out.next_origin().0, out.path.display());
+        for field in unknown_fields(kind, source.text) {
+            tracing::debug!(%file, document, field, "unknown field, ignored");
+        }
+    }
     match converted {
         Ok(Converted::Object(object)) => {
             let warnings = match warnings.is_empty() {
@@ -127,6 +136,24 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
             Ok(_) => Fault::new("", reason(&first)),
         }
     })
+}
+
+/// Paths of the fields that the kind does not have.
+pub(super) fn unknown_fields(kind: Kind, text: &str) -> Vec<String> {
+    fn of<T: DeserializeOwned>(text: &str) -> Vec<String> {
+        let mut unknown = Vec::new();
+        let read = &mut serde_json::Deserializer::from_str(text);
+        // What else may be wrong with the object is said elsewhere.
+        let _ = serde_ignored::deserialize::<_, _, T>(read, |path| unknown.push(path.to_string()));
+        unknown
+    }
+    match kind {
+        Kind::Service => of::<Service>(text),
+        Kind::EndpointSlice => of::<EndpointSlice>(text),
+        Kind::Endpoints => of::<Endpoints>(text),
+        Kind::Node => of::<Node>(text),
+        Kind::ServiceCidr => of::<ServiceCIDR>(text),
+    }
 }
 
 /// serde_json's text without its position, which is counted within the object.

@@ -1,7 +1,7 @@
 //! Files: documents, Lists, syntax errors, and one bad object among good ones.
 
 use super::{GOOD, documents, ignored, only, rejected, service_text};
-use crate::model::Origin;
+use crate::model::{Kind, Origin};
 use crate::sources::decode::{Decoded, Document, Format, Names, SyntaxError, decode};
 use rstest::rstest;
 use std::path::Path;
@@ -145,6 +145,17 @@ fn other_kinds_are_ignored(#[case] text: &str) {
 fn unknown_fields_are_ignored() {
     let text = service_text(&format!("{GOOD}, colour: red"));
     assert!(matches!(only(&text).decoded, Decoded::Object(_)));
+}
+
+#[test]
+fn unknown_fields_are_named() {
+    let text = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "hue": 1},
+        "spec": {"colour": "red", "ports": [{"port": 80}, {"port": 81, "shade": {"of": "blue"}}]}}"#;
+    let unknown = crate::sources::decode::object::unknown_fields(Kind::Service, text);
+    assert_eq!(unknown.len(), 3, "{unknown:?}");
+    for field in ["hue", "colour", "shade"] {
+        assert!(unknown.iter().any(|path| path.ends_with(field)), "{field} is not in {unknown:?}");
+    }
 }
 
 #[test]

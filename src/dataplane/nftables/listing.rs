@@ -1,0 +1,120 @@
+//! What a table made anew for a plan holds, as text: for golden files. PURE, sorted, stable.
+//!
+//! In: a plan. Out: its chains and elements, in the words of `nft list` but for a frontend's value,
+//! which is spelled out.
+//! Never: the kernel; rules, which hang on no service.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::changes::{Changes, Structure};
+use super::expr::Verdict;
+use super::lower::fixed_class_elements;
+use super::set::{
+    Data, Element, Set, Value, read_frontend_key, read_set_address, read_slot_key, read_target,
+};
+use super::state::State;
+use crate::planner::{Plan, Target};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// The table that `plan` asks for. Services take their pool and class numbers in the order of
+/// their keys.
+pub fn listing(plan: &Plan) -> String {
+    let mut state = State::default();
+    let mut changes = Changes::default();
+    state.lower_node(&plan.node, &mut changes);
+    changes.new_targets.extend(fixed_class_elements());
+    for (key, service) in &plan.services {
+        state.lower(key, None, Some(service), &mut changes);
+    }
+    let mut out = String::from("table inet vipd\n");
+    let chains = changes.structure.iter().filter_map(|structure| match structure {
+        Structure::Chain(chain) | Structure::Rewrite(chain) => Some(&*chain.name),
+        _ => None,
+    });
+    let mut chains: Vec<&str> = chains.collect();
+    chains.sort_unstable();
+    chains.dedup();
+    let _ = writeln!(out, "  chains: {}", chains.join(" "));
+    for set in Set::ALL {
+        let written = changes.new_targets.iter().chain(&changes.new_frontends);
+        let mut elements: Vec<&Element> =
+            written.filter(|(s, _)| *s == set).map(|(_, element)| element).collect();
+        if elements.is_empty() {
+            continue;
+        }
+        elements.sort_by_key(|element| order(set, element));
+        let _ = writeln!(out, "  {}", set.name());
+        for element in elements {
+            let _ = writeln!(out, "    {}", line(set, element));
+        }
+    }
+    out
+}
+
+/// Numbers stand in their keys in the machine's byte order.
+fn order(set: Set, element: &Element) -> (u32, u32, Vec<u8>) {
+    match set {
+        Set::Endpoints(_) => {
+            let (pool, slot) = read_slot_key(&element.key).unwrap_or_default();
+            (pool, slot, Vec::new())
+        }
+        Set::Pinned(_) | Set::Classes | Set::Recorders => (number(&element.key), 0, Vec::new()),
+        _ => (0, 0, element.key.to_vec()),
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.try_into().map_or(0, u32::from_ne_bytes)
+}
+
+fn line(set: Set, element: &Element) -> String {
+    let value = match &element.data {
+        Data::Value(value) => &value[..],
+        _ => &[],
+    };
+    let text = match set {
+        Set::Services(_) => read_frontend_key(&element.key).map(|(address, protocol, port)| {
+            let protocol = protocol.name().to_lowercase();
+            let value = Value(number(value));
+            let (pool, class) = (value.pool(), value.class());
+            format!("{address} . {protocol} . {port} : pool {pool} class {class}")
+        }),
+        Set::Endpoints(_) => read_slot_key(&element.key)
+            .map(|(pool, slot)| format!("pool {pool} . {slot} : {}", target(value))),
+        Set::Addresses(_) => address(&element.key).map(|address| address.to_string()),
+        Set::Hairpin(_) => {
+            read_set_address(set, &element.key).map(|address| format!("{address} . {address}"))
+        }
+        Set::Ranges(_) => address(&element.key).map(|address| match element.data {
+            Data::IntervalEnd => format!("up to {address}, not included"),
+            _ => format!("from {address}"),
+        }),
+        Set::Pinned(_) => Some(format!("{:#010x} : {}", number(&element.key), target(value))),
+        Set::Affinity(_) => None,
+        Set::Classes | Set::Recorders => {
+            let verdict = match &element.data {
+                Data::Verdict(Verdict::Drop) => "drop".to_owned(),
+                Data::Verdict(Verdict::Goto(chain)) => format!("goto {chain}"),
+                Data::Verdict(Verdict::Jump(chain)) => format!("jump {chain}"),
+                _ => String::new(),
+            };
+            Some(format!("{} : {verdict}", number(&element.key)))
+        }
+    };
+    // Nothing but these is ever lowered; should it be, a golden file shows its bytes.
+    text.unwrap_or_else(|| format!("{element:?}"))
+}
+
+fn address(key: &[u8]) -> Option<IpAddr> {
+    match *key {
+        [a, b, c, d] => Some(IpAddr::from([a, b, c, d])),
+        _ => <[u8; 16]>::try_from(key).ok().map(IpAddr::from),
+    }
+}
+
+fn target(value: &[u8]) -> String {
+    read_target(value)
+        .map(|Target { address, port }| format!("{address} . {port}"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,158 @@
+//! How many elements a set has room for, and how it gets more. EDGE: it asks the kernel.
+//!
+//! A set that is made with a size gets the kernel's hash table of fixed size, which takes elements
+//! in half the time of the one that grows by itself: that one grows in a worker of its own, and
+//! meanwhile a long transaction fills chains. In return vipd has to make it anew when it is full.
+
+use super::changes::{Changes, Structure};
+use super::error::Error;
+use super::expr::{Expr, Rule};
+use super::layout::{ChainDefinition, Needs, class_chains, skeleton};
+use super::set::Set;
+use super::state::{endpoint_addresses, frontend_addresses, frontends, index, used_pools};
+use super::transaction::{Batch, Encoder};
+use super::{Nftables, classes};
+use crate::dataplane::Applied;
+use crate::model::Family;
+use crate::planner::Plan;
+use foldhash::HashSet;
+use std::collections::BTreeMap;
+
+/// Elements that a set has room for; as many as memory holds, if it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room(Option<u32>);
+
+/// Bytes of a transaction that can carry the largest set there may be. Where the socket cannot send
+/// that much (an unprivileged daemon's send buffer is limited), sets grow by themselves.
+const WHOLE_SET: usize = 128 << 20;
+
+impl Room {
+    pub const ANY: Room = Room(None);
+
+    /// Room for twice as many elements, or a little less than that. The kernel makes a power of two
+    /// of 4⁄3 of the size: one that uses it up wastes no memory.
+    pub fn to_grow(elements: u64) -> Self {
+        const LEAST: u64 = 1 << 13;
+        const MOST: u64 = 1 << 31;
+        let buckets = (2 * elements).next_power_of_two().clamp(LEAST, MOST);
+        Room(Some((buckets / 4 * 3) as u32))
+    }
+
+    pub fn size(self) -> Option<u32> {
+        self.0
+    }
+}
+
+/// The sets whose size depends on the services.
+fn grows(set: Set) -> bool {
+    matches!(set, Set::Services(_) | Set::Endpoints(_) | Set::Addresses(_) | Set::Hairpin(_))
+}
+
+fn uses(rule: &Rule, set: Set) -> bool {
+    rule.0.iter().any(|expr| match expr {
+        Expr::Lookup { set: name, .. } | Expr::Dynamic { set: name, .. } => *name == set.name(),
+        _ => false,
+    })
+}
+
+impl Nftables {
+    /// All sets, with room for the plan.
+    pub(super) fn sets(&self, plan: &Plan) -> Vec<Structure> {
+        let mut counts = [0; Set::ALL.len()];
+        let mut count = |set: Set, n: u64| counts[set.index()] += n;
+        let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
+        for service in plan.services.values() {
+            for (family, ..) in frontends(service, &[]) {
+                count(Set::Services(family), 1);
+            }
+            for (port, scope) in used_pools(service) {
+                let size = port.pool(scope).len() as u32;
+                *pools[index(port.family)].entry(size).or_default() += 1;
+            }
+            for address in frontend_addresses(service) {
+                count(Set::Addresses(Family::of(address)), 1);
+            }
+            for address in endpoint_addresses(service) {
+                count(Set::Hairpin(Family::of(address)), 1);
+            }
+        }
+        for family in Family::BOTH {
+            count(Set::Endpoints(family), classes::slots(&pools[index(family)]));
+        }
+        let fixed = self.kernel.largest() >= WHOLE_SET;
+        let room = |set: Set| match grows(set) && fixed {
+            true => Room::to_grow(counts[set.index()]),
+            false => Room::ANY,
+        };
+        Set::ALL.map(|set| Structure::Set(set, room(set))).into()
+    }
+
+    /// Commits one batch; a set that is full for it is made larger first.
+    pub(super) fn commit_batch(&mut self, batch: &mut Batch) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        for _ in Set::ALL {
+            match self.kernel.commit(batch) {
+                Err(Error::Full(set)) => applied += self.grow(set)?,
+                outcome => return Ok(applied + outcome?),
+            }
+        }
+        Ok(applied + self.kernel.commit(batch)?)
+    }
+
+    /// Makes a set anew with twice the room, within one transaction: every packet sees the old one
+    /// or the new one, with the same elements.
+    fn grow(&mut self, set: Set) -> Result<Applied, Error> {
+        let elements = self.kernel.dump(set)?;
+        let room = Room::to_grow(2 * elements.len() as u64);
+        tracing::info!(set = set.name(), elements = elements.len(), ?room, "making a set larger");
+        let users = self.users(set)?;
+        let mut changes = Changes::default();
+        let flush = users.iter().map(|chain| Structure::FlushChain(chain.name.to_string()));
+        changes.structure.extend(flush);
+        changes.structure.extend([Structure::RemoveSet(set), Structure::Set(set, room)]);
+        changes.structure.extend(users.into_iter().map(Structure::Rewrite));
+        changes.new_targets.extend(elements.into_iter().map(|element| (set, element)));
+        let mut encoder = Encoder::new(self.kernel.largest(), self.kernel.seq());
+        encoder.changes(&changes);
+        let (batches, seq) = encoder.finish();
+        self.kernel.set_seq(seq);
+        let [mut batch] =
+            <[Batch; 1]>::try_from(batches).map_err(|_| Error::TooLarge(set.name()))?;
+        self.kernel.commit(&mut batch)
+    }
+
+    /// The chains that the kernel holds with a rule that looks into the set.
+    fn users(&mut self, set: Set) -> Result<Vec<ChainDefinition>, Error> {
+        let seen = self.kernel.chains()?;
+        let seen: HashSet<&str> = seen.iter().map(|chain| chain.name.as_str()).collect();
+        let sticky = Family::BOTH.map(|family| self.state.classes.any_sticky(family));
+        let node = self.state.node.clone();
+        let constant = node.iter().flat_map(|node| skeleton(Needs { node, sticky }));
+        let classes = self.state.classes.iter().flat_map(|(key, _)| class_chains(key));
+        let mut users: Vec<ChainDefinition> = constant
+            .chain(classes)
+            .filter(|chain| seen.contains(&*chain.name))
+            .filter(|chain| chain.rules.iter().any(|rule| uses(rule, set)))
+            .collect();
+        // Several classes share chains.
+        users.sort_by(|a, b| a.name.cmp(&b.name));
+        users.dedup_by(|a, b| a.name == b.name);
+        Ok(users)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_growth_and_no_bucket_is_wasted() {
+        for elements in [0, 1, 5_000, 100_000, 200_000, 3_000_000] {
+            let size = Room::to_grow(elements).size().unwrap();
+            assert!(u64::from(size) * 2 >= 3 * elements, "{size} for {elements}");
+            assert!(u64::from(size) * 4 / 3 % 2 == 0);
+            assert!((u64::from(size) * 4 / 3).is_power_of_two());
+        }
+        assert_eq!(Room::to_grow(100_000).size(), Some(196_608));
+    }
+}

@@ -1,0 +1,137 @@
+//! What is asked of the conntrack cleaner: UDP flows that a commit left stale, and no others.
+
+use crate::bench::Bench;
+use crate::fake::{Fake, FlowCall, Op};
+use crate::objects::{Example, service};
+use crate::{dns, web};
+use vipd::model::{Family, Protocol};
+use vipd::planner::{FrontendAddress, FrontendKey};
+
+fn frontend(example: &Example, port: u16) -> FrontendKey {
+    let at = FrontendAddress::Address(example.cluster_ip(Family::V4));
+    FrontendKey { at, protocol: Protocol::Udp, port }
+}
+
+fn clean(stale: &[FrontendKey], services: usize) -> FlowCall {
+    FlowCall::Clean { stale: stale.into(), services }
+}
+
+/// What one commit of these examples asks for, where web and dns are there already.
+fn asked(changed: &[Example]) -> Vec<FlowCall> {
+    let mut bench = Bench::started(Fake::default(), &[web(), dns()]);
+    for example in changed {
+        bench.take(example.upserts());
+    }
+    bench.work();
+    assert_eq!(bench.ops(), [Op::Apply]);
+    bench.flows.take()
+}
+
+#[test]
+fn a_start_audits_every_flow() {
+    let mut bench = Bench::new(Fake::default());
+    bench.take(dns().upserts());
+    bench.take(web().upserts());
+    bench.ready();
+    bench.work();
+    assert_eq!(bench.flows.take(), [FlowCall::Audit { services: 2 }]);
+}
+
+#[test]
+fn an_endpoint_that_goes_leaves_stale_flows() {
+    assert_eq!(asked(&[dns().endpoints(&[1])]), [clean(&[frontend(&dns(), 53)], 2)]);
+    assert_eq!(asked(&[dns().endpoints(&[2, 3])]), [clean(&[frontend(&dns(), 53)], 2)]);
+    assert_eq!(asked(&[dns().endpoints(&[])]), [clean(&[frontend(&dns(), 53)], 2)]);
+}
+
+#[test]
+fn a_renumbered_endpoint_leaves_stale_flows() {
+    assert_eq!(asked(&[dns().target_port(5353)]), [clean(&[frontend(&dns(), 53)], 2)]);
+}
+
+#[test]
+fn a_renumbered_service_leaves_stale_flows_at_its_former_port() {
+    let ports = [frontend(&dns(), 53), frontend(&dns(), 54)];
+    assert_eq!(asked(&[dns().port(54)]), [clean(&ports, 2)]);
+}
+
+#[test]
+fn further_endpoints_leave_nothing_stale() {
+    assert_eq!(asked(&[dns().endpoints(&[1, 2, 3])]), [clean(&[], 2)]);
+}
+
+#[test]
+fn nothing_is_asked_for_tcp() {
+    let others = [web().endpoints(&[]), service("tcp", 3).endpoints(&[1])];
+    assert_eq!(asked(&others), [clean(&[], 3)]);
+}
+
+#[test]
+fn unchanged_services_are_left_alone() {
+    let mail = service("mail", 3).udp().endpoints(&[1]);
+    let mut bench = Bench::started(Fake::default(), &[web(), dns(), mail.clone()]);
+    bench.take(dns().upserts());
+    bench.take(mail.endpoints(&[]).upserts());
+    bench.work();
+    assert_eq!(bench.flows.take(), [clean(&[frontend(&service("mail", 3), 80)], 3)]);
+}
+
+#[test]
+fn a_service_that_goes_leaves_stale_flows() {
+    let mut bench = Bench::started(Fake::default(), &[web(), dns()]);
+    bench.take(web().deletes());
+    bench.take(dns().deletes());
+    bench.work();
+    assert_eq!(bench.flows.take(), [clean(&[frontend(&dns(), 53)], 0)]);
+}
+
+#[test]
+fn both_families_of_a_service_are_cleaned() {
+    let dual = service("dual", 3).udp().dual_stack().endpoints(&[1, 2]);
+    let mut bench = Bench::started(Fake::default(), std::slice::from_ref(&dual));
+    bench.take(dual.clone().endpoints(&[1]).upserts());
+    bench.work();
+    let at = Family::BOTH.map(|family| FrontendKey {
+        at: FrontendAddress::Address(dual.cluster_ip(family)),
+        ..frontend(&dual, 80)
+    });
+    assert_eq!(bench.flows.take(), [clean(&at, 1)]);
+}
+
+#[test]
+fn nothing_is_asked_before_the_commit() {
+    let mut bench = Bench::started(Fake::failing(Op::Apply, [0]), &[web(), dns()]);
+    bench.kernel().fail(Op::Resync, 0..3);
+    bench.take(dns().deletes());
+    bench.work();
+    for _ in 0..3 {
+        assert_eq!(bench.flows.take(), []);
+        bench.work_when_due();
+    }
+    assert_eq!(bench.flows.take(), []);
+    bench.work_when_due();
+    bench.assert_converged();
+    assert!(bench.flows.take().contains(&FlowCall::Audit { services: 1 }));
+}
+
+/// An audit does not know a former frontend outside the service ranges from somebody else's
+/// address: what a failed commit was about must be remembered.
+#[test]
+fn frontends_of_a_failed_commit_are_cleaned_after_the_next() {
+    let doomed = dns().outside();
+    let mut bench = Bench::started(Fake::failing(Op::Apply, [0]), &[web(), doomed.clone()]);
+    bench.kernel().fail(Op::Resync, 0..2);
+    bench.flows.connect(&bench.kernel());
+    assert_eq!(bench.flows.open().len(), 2);
+    bench.take(doomed.deletes());
+    bench.work();
+    bench.take(service("more", 3).udp().endpoints(&[1]).upserts());
+    bench.converge();
+    let audit = FlowCall::Audit { services: 2 };
+    assert_eq!(bench.flows.take(), [audit, clean(&[frontend(&doomed, 53)], 2)]);
+    assert_eq!(bench.flows.open(), []);
+
+    bench.take(web().endpoints(&[1]).upserts());
+    bench.work();
+    assert_eq!(bench.flows.take(), [clean(&[], 2)], "once is enough");
+}
