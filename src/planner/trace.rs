@@ -284,15 +284,16 @@ impl<'a> Tracer<'a> {
             LocalDetector::None => {
                 Ok((false, "no local detector is known for this address family".to_owned()))
             }
-            // Its own packets have no input interface, and its address may lie in the pods' CIDR.
-            _ if self.plan.facts.owns(source) => {
-                Ok((true, format!("{source} is this node itself, which is no pod")))
-            }
+            // As in kube-proxy: also the node itself, where its address lies among the pods'.
             LocalDetector::Cidr(cidr) if cidr.contains(&source) => {
                 Ok((false, format!("{source} is a local pod: it lies in {cidr}")))
             }
             LocalDetector::Cidr(cidr) => {
                 Ok((true, format!("{source} is no local pod: it lies outside {cidr}")))
+            }
+            // Its own packets have no input interface.
+            _ if self.plan.facts.owns(source) => {
+                Ok((true, format!("{source} is this node itself, which is no pod")))
             }
             LocalDetector::Interface(bridge) => by_interface(&|name| *name == **bridge),
             LocalDetector::InterfacePrefix(prefix) => {

@@ -95,18 +95,18 @@ fn service_key() -> impl Strategy<Value = ServiceKey> {
     name("s", 3).prop_map(|name| ServiceKey::new("ns", &name))
 }
 
-fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![3 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp)]
+pub fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![6 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
 }
 
-fn pod(family: Family) -> impl Strategy<Value = IpAddr> {
+pub fn pod(family: Family) -> impl Strategy<Value = IpAddr> {
     (0u16..2, 1u16..4).prop_map(move |(net, host)| match family {
         Family::V4 => IpAddr::from([10, 1, net as u8, host as u8]),
         Family::V6 => IpAddr::from([0xfd01, 0, 0, net, 0, 0, 0, host]),
     })
 }
 
-fn cluster_ip() -> impl Strategy<Value = IpAddr> {
+pub fn cluster_ip() -> impl Strategy<Value = IpAddr> {
     let last = prop_oneof![4 => 1u8..3, 1 => 3u8..10];
     last.prop_map(|last| [10, 254, 0, last].into())
 }

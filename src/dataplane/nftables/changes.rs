@@ -12,12 +12,13 @@ pub enum Structure {
     /// A set, and how many elements it shall have room for.
     Set(Set, Room),
     RemoveSet(Set),
+    /// Whatever is in the set goes.
+    FlushSet(Set),
     FlushChain(String),
     /// The chain is not there yet.
     Chain(ChainDefinition),
     /// The chain is there with other rules.
     Rewrite(ChainDefinition),
-    RemoveChain(String),
 }
 
 /// Elements to write, in the order that keeps every packet's look-ups answered.

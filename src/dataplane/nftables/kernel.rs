@@ -61,8 +61,8 @@ pub struct ObservedSet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedChain {
     pub name: String,
-    /// (hook, priority), of base chains.
-    pub hook: Option<(u32, i32)>,
+    /// (hook, priority, policy), of base chains.
+    pub hook: Option<(u32, i32, u32)>,
     /// Fingerprints of its rules; `None` for a rule that is not ours.
     pub rules: Vec<Option<u64>>,
 }
@@ -96,6 +96,13 @@ impl Kernel {
     /// Bytes that a transaction can have.
     pub fn largest(&self) -> usize {
         self.capacity
+    }
+
+    /// The kernel grants no more than `net.core.wmem_max`.
+    pub fn limit_send_buffer(&mut self, bytes: usize) -> Result<(), Error> {
+        self.socket.limit_send_buffer(bytes).map_err(Error::Open)?;
+        self.capacity = self.socket.send_capacity().map_err(Error::Open)?;
+        Ok(())
     }
 
     pub fn seq(&self) -> u32 {
@@ -245,7 +252,8 @@ impl Kernel {
             }
             let hook = attributes.find(4).and_then(|hook| {
                 let hook = hook.nested();
-                Some((hook.find(1)?.u32()?, hook.find(2)?.u32()? as i32))
+                let policy = attributes.find(5)?.u32()?;
+                Some((hook.find(1)?.u32()?, hook.find(2)?.u32()? as i32, policy))
             });
             chains.push(ObservedChain { name: name.str().to_owned(), hook, rules: Vec::new() });
         })?;

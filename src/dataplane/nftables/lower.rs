@@ -23,7 +23,7 @@ use super::state::{
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{NodePlan, ServicePlan, Target};
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -85,7 +85,7 @@ impl State {
         }
         let wanted: Vec<HeldFrontend> =
             new.map_or_else(Vec::new, |plan| frontends(plan, &next).collect());
-        frontend_difference(held, wanted, changes);
+        frontend_difference(held, wanted, &self.moved, changes);
         if !next.is_empty() {
             self.services.insert(key.clone(), next.into());
         }
@@ -219,7 +219,7 @@ impl State {
     fn clashes(&self, pool: &PoolState, wanted: &Wanted) -> bool {
         let tokens = &self.tokens[index(wanted.key.family)];
         let own = |target: &Target| pool.affinity.is_some() && pool.slots.contains(target);
-        let mut seen = foldhash::HashSet::default();
+        let mut seen = HashSet::default();
         wanted.targets.iter().any(|target| {
             let token = token(pool.number, target);
             !seen.insert(token) || (tokens.contains_key(&token) && !own(target))
@@ -367,7 +367,7 @@ impl State {
         if unused.is_empty() {
             return;
         }
-        let needed: foldhash::HashSet<String> = self
+        let needed: HashSet<String> = self
             .classes
             .iter()
             .flat_map(|(key, _)| class_chains(key))
@@ -439,14 +439,23 @@ fn difference((before, after): (&[IpAddr], &[IpAddr])) -> (Vec<IpAddr>, Vec<IpAd
 }
 
 fn is_permutation(slots: &[Target], sorted: &[Target]) -> bool {
-    slots.iter().all(|target| sorted.binary_search(target).is_ok())
+    // Slots that were read back may name a target twice.
+    let mut slots = slots.to_vec();
+    slots.sort_unstable();
+    slots == sorted
 }
 
-/// Writes what differs between the frontends held and wanted.
-fn frontend_difference(held: Vec<HeldFrontend>, wanted: Vec<HeldFrontend>, changes: &mut Changes) {
+/// Writes what differs between the frontends held and wanted. One that moves is replaced by the
+/// service that it comes to, or its deletion would meet the new element.
+fn frontend_difference(
+    held: Vec<HeldFrontend>,
+    wanted: Vec<HeldFrontend>,
+    moved: &HashSet<Bytes>,
+    changes: &mut Changes,
+) {
     let write =
         |(family, key, value): HeldFrontend| (Set::Services(family), service_element(key, value));
-    if held.is_empty() {
+    if held.is_empty() && moved.is_empty() {
         changes.new_frontends.extend(wanted.into_iter().map(write));
         return;
     }
@@ -455,10 +464,12 @@ fn frontend_difference(held: Vec<HeldFrontend>, wanted: Vec<HeldFrontend>, chang
     for (family, key, value) in wanted {
         match held.remove(&key) {
             Some((_, before)) if before == value => {}
-            Some(_) => changes.replaced_frontends.push(write((family, key, value))),
-            None => changes.new_frontends.push(write((family, key, value))),
+            None if !moved.contains(&key) => {
+                changes.new_frontends.push(write((family, key, value)))
+            }
+            _ => changes.replaced_frontends.push(write((family, key, value))),
         }
     }
-    let gone = held.into_iter().map(|(key, (family, value))| write((family, key, value)));
-    changes.removed.extend(gone);
+    let gone = held.into_iter().filter(|(key, _)| !moved.contains(key));
+    changes.removed.extend(gone.map(|(key, (family, value))| write((family, key, value))));
 }

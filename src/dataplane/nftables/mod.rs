@@ -4,25 +4,25 @@
 //! Never: the nft binary; another table; a list of what the kernel holds, but at adoption and
 //! repair.
 
-mod changes;
+pub mod changes;
 mod classes;
 mod error;
-mod expr;
-mod hash;
+pub mod expr;
+pub mod hash;
 mod kernel;
-mod layout;
+pub mod layout;
 mod listing;
-mod lower;
+pub mod lower;
 mod monitor;
 mod observe;
 mod pins;
 mod pools;
 mod repair;
-mod room;
+pub mod room;
 mod rules;
-mod set;
+pub mod set;
 mod slots;
-mod state;
+pub mod state;
 mod transaction;
 mod types;
 
@@ -34,7 +34,7 @@ use self::changes::{Changes, Structure};
 use self::kernel::Kernel;
 use self::monitor::Monitor;
 use self::set::Set;
-use self::state::State;
+use self::state::{State, moved_frontends};
 use self::transaction::Encoder;
 use crate::dataplane::{Applied, Dataplane};
 use crate::model::Family;
@@ -64,6 +64,11 @@ impl Nftables {
             monitor: None,
             former: Vec::new(),
         })
+    }
+
+    /// Limits transactions as the send buffer of an unprivileged daemon does.
+    pub fn limit_send_buffer(&mut self, bytes: usize) -> Result<(), Error> {
+        self.kernel.limit_send_buffer(bytes)
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<Applied, Error> {
@@ -97,20 +102,23 @@ impl Nftables {
         Ok(held)
     }
 
-    fn apply_services<'a>(
+    fn apply_services(
         &mut self,
-        deltas: impl IntoIterator<Item = &'a ServiceDelta>,
+        deltas: &[ServiceDelta],
         mut changes: Changes,
     ) -> Result<Applied, Error> {
         let mut applied = Applied::default();
-        for (done, delta) in deltas.into_iter().enumerate() {
+        self.state.moved = moved_frontends(deltas);
+        for (done, delta) in deltas.iter().enumerate() {
             if done > 0 && done % SERVICES_AT_ONCE == 0 {
+                self.state.keep_shared(&mut changes);
                 applied += self.commit(&changes)?;
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
             }
             self.state.lower(&delta.key, delta.old.as_deref(), delta.new.as_deref(), &mut changes);
         }
+        self.state.keep_shared(&mut changes);
         applied += self.commit(&changes)?;
         Ok(applied)
     }
@@ -166,9 +174,15 @@ impl Dataplane for Nftables {
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        match self.observe(plan)? {
-            Some(applied) => Ok(applied + self.retime_pins()),
-            None => self.load(plan),
+        match self.observe(plan) {
+            Ok(Some(applied)) => Ok(applied + self.retime_pins()),
+            Ok(None) => self.load(plan),
+            // Something foreign is tied to what is ours: without it the table can be had anew.
+            Err(error @ Error::Refused { .. }) => {
+                tracing::warn!("table inet vipd is made anew, as it cannot be mended: {error}");
+                self.load(plan)
+            }
+            Err(error) => Err(error),
         }
     }
 

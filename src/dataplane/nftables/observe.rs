@@ -1,13 +1,11 @@
 //! Adoption: what the kernel holds becomes the state, and only the difference to the plan is
 //! written. EDGE: it asks the kernel.
 
-use super::changes::Changes;
+use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::expr::Verdict;
-use super::kernel::ObservedSet;
-use super::layout::{
-    ChainDefinition, FIRST_FREE_CLASS, Needs, class_chains, read_entry_name, skeleton,
-};
+use super::kernel::{ObservedChain, ObservedSet};
+use super::layout::{FIRST_FREE_CLASS, Needs, class_chains, read_entry_name, skeleton};
 use super::lower::{HeldFrontend, class_elements, fixed_class_elements, range_elements};
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, endpoint_element, hairpin_element,
@@ -51,7 +49,7 @@ impl Nftables {
             return Ok(None);
         }
         let mut applied = Applied::default();
-        let Some((structure, foreign_chains)) = self.observe_structure(plan)? else {
+        let Some(structure) = self.observe_structure(plan)? else {
             return Ok(None);
         };
         applied += self.commit(&structure)?;
@@ -64,6 +62,7 @@ impl Nftables {
         let mut changes = Changes::default();
         for (done, seen) in seen.into_iter().enumerate() {
             if done > 0 && done % SERVICES_AT_ONCE == 0 {
+                leave_pinned_out(&mut changes);
                 applied += self.commit(&changes)?;
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
@@ -76,27 +75,19 @@ impl Nftables {
             }
             self.state.lower_from((seen.key, seen.pools), seen.held, Some(seen.plan), &mut changes);
         }
+        leave_pinned_out(&mut changes);
         applied += self.commit(&changes)?;
         applied += self.observe_shared(suspects)?;
-        let rest = Changes { removed_chains: foreign_chains, ..Changes::default() };
+        let rest = Changes { removed_chains: self.unwanted_chains(plan), ..Changes::default() };
         applied += self.commit(&rest)?;
         Ok(Some(applied))
     }
 
-    /// Chains, classes and ranges. The second part: chains that are nobody's.
-    pub(super) fn observe_structure(
-        &mut self,
-        plan: &Plan,
-    ) -> Result<Option<(Changes, Vec<String>)>, Error> {
+    /// Chains, classes and ranges.
+    fn observe_structure(&mut self, plan: &Plan) -> Result<Option<Changes>, Error> {
         let mut changes = Changes::default();
         let chains = self.kernel.chains()?;
-        let sticky = [true; 2];
-        let hooks_differ = skeleton(Needs { node: &plan.node, sticky }).iter().any(|chain| {
-            let seen = chains.iter().find(|seen| seen.name == *chain.name);
-            let hook = chain.hook.as_ref().map(|hook| (hook.number, hook.priority));
-            seen.is_some_and(|seen| seen.hook != hook)
-        });
-        if hooks_differ {
+        if hooks_differ(&chains, plan) {
             return Ok(None);
         }
         self.state.chains = chains
@@ -104,24 +95,48 @@ impl Nftables {
             .map(|chain| (chain.name, chain.rules.into_iter().map(|f| f.unwrap_or(0)).collect()))
             .collect();
         self.observe_classes(&mut changes)?;
-        let mut wanted: HashSet<String> = HashSet::default();
         let keys: Vec<_> = self.state.classes.iter().map(|(key, _)| key).collect();
         for chain in keys.into_iter().flat_map(class_chains) {
-            wanted.insert(chain.name.to_string());
             self.state.ensure_chain(chain, &mut changes);
         }
         let before = self.state.node.replace(plan.node.clone());
         self.state.ensure_skeleton(&plan.node, &mut changes);
         debug_assert!(before.is_none() || before.as_ref() == Some(&plan.node));
-        let constant = skeleton(Needs { node: &plan.node, sticky });
-        wanted.extend(constant.iter().map(|chain: &ChainDefinition| chain.name.to_string()));
-        let foreign: Vec<String> =
-            self.state.chains.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
-        for name in &foreign {
+        self.observe_ranges(plan, &mut changes)?;
+        self.observe_catch_alls(&mut changes)?;
+        Ok(Some(changes))
+    }
+
+    /// Chains that nobody has use for, now that all services are written.
+    fn unwanted_chains(&mut self, plan: &Plan) -> Vec<String> {
+        let constant = skeleton(Needs { node: &plan.node, sticky: [true; 2] });
+        let of_classes = self.state.classes.iter().flat_map(|(key, _)| class_chains(key));
+        let wanted: HashSet<_> =
+            constant.into_iter().chain(of_classes).map(|chain| chain.name).collect();
+        let unwanted = |name: &&String| !wanted.contains(name.as_str());
+        let unwanted: Vec<String> = self.state.chains.keys().filter(unwanted).cloned().collect();
+        for name in &unwanted {
             self.state.chains.remove(name);
         }
-        self.observe_ranges(plan, &mut changes)?;
-        Ok(Some((changes, foreign)))
+        unwanted
+    }
+
+    /// An element that answers for all keys is in no count. Sets that are dumped anyway show it.
+    fn observe_catch_alls(&mut self, changes: &mut Changes) -> Result<(), Error> {
+        let dumped = |set: &Set| matches!(set, Set::Classes | Set::Recorders | Set::Pinned(_));
+        for set in Set::ALL.into_iter().filter(|set| !dumped(set)) {
+            match self.kernel.get(set, &[Bytes::new()]) {
+                Ok(found) => {
+                    let found = found.into_iter().flatten();
+                    let element = |data| (set, Element { key: Bytes::new(), data });
+                    changes.removed.extend(found.map(element));
+                }
+                // Kernels below 5.13 have none, and refuse the question.
+                Err(Error::Read { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Adopts classes, and repairs the two maps that lead to their chains.
@@ -161,7 +176,7 @@ impl Nftables {
             let same =
                 seen.len() == wanted.len() && wanted.iter().all(|element| seen.contains(element));
             if !same {
-                changes.overdue.extend(seen.into_iter().map(|element| (set, element)));
+                changes.structure.push(Structure::FlushSet(set));
                 changes.new_targets.extend(wanted.into_iter().map(|e| (set, e.clone())));
             }
         }
@@ -439,6 +454,22 @@ impl Nftables {
         }
         self.commit(&changes)
     }
+}
+
+/// What slots were seen to hold says nothing of what pins may name: that is looked at as a whole.
+fn leave_pinned_out(changes: &mut Changes) {
+    changes.removed.retain(|(set, _)| !matches!(set, Set::Pinned(_)));
+    changes.new_targets.retain(|(set, _)| !matches!(set, Set::Pinned(_)));
+}
+
+/// Whether a base chain hangs elsewhere than it should, or lets less through.
+pub(super) fn hooks_differ(chains: &[ObservedChain], plan: &Plan) -> bool {
+    const NF_ACCEPT: u32 = 1;
+    skeleton(Needs { node: &plan.node, sticky: [true; 2] }).iter().any(|chain| {
+        let seen = chains.iter().find(|seen| seen.name == *chain.name);
+        let hook = chain.hook.as_ref().map(|hook| (hook.number, hook.priority, NF_ACCEPT));
+        seen.is_some_and(|seen| seen.hook != hook)
+    })
 }
 
 fn word(bytes: &[u8]) -> Option<u32> {

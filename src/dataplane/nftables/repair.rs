@@ -5,6 +5,7 @@ use super::changes::Changes;
 use super::error::Error;
 use super::lower::{class_elements, fixed_class_elements};
 use super::monitor::{Edits, Scope};
+use super::observe::hooks_differ;
 use super::set::{
     Bytes, Element, Set, address_element, endpoint_element, hairpin_element, pinned_element,
     read_frontend_key, read_set_address, read_slot_key, service_element,
@@ -30,6 +31,9 @@ impl Nftables {
 
     fn repair_chains(&mut self, plan: &Plan) -> Result<Applied, Error> {
         let seen = self.kernel.chains()?;
+        if hooks_differ(&seen, plan) {
+            return self.load(plan);
+        }
         let known = std::mem::take(&mut self.state.chains);
         self.state.chains = seen
             .into_iter()

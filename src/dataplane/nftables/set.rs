@@ -136,12 +136,15 @@ pub enum Data {
         expires_ms: u64,
     },
     Verdict(Verdict),
+    /// A verdict that vipd never writes.
+    Foreign,
     /// No data, and the flag that the interval begun before ends here.
     IntervalEnd,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
+    /// Empty for the element that answers for every key that is not there; never vipd's.
     pub key: Bytes,
     pub data: Data,
 }
@@ -278,6 +281,7 @@ const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+const NFT_SET_ELEM_CATCHALL: u32 = 2;
 
 /// Whether an element is written with what it maps to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -293,12 +297,16 @@ impl Element {
         if self.data == Data::IntervalEnd {
             out.attr_u32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
         }
-        let key = out.nest(NFTA_SET_ELEM_KEY);
-        out.attr(NFTA_DATA_VALUE, &self.key);
-        out.close(key);
+        if self.key.is_empty() {
+            out.attr_u32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_CATCHALL);
+        } else {
+            let key = out.nest(NFTA_SET_ELEM_KEY);
+            out.attr(NFTA_DATA_VALUE, &self.key);
+            out.close(key);
+        }
         if with == With::Data {
             match &self.data {
-                Data::None | Data::IntervalEnd => {}
+                Data::None | Data::IntervalEnd | Data::Foreign => {}
                 Data::Value(bytes) => {
                     let data = out.nest(NFTA_SET_ELEM_DATA);
                     out.attr(NFTA_DATA_VALUE, bytes);
@@ -321,10 +329,14 @@ impl Element {
         out.close(element);
     }
 
-    /// One element of a list that the kernel sent; `None` for what vipd does not write.
+    /// One element of a list that the kernel sent.
     pub fn read(attributes: crate::netlink::Attributes<'_>) -> Option<Self> {
-        let key = attributes.find(NFTA_SET_ELEM_KEY)?.nested().find(NFTA_DATA_VALUE)?.value;
         let flags = attributes.find(NFTA_SET_ELEM_FLAGS).and_then(|a| a.u32()).unwrap_or(0);
+        let key = match attributes.find(NFTA_SET_ELEM_KEY) {
+            Some(key) => key.nested().find(NFTA_DATA_VALUE)?.value,
+            None if flags & NFT_SET_ELEM_CATCHALL != 0 => &[],
+            None => return None,
+        };
         let time = |kind| attributes.find(kind).and_then(|a| a.u64());
         let data = match attributes.find(NFTA_SET_ELEM_DATA) {
             Some(data) => match data.nested().find(NFTA_DATA_VALUE) {
@@ -337,7 +349,9 @@ impl Element {
                         _ => Data::Value(value),
                     }
                 }
-                None => Data::Verdict(super::expr::read_verdict(data.nested())?),
+                None => {
+                    super::expr::read_verdict(data.nested()).map_or(Data::Foreign, Data::Verdict)
+                }
             },
             None if flags & NFT_SET_ELEM_INTERVAL_END != 0 => Data::IntervalEnd,
             None => Data::None,

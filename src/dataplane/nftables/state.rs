@@ -4,10 +4,12 @@ use super::changes::Changes;
 use super::classes::Classes;
 use super::layout::{CLASS_DROP, CLASS_REFUSE};
 use super::pools::PoolNumbers;
-use super::set::{Bytes, Element, Set, Value, frontend_key};
+use super::set::{Bytes, Element, Set, Value, frontend_key, read_set_address};
 use crate::model::{Family, PortName, Protocol, ServiceKey};
-use crate::planner::{Action, FrontendAddress, NodePlan, PortPlan, Scope, ServicePlan, Target};
-use foldhash::HashMap;
+use crate::planner::{
+    Action, FrontendAddress, NodePlan, PortPlan, Scope, ServiceDelta, ServicePlan, Target,
+};
+use foldhash::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -127,6 +129,8 @@ pub struct State {
     /// Fingerprints of the rules of every chain of the table.
     pub chains: HashMap<String, Vec<u64>>,
     pub node: Option<Arc<NodePlan>>,
+    /// Frontends that one service of the deltas under way hands to another.
+    pub moved: HashSet<Bytes>,
     /// Pools whose pins last for another time than they were written with.
     pub retimed: Vec<Retimed>,
     /// Elements that each endpoint map holds, deferred ones too.
@@ -155,6 +159,26 @@ pub fn frontends<'a>(
         let key = frontend_key(address, frontend.at.protocol, frontend.at.port);
         Some((Family::of(address), key, value))
     })
+}
+
+/// Frontends that these deltas take from one service and give to another.
+pub fn moved_frontends(deltas: &[ServiceDelta]) -> HashSet<Bytes> {
+    let mut moved = HashSet::default();
+    if deltas.len() < 2 {
+        return moved;
+    }
+    let keys = |plan: &Option<Arc<ServicePlan>>| -> Vec<Bytes> {
+        plan.iter().flat_map(|plan| frontends(plan, &[])).map(|(_, key, _)| key).collect()
+    };
+    for delta in deltas.iter().filter(|delta| delta.old.is_some()) {
+        let (old, new) = (keys(&delta.old), keys(&delta.new));
+        moved.extend(old.into_iter().filter(|key| !new.contains(key)));
+    }
+    if !moved.is_empty() {
+        let taken: HashSet<Bytes> = deltas.iter().flat_map(|delta| keys(&delta.new)).collect();
+        moved.retain(|key| taken.contains(key));
+    }
+    moved
 }
 
 /// The pools that a plan's frontends use: each once.
@@ -198,6 +222,19 @@ pub fn endpoint_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
 }
 
 impl State {
+    /// Deletions come last in a transaction: what one service gave up and another took up in the
+    /// same one must not be among them.
+    pub fn keep_shared(&self, changes: &mut Changes) {
+        changes.removed.retain(|(set, element)| {
+            let counts = match set {
+                Set::Addresses(_) => &self.addresses,
+                Set::Hairpin(_) => &self.endpoints,
+                _ => return true,
+            };
+            read_set_address(*set, &element.key).is_none_or(|address| !counts.contains(address))
+        });
+    }
+
     /// Queues the deletions that the last commit left behind.
     pub fn take_overdue(&mut self, changes: &mut Changes) {
         for (set, _) in &self.deferred {

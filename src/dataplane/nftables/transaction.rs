@@ -147,9 +147,7 @@ impl Encoder {
         self.replace(&changes.replaced_frontends);
         self.add(&changes.new_frontends);
         self.remove(&changes.removed);
-        for name in &changes.removed_chains {
-            self.structure(&Structure::RemoveChain(name.clone()));
-        }
+        self.remove_chains(&changes.removed_chains);
     }
 
     /// Ends the transaction here.
@@ -207,6 +205,12 @@ impl Encoder {
                 self.batch.buffer.attr_str(2, set.name());
                 self.batch.operations += 1;
             }
+            Structure::FlushSet(set) => {
+                self.message(NFT_MSG_DELSETELEM, 0, 256);
+                self.batch.buffer.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+                self.batch.buffer.attr_str(NFTA_SET_ELEM_LIST_SET, set.name());
+                self.batch.operations += 1;
+            }
             Structure::FlushChain(name) => self.flush_chain(name),
             Structure::Chain(chain) => {
                 self.chain(chain);
@@ -216,13 +220,17 @@ impl Encoder {
                 self.flush_chain(&chain.name);
                 chain.rules.iter().for_each(|rule| self.rule(&chain.name, rule));
             }
-            Structure::RemoveChain(name) => {
-                self.flush_chain(name);
-                self.message(NFT_MSG_DELCHAIN, 0, 256);
-                self.batch.buffer.attr_str(1, TABLE);
-                self.batch.buffer.attr_str(3, name);
-                self.batch.operations += 1;
-            }
+        }
+    }
+
+    /// They may refer to each other in any order.
+    fn remove_chains(&mut self, names: &[String]) {
+        names.iter().for_each(|name| self.flush_chain(name));
+        for name in names {
+            self.message(NFT_MSG_DELCHAIN, 0, 256);
+            self.batch.buffer.attr_str(1, TABLE);
+            self.batch.buffer.attr_str(3, name);
+            self.batch.operations += 1;
         }
     }
 

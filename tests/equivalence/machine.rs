@@ -1,0 +1,267 @@
+//! nf_tables' evaluation of rules, after `nf_tables_core.c`: registers, expressions, verdicts.
+//!
+//! In: a table, a packet, what `numgen random` answers. Out: what becomes of the packet.
+
+use super::packet::Packet;
+use super::table::Table;
+use std::net::IpAddr;
+use vipd::dataplane::nftables::expr::{
+    Comparison, Ct, DynamicSet, Expr, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg, Rule,
+    Verdict,
+};
+use vipd::dataplane::nftables::hash::jhash_scaled;
+use vipd::dataplane::nftables::set::{Bytes, Data, Set};
+use vipd::planner::Target;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// No rule decided.
+    Accept,
+    Drop,
+    Reject,
+    Dnat(Target),
+    Masquerade,
+}
+
+pub struct Machine<'a> {
+    pub table: &'a mut Table,
+    pub packet: Packet,
+    /// Addresses of the node.
+    pub own: &'a dyn Fn(IpAddr) -> bool,
+    /// Answer of `numgen random`, and how many there could be.
+    pub random: u32,
+    pub modulus: u32,
+    registers: [Option<u8>; 64],
+}
+
+/// How a rule goes on.
+enum Flow {
+    Next,
+    /// The rule does not apply.
+    Break,
+    Jump(String),
+    Goto(String),
+    End(End),
+}
+
+impl<'a> Machine<'a> {
+    pub fn new(table: &'a mut Table, packet: Packet, own: &'a dyn Fn(IpAddr) -> bool) -> Self {
+        Self { table, packet, own, random: 0, modulus: 1, registers: [None; 64] }
+    }
+
+    /// What a base chain says.
+    pub fn run(&mut self, chain: &str) -> End {
+        self.chain(chain, 0).unwrap_or(End::Accept)
+    }
+
+    fn chain(&mut self, name: &str, depth: usize) -> Option<End> {
+        assert!(depth < 16, "NFT_JUMP_STACK_SIZE");
+        let rules = self.table.chains.get(name).unwrap_or_else(|| panic!("no chain {name}"));
+        for rule in rules.clone() {
+            match self.rule(&rule) {
+                Flow::Next | Flow::Break => {}
+                Flow::Jump(chain) => {
+                    if let Some(end) = self.chain(&chain, depth + 1) {
+                        return Some(end);
+                    }
+                }
+                // Its end is the end of this chain.
+                Flow::Goto(chain) => return self.chain(&chain, depth),
+                Flow::End(end) => return Some(end),
+            }
+        }
+        None
+    }
+
+    /// The kernel refuses rules that read what they have not written, hence no registers from the
+    /// rule before.
+    fn rule(&mut self, rule: &Rule) -> Flow {
+        self.registers = [None; 64];
+        for expr in &rule.0 {
+            match self.expr(expr) {
+                Flow::Next => {}
+                other => return other,
+            }
+        }
+        Flow::Next
+    }
+
+    fn at(register: Reg) -> usize {
+        match register {
+            1..=4 => (register as usize - 1) * 16,
+            8..=23 => (register as usize - 8) * 4,
+            other => panic!("no data register: {other}"),
+        }
+    }
+
+    fn read(&self, register: Reg, length: usize) -> Vec<u8> {
+        let at = Self::at(register);
+        let bytes = self.registers[at..at + length].iter();
+        bytes.map(|byte| byte.expect("a rule reads only what it has written")).collect()
+    }
+
+    /// Padded to whole 4-byte registers.
+    fn write(&mut self, register: Reg, bytes: &[u8]) {
+        let at = Self::at(register);
+        for (offset, slot) in
+            self.registers[at..].iter_mut().take(bytes.len().next_multiple_of(4)).enumerate()
+        {
+            *slot = Some(bytes.get(offset).copied().unwrap_or(0));
+        }
+    }
+
+    fn word(&self, register: Reg) -> u32 {
+        u32::from_ne_bytes(self.read(register, 4).try_into().expect("four bytes"))
+    }
+
+    fn expr(&mut self, expr: &Expr) -> Flow {
+        match expr {
+            Expr::MetaLoad(key, to) => self.meta(*key, *to),
+            Expr::MetaSet(Meta::Priority, from) => self.packet.priority = self.word(*from),
+            Expr::MetaSet(other, _) => panic!("{other:?} cannot be set"),
+            Expr::CtLoad(key, to) => return self.conntrack(*key, *to),
+            Expr::Payload { base, offset, length, to } => {
+                let header = match base {
+                    PayloadBase::Network => self.packet.network(),
+                    PayloadBase::Transport => self.packet.transport(),
+                };
+                let (offset, length) = (*offset as usize, *length as usize);
+                self.write(*to, &header[offset..offset + length]);
+            }
+            Expr::Compare(comparison, register, value) => {
+                let equal = self.read(*register, value.len()) == *value;
+                if equal != (*comparison == Comparison::Equal) {
+                    return Flow::Break;
+                }
+            }
+            Expr::Mask { register, mask } => {
+                let value = self.read(*register, mask.len());
+                let masked: Vec<u8> = value.iter().zip(mask).map(|(v, m)| v & m).collect();
+                self.write(*register, &masked);
+            }
+            Expr::Lookup { set, from, to } => return self.lookup(set, *from, *to),
+            Expr::OneOfProtocols { register } => {
+                if ![6, 17, 132].contains(&self.read(*register, 1)[0]) {
+                    return Flow::Break;
+                }
+            }
+            Expr::ImmediateValue(to, value) => self.write(*to, value),
+            Expr::Verdict(verdict) => return flow(verdict),
+            Expr::Random { to, modulus } => {
+                self.modulus = *modulus;
+                self.write(*to, &(self.random % modulus).to_ne_bytes());
+            }
+            Expr::Hash { from, length, to } => {
+                let hash = jhash_scaled(&self.read(*from, *length as usize));
+                self.write(*to, &hash.to_ne_bytes());
+            }
+            Expr::Dynamic { op, set, key, data, .. } => {
+                let set = Set::by_name(set).expect("a set of the table");
+                let length = match set {
+                    Set::Affinity(_) => 8,
+                    other => panic!("{other:?} is not written by packets"),
+                };
+                let key = (Bytes::from_vec(self.read(*key, length)), false);
+                let value = Bytes::from_vec(self.read(*data, 4));
+                let elements = self.table.sets.get_mut(&set).expect("all sets are there");
+                match op {
+                    DynamicSet::Delete => drop(elements.remove(&key)),
+                    // An update keeps the value of what is there.
+                    DynamicSet::Update => drop(elements.entry(key).or_insert(Data::Value(value))),
+                }
+            }
+            Expr::Dnat { family, address, port } => {
+                let wanted = if self.packet.is_v4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+                assert_eq!(*family, wanted, "a packet is translated within its family");
+                let address = match wanted {
+                    NFPROTO_IPV4 => <[u8; 4]>::try_from(self.read(*address, 4)).map(IpAddr::from),
+                    _ => <[u8; 16]>::try_from(self.read(*address, 16)).map(IpAddr::from),
+                };
+                let port = self.read(*port, 2);
+                return Flow::End(End::Dnat(Target {
+                    address: address.expect("as many bytes as asked for"),
+                    port: u16::from_be_bytes([port[0], port[1]]),
+                }));
+            }
+            Expr::SourceType { to } => {
+                let (unicast, local) = (1u32, 2u32);
+                let kind = if (self.own)(self.packet.source) { local } else { unicast };
+                self.write(*to, &kind.to_ne_bytes());
+            }
+            Expr::MasqueradeRandom => return Flow::End(End::Masquerade),
+            Expr::RejectWithReset | Expr::RejectWithUnreachable => return Flow::End(End::Reject),
+            Expr::Counter => {}
+        }
+        Flow::Next
+    }
+
+    fn meta(&mut self, key: Meta, to: Reg) {
+        let name = self.packet.in_interface.clone();
+        match key {
+            Meta::Priority => self.write(to, &self.packet.priority.to_ne_bytes()),
+            Meta::InputIndex => self.write(to, &u32::from(name.is_some()).to_ne_bytes()),
+            Meta::InputName => {
+                let mut name = name.unwrap_or_default().into_bytes();
+                name.resize(16, 0);
+                self.write(to, &name);
+            }
+            Meta::Family => {
+                self.write(to, &[if self.packet.is_v4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 }]);
+            }
+            Meta::Protocol => self.write(to, &[self.packet.protocol as u8]),
+        }
+    }
+
+    fn conntrack(&mut self, key: Ct, to: Reg) -> Flow {
+        const NEW: u32 = 8;
+        const DST_NAT: u32 = 1 << 5;
+        match key {
+            Ct::State => self.write(to, &NEW.to_ne_bytes()),
+            Ct::Status => {
+                let status = if self.packet.original.is_some() { DST_NAT } else { 0 };
+                self.write(to, &status.to_ne_bytes());
+            }
+            Ct::OriginalPort => self.write(to, &self.packet.original().port.to_be_bytes()),
+            Ct::OriginalAddress4 if !self.packet.is_v4() => return Flow::Break,
+            Ct::OriginalAddress6 if self.packet.is_v4() => return Flow::Break,
+            Ct::OriginalAddress4 | Ct::OriginalAddress6 => {
+                self.write(to, &self.packet.original_address());
+            }
+        }
+        Flow::Next
+    }
+
+    fn lookup(&mut self, set: &str, from: Reg, to: Option<Reg>) -> Flow {
+        let set = Set::by_name(set).expect("a set of the table");
+        let elements = &self.table.sets[&set];
+        let Some((longest, _)) = elements.keys().next() else { return Flow::Break };
+        let key = Bytes::from_vec(self.read(from, longest.len()));
+        let found = match set {
+            // An end comes before a begin at the same place.
+            Set::Ranges(_) => elements
+                .range(..=(key, true))
+                .max_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(b.1.cmp(&a.1)))
+                .filter(|(_, data)| **data != Data::IntervalEnd)
+                .map(|(_, data)| data),
+            _ => elements.get(&(key, false)),
+        };
+        match (found.cloned(), to) {
+            (None, _) => Flow::Break,
+            (Some(Data::None), None) => Flow::Next,
+            (Some(Data::Verdict(verdict)), Some(0)) => flow(&verdict),
+            (Some(Data::Value(value)), Some(to)) if to > 0 => {
+                self.write(to, &value);
+                Flow::Next
+            }
+            (Some(other), to) => panic!("{set:?} holds {other:?} for register {to:?}"),
+        }
+    }
+}
+
+fn flow(verdict: &Verdict) -> Flow {
+    match verdict {
+        Verdict::Drop => Flow::End(End::Drop),
+        Verdict::Jump(chain) => Flow::Jump(chain.to_string()),
+        Verdict::Goto(chain) => Flow::Goto(chain.to_string()),
+    }
+}

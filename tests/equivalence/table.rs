@@ -1,0 +1,114 @@
+//! A table made of the changes that lowering asks for, as strict as the kernel.
+
+use std::collections::{BTreeMap, HashMap};
+use vipd::dataplane::nftables::changes::{Changes, Structure};
+use vipd::dataplane::nftables::expr::{Rule, Verdict};
+use vipd::dataplane::nftables::lower::fixed_class_elements;
+use vipd::dataplane::nftables::room::Room;
+use vipd::dataplane::nftables::set::{Bytes, Data, Element, Set};
+use vipd::dataplane::nftables::state::{State, moved_frontends};
+use vipd::model::Family;
+use vipd::planner::PlanDelta;
+
+/// Begin or end of an interval: the same key may be both.
+type Key = (Bytes, bool);
+
+#[derive(Default)]
+pub struct Table {
+    state: State,
+    pub chains: HashMap<String, Vec<Rule>>,
+    pub sets: HashMap<Set, BTreeMap<Key, Data>>,
+}
+
+fn key(element: &Element) -> Key {
+    (element.key.clone(), element.data == Data::IntervalEnd)
+}
+
+impl Table {
+    pub fn new() -> Self {
+        let mut table = Self::default();
+        let structure = Set::ALL.map(|set| Structure::Set(set, Room::ANY)).into();
+        let new_targets = fixed_class_elements().into();
+        // Chains that the two lead to come with the first node plan, in the same transaction.
+        table.commit(Changes { structure, new_targets, ..Changes::default() });
+        table
+    }
+
+    /// One delta, as the dataplane applies it.
+    pub fn apply(&mut self, delta: &PlanDelta) {
+        let mut changes = Changes::default();
+        self.state.take_overdue(&mut changes);
+        if let Some(node) = &delta.node {
+            self.state.lower_node(node, &mut changes);
+        }
+        self.state.moved = moved_frontends(&delta.services);
+        for service in &delta.services {
+            let (old, new) = (service.old.as_deref(), service.new.as_deref());
+            self.state.lower(&service.key, old, new, &mut changes);
+        }
+        self.state.keep_shared(&mut changes);
+        self.commit(changes);
+    }
+
+    /// As if all timeouts had passed.
+    pub fn forget_pins(&mut self) {
+        Family::BOTH.into_iter().for_each(|family| self.set(Set::Affinity(family)).clear());
+    }
+
+    fn commit(&mut self, changes: Changes) {
+        for structure in changes.structure {
+            match structure {
+                Structure::Set(set, _) => drop(self.sets.insert(set, BTreeMap::new())),
+                Structure::Chain(chain) => {
+                    let before = self.chains.insert(chain.name.to_string(), chain.rules);
+                    assert!(before.is_none(), "chain {} is there already", chain.name);
+                }
+                Structure::Rewrite(chain) => {
+                    let rules = self.chains.get_mut(&*chain.name).expect("a chain to rewrite");
+                    *rules = chain.rules;
+                }
+                Structure::FlushSet(set) => self.set(set).clear(),
+                Structure::RemoveTable
+                | Structure::Table
+                | Structure::RemoveSet(_)
+                | Structure::FlushChain(_) => unreachable!("not by lowering"),
+            }
+        }
+        self.remove(changes.overdue);
+        self.replace(changes.replaced_targets);
+        self.add(changes.new_targets);
+        self.replace(changes.replaced_frontends);
+        self.add(changes.new_frontends);
+        self.remove(changes.removed);
+        for name in changes.removed_chains {
+            assert!(self.chains.remove(&name).is_some(), "chain {name} is not there");
+        }
+    }
+
+    fn set(&mut self, set: Set) -> &mut BTreeMap<Key, Data> {
+        self.sets.get_mut(&set).expect("all sets are made at once")
+    }
+
+    fn remove(&mut self, elements: Vec<(Set, Element)>) {
+        for (set, element) in elements {
+            let removed = self.set(set).remove(&key(&element));
+            assert!(removed.is_some(), "ENOENT: {set:?} {element:?}");
+        }
+    }
+
+    fn add(&mut self, elements: Vec<(Set, Element)>) {
+        for (set, element) in elements {
+            if let Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) = &element.data {
+                let known = self.chains.contains_key(&**chain) || *chain == "refuse";
+                assert!(known, "ENOENT: chain {chain} of {element:?}");
+            }
+            let before = self.set(set).insert(key(&element), element.data.clone());
+            assert!(before.is_none_or(|data| data == element.data), "EEXIST: {set:?} {element:?}");
+        }
+    }
+
+    fn replace(&mut self, elements: Vec<(Set, Element)>) {
+        self.remove(elements.clone());
+        self.add(elements);
+    }
+}

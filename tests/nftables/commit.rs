@@ -1,0 +1,172 @@
+//! Transactions: cut to what the socket takes, tried again when others were quicker, and mended
+//! when the kernel refused one.
+
+use crate::elements::open;
+use crate::held::Held;
+use crate::plans::{Cluster, policy};
+use crate::runner::{Case, namespace, remove};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use vipd::dataplane::nftables::Error;
+use vipd::dataplane::{Applied, Dataplane};
+
+pub const CASES: &[Case] = &[
+    ("2,000 services through a small send buffer", small_buffer),
+    ("others commit in between", others_in_between),
+    ("others commit all the time", others_all_the_time),
+    ("a refused commit changes nothing, and a resync mends it", refused),
+    ("a long delta that is refused half-way is mended by a resync", refused_half_way),
+    ("what is not vipd's stays", foreign_tables),
+];
+
+/// What Debian grants a process without CAP_NET_ADMIN in the first user namespace.
+pub const DEBIAN: usize = 212_992;
+
+fn many(count: usize) -> Cluster {
+    let mut cluster = Cluster::new(policy());
+    for n in 0..count {
+        let (high, low) = (n / 200, n % 200 + 1);
+        cluster.put(&format!("s{n} 10.96.{high}.{low} 80/tcp -> 10.1.{high}.{low},10.1.200.1"));
+    }
+    cluster
+}
+
+fn small_buffer() {
+    let transactions = |limit: Option<usize>| {
+        let node = namespace();
+        let mut nftables = open(&node);
+        if let Some(bytes) = limit {
+            nftables.limit_send_buffer(bytes).expect("less is always granted");
+        }
+        let mut cluster = many(2000);
+        let delta = cluster.replan();
+        let plan = cluster.plan();
+        let mut empty = Cluster::new(policy());
+        empty.replan();
+        nftables.resync(&empty.plan()).expect("an empty namespace takes it");
+        let applied = nftables.apply(&delta, &plan).expect("it is cut to fit");
+        assert_eq!(Held::read(&node).lines(), Held::of(&plan).lines());
+        assert_eq!(open(&node).resync(&plan).expect("it can be read").operations, 0);
+        let mut cluster = cluster;
+        cluster.clear();
+        let gone = cluster.replan();
+        nftables.apply(&gone, &cluster.plan()).expect("it is cut to fit");
+        nftables.settle().expect("it is cut to fit");
+        assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+        remove(&node);
+        applied
+    };
+    let largest = |applied: Applied| applied.bytes / applied.transactions;
+    // The least that still holds one list of elements.
+    for limit in [DEBIAN, 96 * 1024] {
+        let applied = transactions(Some(limit));
+        assert!(largest(applied) < limit as u64, "{applied:?}");
+        assert!(applied.transactions > transactions(None).transactions || limit == DEBIAN);
+    }
+}
+
+fn others_in_between() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    let mut cluster = Cluster::new(policy());
+    cluster.replan();
+    nftables.resync(&cluster.plan()).expect("an empty namespace takes it");
+    for n in 1..10 {
+        node.nft(&format!("table inet other {{ chain c{n} {{ }}; }}"));
+        cluster.put(&format!("s{n} 10.96.0.{n} 80/tcp -> 10.1.0.{n}"));
+        let delta = cluster.replan();
+        let applied = nftables.apply(&delta, &cluster.plan()).expect("it is tried again");
+        assert_eq!(applied.transactions, 1);
+        assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+    }
+}
+
+fn others_all_the_time() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    let mut cluster = many(1500);
+    cluster.replan();
+    let plan = cluster.plan();
+    let (done, edits) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                node.nft("add table inet other\ndelete table inet other");
+                edits.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        while edits.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        nftables.resync(&plan).expect("it is tried again");
+        for n in 0..200 {
+            cluster
+                .put(&format!("s{n} 10.96.0.{} 80/tcp -> 10.1.0.7,10.1.0.8,10.1.0.9", n % 200 + 1));
+            let delta = cluster.replan();
+            nftables.apply(&delta, &cluster.plan()).expect("it is tried again");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    nftables.settle().expect("nobody is in the way");
+    assert!(edits.load(Ordering::Relaxed) > 1);
+    assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+}
+
+/// The element that a delta removes was removed by somebody before.
+fn refused() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    let web = "web 10.96.0.1 80/tcp -> 10.1.0.1,10.1.0.2";
+    let mut cluster = Cluster::of(policy(), &[web, "dns 10.96.0.2 53/udp -> 10.1.0.3"]);
+    nftables.resync(&cluster.plan()).expect("an empty namespace takes it");
+    node.nft("delete element inet vipd services4 { 10.96.0.2 . udp . 53 }");
+    let before = node.sh("nft list table inet vipd");
+    cluster.remove("dns");
+    cluster.put("new 10.96.0.3 80/tcp -> 10.1.0.4");
+    let delta = cluster.replan();
+    let error = nftables.apply(&delta, &cluster.plan()).expect_err("nothing can be removed twice");
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("services4"), "it says what was refused: {error}");
+    assert_eq!(node.sh("nft list table inet vipd"), before);
+    nftables.resync(&cluster.plan()).expect("everything can be mended");
+    nftables.settle().expect("nobody is in the way");
+    assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+}
+
+/// As above, in the last of several transactions.
+fn refused_half_way() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    let mut cluster = many(2500);
+    cluster.replan();
+    nftables.resync(&cluster.plan()).expect("an empty namespace takes it");
+    // The last one in the order of names: s999.
+    node.nft("delete element inet vipd services4 { 10.96.4.200 . tcp . 80 }");
+    cluster.clear();
+    for n in 900..1000 {
+        cluster.put(&format!("s{n} 10.96.100.{} 80/tcp -> 10.1.4.1,10.1.4.2,10.1.4.3", n - 890));
+    }
+    let delta = cluster.replan();
+    nftables.apply(&delta, &cluster.plan()).expect_err("nothing can be removed twice");
+    let left = node.sh("nft list map inet vipd services4").matches(" . tcp . ").count();
+    assert!((100..2000).contains(&left), "{left} frontends: some transactions were carried out");
+    nftables.resync(&cluster.plan()).expect("everything can be mended");
+    nftables.settle().expect("nobody is in the way");
+    assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+}
+
+fn foreign_tables() {
+    let node = namespace();
+    let foreign = "table ip nat { chain c { type nat hook prerouting priority dstnat; }; }
+        table inet vipd2 { set services4 { type ipv4_addr; elements = { 10.0.0.1 }; }; }
+        table ip6 vipd { chain services { }; }";
+    node.nft(foreign);
+    let before = node.sh("nft -a list ruleset");
+    let mut nftables = open(&node);
+    let plan = Cluster::of(policy(), &["web 10.96.0.1 80/tcp -> 10.1.0.1,10.1.0.2"]).plan();
+    nftables.resync(&plan).expect("a namespace without the table takes it");
+    nftables.resync(&plan).expect("it can be read");
+    open(&node).resync(&plan).expect("it can be read");
+    assert!(nftables.cleanup().expect("the table goes").operations > 0);
+    assert_eq!(node.sh("nft -a list ruleset"), before);
+    assert_eq!(nftables.cleanup().expect("nothing is there").operations, 0);
+}

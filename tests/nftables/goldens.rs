@@ -1,0 +1,79 @@
+//! What `nft` prints of the table, without elements: the rules as an operator reads them. And that
+//! the print is complete: loaded elsewhere, it is the same table.
+//!
+//! `INSTA_UPDATE=always cargo test --test nftables` rewrites the goldens.
+
+use crate::commit::DEBIAN;
+use crate::plans::{Cluster, EVERY_KIND, policy};
+use crate::runner::{Case, namespace};
+use vipd::dataplane::Dataplane;
+use vipd::dataplane::nftables::{Nftables, Without};
+use vipd::planner::{DetectLocal, Plan, Policy};
+
+pub const CASES: &[Case] = &[
+    ("a few services", few),
+    ("every kind of service, and of detector", every_kind),
+    ("masquerade all, invalid packets left alone", the_other_flags),
+    ("a listing loads elsewhere as the same table", round_trip),
+];
+
+fn of(detect: DetectLocal) -> Policy {
+    Policy { detect, ..policy() }
+}
+
+/// The table as `nft` prints it, with elements or without (`-t`).
+fn listing(plan: &Plan, flags: &str) -> String {
+    let node = namespace();
+    let mut nftables = node.enter(|| Nftables::open(Without::default())).expect("root here");
+    // With a large send buffer, which only root has, sets are made with a size.
+    nftables.limit_send_buffer(DEBIAN).expect("less is always granted");
+    nftables.resync(plan).expect("an empty namespace takes the plan");
+    node.sh(&format!("nft {flags} list table inet vipd"))
+}
+
+/// One chain of a listing.
+fn chain(listing: &str, name: &str) -> String {
+    let begin = format!("\tchain {name} {{\n");
+    let at = listing.find(&begin).unwrap_or_else(|| panic!("no chain {name} in {listing}"));
+    let (chain, _) = listing[at..].split_once("\n\t}\n").expect("a chain ends");
+    format!("{chain}\n\t}}\n")
+}
+
+fn few() {
+    let services = ["web 10.96.0.10 80/tcp -> 10.1.0.1,10.1.0.2", "none 10.96.0.15 80/tcp ->"];
+    let policy = of(DetectLocal::None);
+    insta::assert_snapshot!("few", listing(&Cluster::of(policy, &services).plan(), "-t"));
+}
+
+/// In full with a CIDR; of other detectors, the chain that differs.
+fn every_kind() {
+    let mut text = listing(&Cluster::of(policy(), EVERY_KIND).plan(), "-t");
+    let detectors = [
+        DetectLocal::None,
+        DetectLocal::ClusterCidr(vec!["10.1.0.0/20".parse().expect("a CIDR")]),
+        DetectLocal::BridgeInterface("cni0".into()),
+        DetectLocal::InterfaceNamePrefix("veth".into()),
+    ];
+    for detect in detectors {
+        text += &format!("\n# {detect:?}\n");
+        let listing = listing(&Cluster::of(of(detect), EVERY_KIND).plan(), "-t");
+        text += &chain(&listing, "ours4");
+        text += &chain(&listing, "ours6");
+    }
+    insta::assert_snapshot!("every-kind", text);
+}
+
+fn the_other_flags() {
+    let policy = Policy { masquerade_all: true, drop_invalid: false, ..policy() };
+    insta::assert_snapshot!("other-flags", listing(&Cluster::of(policy, &[]).plan(), "-t"));
+}
+
+fn round_trip() {
+    for detect in [policy().detect, DetectLocal::InterfaceNamePrefix("veth".into())] {
+        let plan = Cluster::of(of(detect), EVERY_KIND).plan();
+        let printed = listing(&plan, "");
+        let elsewhere = namespace();
+        elsewhere.nft(&printed);
+        assert_eq!(elsewhere.sh("nft list table inet vipd"), printed);
+    }
+}
