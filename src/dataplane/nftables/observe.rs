@@ -5,9 +5,7 @@ use super::changes::Changes;
 use super::error::Error;
 use super::expr::Verdict;
 use super::kernel::ObservedSet;
-use super::layout::{
-    ChainDefinition, FIRST_FREE_CLASS, Needs, class_chains, read_entry_name, skeleton,
-};
+use super::layout::{ChainDefinition, FIRST_FREE_CLASS, class_chains, read_entry_name, skeleton};
 use super::lower::{HeldFrontend, class_elements, fixed_class_elements, range_elements};
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, endpoint_element, hairpin_element,
@@ -50,6 +48,9 @@ impl Nftables {
         if !self.kernel.has_table()? || !has_our_sets(&self.kernel.sets()?) {
             return Ok(None);
         }
+        for address in plan.services.values().flat_map(|plan| frontend_addresses(plan)) {
+            self.state.addresses.add(address);
+        }
         let mut applied = Applied::default();
         let Some((structure, foreign_chains)) = self.observe_structure(plan)? else {
             return Ok(None);
@@ -67,9 +68,6 @@ impl Nftables {
                 applied += self.commit(&changes)?;
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
-            }
-            for address in frontend_addresses(seen.plan) {
-                self.state.addresses.add(address);
             }
             for address in endpoint_addresses(seen.plan) {
                 self.state.endpoints.add(address);
@@ -90,8 +88,9 @@ impl Nftables {
     ) -> Result<Option<(Changes, Vec<String>)>, Error> {
         let mut changes = Changes::default();
         let chains = self.kernel.chains()?;
-        let sticky = [true; 2];
-        let hooks_differ = skeleton(Needs { node: &plan.node, sticky }).iter().any(|chain| {
+        // Whatever else it depends on, it has the same chains and hooks.
+        let needs = self.state.needs(&plan.node);
+        let hooks_differ = skeleton(needs).iter().any(|chain| {
             let seen = chains.iter().find(|seen| seen.name == *chain.name);
             let hook = chain.hook.as_ref().map(|hook| (hook.number, hook.priority));
             seen.is_some_and(|seen| seen.hook != hook)
@@ -111,9 +110,10 @@ impl Nftables {
             self.state.ensure_chain(chain, &mut changes);
         }
         let before = self.state.node.replace(plan.node.clone());
+        self.state.count_outside();
         self.state.ensure_skeleton(&plan.node, &mut changes);
         debug_assert!(before.is_none() || before.as_ref() == Some(&plan.node));
-        let constant = skeleton(Needs { node: &plan.node, sticky });
+        let constant = skeleton(needs);
         wanted.extend(constant.iter().map(|chain: &ChainDefinition| chain.name.to_string()));
         let foreign: Vec<String> =
             self.state.chains.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
