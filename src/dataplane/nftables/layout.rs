@@ -1,18 +1,17 @@
 //! The table's chains. PURE.
 //!
 //! ```text
-//!  prerouting ─┐ to a                           class chain
-//!  (nat −100)  ├─ service ─► services4 ─► dispatch ─►  spread4-tcp-3 ── dnat to @endpoints[pool . random]
-//!  output ─────┘  range          │           │         sticky4-tcp-3-60 ─► pinned4-tcp-3 ── dnat to @pinned[token]
-//!  (nat −100)                    │           ├─► refuse                 └► spread4-tcp-3
-//!                                │           └─► drop
-//!                                ├─ unused port of a cluster IP ─► refuse
-//!                                └─ unallocated service address ─► drop
+//!  prerouting ─┐  a frontend                class chain
+//!  (nat −100)  ├──────────────────────────► spread4-tcp-3 ── dnat to @endpoints[pool . random]
+//!  output ─────┘  │                         sticky4-tcp-3-60 ─► pinned4-tcp-3 ── dnat to @pinned[token]
+//!  (nat −100)     │                         refuse            └► spread4-tcp-3
+//!                 │                         drop
+//!                 └─ in a service range ──► unserved4 ── unused port of a cluster IP ─► refuse
+//!                    or of a service                  └─ unallocated service address ─► drop
 //!
-//!  postrouting ── dnat'ed ─► translated ── to be masqueraded, cleared or recorded, if ours ─► originals
-//!  (nat 100)                                                                                     │
-//!                                            ours4 ◄── ours ─────────────────────────────────────┘
-//!                                              record pin, clear priority, masquerade
+//!  postrouting ── dnat'ed; to be masqueraded, ─► originals ── ours ─► ours4 ── record pin, clear
+//!  (nat 100)      recorded or cleared, if ours                                 priority, masquerade
+//!
 //!  invalid ── INVALID ─► stray ── of an endpoint or a cluster IP ─► drop
 //!  (filter prerouting 0)
 //! ```
@@ -21,11 +20,12 @@
 //!
 //! Every packet passes `invalid`, and the first one of every connection the nat chains, whether it
 //! is about services or not. So these begin with what is cheap and tells most packets apart:
-//! comparisons with constants. (Linux 6.18, per first packet: a comparison costs 5 to 10 ns, a
-//! look-up in a hash table 30, in an interval set 60, setting a meta key 25; a base chain 40.)
+//! comparisons with constants; and nobody is sent to another chain without need. (Linux 6.18 with
+//! retpolines: a comparison costs 5 to 10 ns, another chain 10, a look-up in a hash table 30, in an
+//! interval set 60, setting a meta key 25, a base chain 40.)
 
 use super::classes::ClassKey;
-use super::expr::{Expr, Rule, Verdict};
+use super::expr::{Expr, Rule};
 use super::rules;
 use super::set::Set;
 use super::state::index;
@@ -88,12 +88,6 @@ impl<'a> Needs<'a> {
     fn ranges(self, family: Family) -> impl Iterator<Item = &'a IpNet> {
         self.node.service_ranges.iter().filter(move |net| Family::of(net.addr()) == family)
     }
-
-    /// The service ranges, if they are few enough to be compared one by one.
-    fn few_ranges(self, family: Family) -> Option<Vec<IpNet>> {
-        const FEW: usize = 4;
-        (self.ranges(family).count() <= FEW).then(|| self.ranges(family).copied().collect())
-    }
 }
 
 fn suffix(family: Family) -> char {
@@ -103,10 +97,10 @@ fn suffix(family: Family) -> char {
     }
 }
 
-fn services_name(family: Family) -> &'static str {
+fn unserved_name(family: Family) -> &'static str {
     match family {
-        Family::V4 => "services4",
-        Family::V6 => "services6",
+        Family::V4 => "unserved4",
+        Family::V6 => "unserved6",
     }
 }
 
@@ -123,13 +117,10 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     const NF_INET_LOCAL_OUT: u32 = 3;
     const NF_INET_POST_ROUTING: u32 = 4;
     let nat = |number, priority| Hook { kind: "nat", number, priority };
-    let mut chains = vec![
-        ChainDefinition::new("refuse", vec![rules::reset_tcp(), rules::unreachable()]),
-        // A class that is not there any more: the client's next packet finds the new one.
-        ChainDefinition::new("dispatch", vec![rules::by_class(Set::Classes), rules::drop()]),
-    ];
+    let mut chains =
+        vec![ChainDefinition::new("refuse", vec![rules::reset_tcp(), rules::unreachable()])];
     for family in Family::BOTH {
-        chains.push(ChainDefinition::new(services_name(family), destinations(needs, family)));
+        chains.push(ChainDefinition::new(unserved_name(family), unserved(family)));
         chains.push(ChainDefinition::new(ours_name(family), ours(needs, family)));
     }
     let originals = Family::BOTH.into_iter().flat_map(|family| {
@@ -138,19 +129,18 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
             .map(move |protocol| rules::find_original(family, protocol, ours_name(family).into()))
     });
     chains.push(ChainDefinition::new("originals", originals.collect()));
-    chains.push(ChainDefinition::new("translated", translated(needs)));
-    let to_services: Vec<Rule> =
-        Family::BOTH.into_iter().flat_map(|family| to_services(needs, family)).collect();
+    let destinations: Vec<Rule> =
+        Family::BOTH.into_iter().flat_map(|family| destinations(needs, family)).collect();
     chains.push(ChainDefinition::hooked(
         "prerouting",
         nat(NF_INET_PRE_ROUTING, -100),
-        to_services.clone(),
+        destinations.clone(),
     ));
-    chains.push(ChainDefinition::hooked("output", nat(NF_INET_LOCAL_OUT, -100), to_services));
+    chains.push(ChainDefinition::hooked("output", nat(NF_INET_LOCAL_OUT, -100), destinations));
     chains.push(ChainDefinition::hooked(
         "postrouting",
         nat(NF_INET_POST_ROUTING, 100),
-        vec![rules::if_dnat("translated".into())],
+        translated(needs),
     ));
     if needs.node.drop_invalid {
         let stray = Family::BOTH.into_iter().flat_map(|family| {
@@ -169,36 +159,41 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     chains
 }
 
-/// Packets that may be for a service of this family.
-fn to_services(needs: Needs<'_>, family: Family) -> Vec<Rule> {
-    let chain = || services_name(family).into();
-    if needs.outside[index(family)] {
-        return vec![rules::if_family(family, chain())];
-    }
-    match needs.few_ranges(family) {
-        Some(ranges) => ranges
-            .into_iter()
-            .map(|net| rules::destination_within(net, Verdict::Goto(chain())))
-            .collect(),
-        None => {
-            vec![rules::destination_in(Set::Ranges(family), family, Verdict::Goto(chain()))]
+/// What a destination of this family means.
+fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
+    let unserved = || unserved_name(family).into();
+    let ranges: Vec<IpNet> = needs.ranges(family).copied().collect();
+    match (needs.outside[index(family)], &ranges[..]) {
+        (false, []) => Vec::new(),
+        (false, [net]) if net.prefix_len() > 0 => vec![
+            rules::accept_unless_to(*net),
+            rules::find_class(family),
+            rules::if_family(family, unserved()),
+        ],
+        (_, ranges) => {
+            // More comparisons would cost more than a look-up.
+            const FEW: usize = 4;
+            let to_ranges = if ranges.len() <= FEW {
+                ranges.iter().map(|net| rules::destination_within(*net, unserved())).collect()
+            } else {
+                vec![rules::destination_in(Set::Ranges(family), family, unserved())]
+            };
+            let mut out = vec![rules::find_class(family)];
+            out.extend(to_ranges);
+            out.push(rules::destination_in(Set::Addresses(family), family, unserved()));
+            out
         }
     }
 }
 
-/// What a destination of this family means.
-fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
-    let mut out = vec![
-        rules::find_service(family, "dispatch".into()),
-        rules::destination_in(Set::Addresses(family), family, Verdict::Goto("refuse".into())),
-    ];
-    match needs.few_ranges(family) {
-        Some(ranges) => {
-            out.extend(ranges.into_iter().map(|net| rules::destination_within(net, Verdict::Drop)))
-        }
-        None => out.push(rules::destination_in(Set::Ranges(family), family, Verdict::Drop)),
-    }
-    out
+/// Destinations that are the services' own, but no frontend.
+fn unserved(family: Family) -> Vec<Rule> {
+    vec![
+        // A class that is not there any more: the client's next packet finds the new one.
+        rules::drop_service(family),
+        rules::destination_in(Set::Addresses(family), family, "refuse".into()),
+        rules::drop(),
+    ]
 }
 
 /// Of the first packets of connections that anybody translated, those with which something is to be
@@ -206,7 +201,7 @@ fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
 /// Linux gives a forwarded IPv4 packet a priority of its own (by its type of service, unless
 /// `net.ipv4.ip_forward_update_priority` says no), and few are masqueraded.
 fn translated(needs: Needs<'_>) -> Vec<Rule> {
-    let mut out = vec![rules::if_priority("originals".into())];
+    let mut out = vec![rules::accept_unless_dnat(), rules::if_priority("originals".into())];
     for family in Family::BOTH {
         if needs.sticky(family) || needs.node.masquerade_all {
             out.push(rules::if_family(family, "originals".into()));

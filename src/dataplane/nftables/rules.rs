@@ -96,11 +96,20 @@ pub fn if_family(family: Family, then: Chain) -> Rule {
     Rule(rule)
 }
 
-/// `ip daddr NET verdict`
-pub fn destination_within(net: IpNet, verdict: Verdict) -> Rule {
+/// `ip daddr NET goto chain`
+pub fn destination_within(net: IpNet, then: Chain) -> Rule {
+    to_network(net, Comparison::Equal, Verdict::Goto(then))
+}
+
+/// `ip daddr != NET accept`
+pub fn accept_unless_to(net: IpNet) -> Rule {
+    to_network(net, Comparison::NotEqual, Verdict::Accept)
+}
+
+fn to_network(net: IpNet, comparison: Comparison, verdict: Verdict) -> Rule {
     let family = Family::of(net.addr());
     let mut rule = is_family(family).to_vec();
-    rule.extend(compare_network(destination(family, 1), Comparison::Equal, net));
+    rule.extend(compare_network(destination(family, 1), comparison, net));
     rule.push(Expr::Verdict(verdict));
     Rule(rule)
 }
@@ -126,10 +135,25 @@ pub fn find_service(family: Family, then: Chain) -> Rule {
     Rule(rule)
 }
 
-/// `ip daddr @set verdict`
-pub fn destination_in(set: Set, family: Family, verdict: Verdict) -> Rule {
+/// `meta priority set ip daddr . meta l4proto . th dport map @services
+/// meta priority & 0:fff vmap @classes`
+pub fn find_class(family: Family) -> Rule {
+    let mut rule = service_lookup(family);
+    rule.extend(class_lookup(Set::Classes));
+    Rule(rule)
+}
+
+/// `meta priority set ip daddr . meta l4proto . th dport map @services drop`
+pub fn drop_service(family: Family) -> Rule {
+    let mut rule = service_lookup(family);
+    rule.push(Expr::Verdict(Verdict::Drop));
+    Rule(rule)
+}
+
+/// `ip daddr @set goto chain`
+pub fn destination_in(set: Set, family: Family, then: Chain) -> Rule {
     let mut rule = is_family(family).to_vec();
-    rule.extend([destination(family, 1), lookup(set, Find::Present), Expr::Verdict(verdict)]);
+    rule.extend([destination(family, 1), lookup(set, Find::Present), going_to(then)]);
     Rule(rule)
 }
 
@@ -153,11 +177,15 @@ pub fn from_endpoint_counted(family: Family) -> Rule {
 
 /// `meta priority & 0:fff vmap @map`
 pub fn by_class(map: Set) -> Rule {
-    Rule(vec![
+    Rule(class_lookup(map).to_vec())
+}
+
+fn class_lookup(map: Set) -> [Expr; 3] {
+    [
         Expr::MetaLoad(Meta::Priority, 1),
         Expr::Mask { register: 1, mask: CLASS_MASK.to_ne_bytes().to_vec() },
         lookup(map, Find::Data(0)),
-    ])
+    ]
 }
 
 /// `meta priority & ffff:f000`, into register 1.
@@ -294,14 +322,14 @@ pub fn find_original(family: Family, protocol: Protocol, then: Chain) -> Rule {
     Rule(rule)
 }
 
-/// `ct status dnat goto chain`
-pub fn if_dnat(then: Chain) -> Rule {
+/// `ct status ! dnat accept`
+pub fn accept_unless_dnat() -> Rule {
     const IPS_DST_NAT: u32 = 1 << 5;
     Rule(vec![
         Expr::CtLoad(Ct::Status, 1),
         Expr::Mask { register: 1, mask: IPS_DST_NAT.to_ne_bytes().to_vec() },
-        Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
-        Expr::Verdict(Verdict::Goto(then)),
+        Expr::Compare(Comparison::Equal, 1, vec![0; 4]),
+        Expr::Verdict(Verdict::Accept),
     ])
 }
 
