@@ -6,8 +6,8 @@ use super::packet::Packet;
 use super::table::Table;
 use std::net::IpAddr;
 use vipd::dataplane::nftables::expr::{
-    Comparison, Ct, DynamicSet, Expr, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg, Rule,
-    Verdict,
+    Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
+    Rule, Verdict,
 };
 use vipd::dataplane::nftables::hash::jhash_scaled;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set};
@@ -15,7 +15,7 @@ use vipd::planner::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// No rule decided.
+    /// No rule decided otherwise.
     Accept,
     Drop,
     Reject,
@@ -139,12 +139,7 @@ impl<'a> Machine<'a> {
                 let masked: Vec<u8> = value.iter().zip(mask).map(|(v, m)| v & m).collect();
                 self.write(*register, &masked);
             }
-            Expr::Lookup { set, from, to } => return self.lookup(set, *from, *to),
-            Expr::OneOfProtocols { register } => {
-                if ![6, 17, 132].contains(&self.read(*register, 1)[0]) {
-                    return Flow::Break;
-                }
-            }
+            Expr::Lookup { set, from, find } => return self.lookup(set, *from, *find),
             Expr::ImmediateValue(to, value) => self.write(*to, value),
             Expr::Verdict(verdict) => return flow(verdict),
             Expr::Random { to, modulus } => {
@@ -231,10 +226,11 @@ impl<'a> Machine<'a> {
         Flow::Next
     }
 
-    fn lookup(&mut self, set: &str, from: Reg, to: Option<Reg>) -> Flow {
+    fn lookup(&mut self, set: &str, from: Reg, find: Find) -> Flow {
         let set = Set::by_name(set).expect("a set of the table");
         let elements = &self.table.sets[&set];
-        let Some((longest, _)) = elements.keys().next() else { return Flow::Break };
+        let absent = if find == Find::Absent { Flow::Next } else { Flow::Break };
+        let Some((longest, _)) = elements.keys().next() else { return absent };
         let key = Bytes::from_vec(self.read(from, longest.len()));
         let found = match set {
             // An end comes before a begin at the same place.
@@ -245,21 +241,23 @@ impl<'a> Machine<'a> {
                 .map(|(_, data)| data),
             _ => elements.get(&(key, false)),
         };
-        match (found.cloned(), to) {
-            (None, _) => Flow::Break,
-            (Some(Data::None), None) => Flow::Next,
-            (Some(Data::Verdict(verdict)), Some(0)) => flow(&verdict),
-            (Some(Data::Value(value)), Some(to)) if to > 0 => {
+        match (found.cloned(), find) {
+            (None, _) => absent,
+            (Some(Data::None), Find::Present) => Flow::Next,
+            (Some(Data::None), Find::Absent) => Flow::Break,
+            (Some(Data::Verdict(verdict)), Find::Data(0)) => flow(&verdict),
+            (Some(Data::Value(value)), Find::Data(to)) if to > 0 => {
                 self.write(to, &value);
                 Flow::Next
             }
-            (Some(other), to) => panic!("{set:?} holds {other:?} for register {to:?}"),
+            (Some(other), find) => panic!("{set:?} holds {other:?} for {find:?}"),
         }
     }
 }
 
 fn flow(verdict: &Verdict) -> Flow {
     match verdict {
+        Verdict::Accept => Flow::End(End::Accept),
         Verdict::Drop => Flow::End(End::Drop),
         Verdict::Jump(chain) => Flow::Jump(chain.to_string()),
         Verdict::Goto(chain) => Flow::Goto(chain.to_string()),

@@ -97,7 +97,7 @@ fn run(table: &mut Table, packet: &Packet) -> Answer {
     let (mut random, mut modulus) = (0, 1);
     while random < modulus {
         table.forget_pins();
-        let (end, choices) = first_hook(table, packet, random);
+        let First { end, choices, priority } = first_hook(table, packet, random);
         modulus = choices;
         random += 1;
         verdicts.push(match end {
@@ -106,7 +106,7 @@ fn run(table: &mut Table, packet: &Packet) -> Answer {
             End::Reject => Verdict::Reject,
             End::Masquerade => panic!("a masquerade before routing"),
             End::Dnat(target) => {
-                let masqueraded = second_hook(table, packet, target);
+                let masqueraded = second_hook(table, packet, (target, priority));
                 let entry = targets.entry(target).or_insert((0, masqueraded));
                 assert_eq!(entry.1, masqueraded, "chance decides about {target}'s masquerade");
                 entry.0 += 1;
@@ -119,7 +119,16 @@ fn run(table: &mut Table, packet: &Packet) -> Answer {
     (verdicts[0], targets)
 }
 
-fn first_hook(table: &mut Table, packet: &Packet, random: u32) -> (End, u32) {
+/// What the first hook makes of a packet.
+struct First {
+    end: End,
+    /// How many answers of `numgen random` there were.
+    choices: u32,
+    /// As the routing that follows leaves it: Linux gives forwarded IPv4 packets another.
+    priority: u32,
+}
+
+fn first_hook(table: &mut Table, packet: &Packet, random: u32) -> First {
     let mut machine = Machine::new(table, packet.clone(), &is_own);
     machine.random = random;
     if machine.table.chains.contains_key("invalid") {
@@ -132,14 +141,16 @@ fn first_hook(table: &mut Table, packet: &Packet, random: u32) -> (End, u32) {
         let end = machine.run("postrouting");
         assert_eq!((end, machine.packet.priority), (End::Accept, 0), "what is not ours");
     }
-    (end, machine.modulus)
+    let forwarded = packet.in_interface.is_some() && packet.is_v4();
+    let priority = if forwarded { 0 } else { machine.packet.priority };
+    First { end, choices: machine.modulus, priority }
 }
 
 /// Whether the translated packet is masqueraded on its way out.
-fn second_hook(table: &mut Table, packet: &Packet, target: Target) -> bool {
+fn second_hook(table: &mut Table, packet: &Packet, (target, priority): (Target, u32)) -> bool {
     let original = Some(Target { address: packet.destination, port: packet.port });
     let Target { address: destination, port } = target;
-    let translated = Packet { destination, port, original, priority: 0, ..packet.clone() };
+    let translated = Packet { destination, port, original, priority, ..packet.clone() };
     let mut machine = Machine::new(table, translated, &is_own);
     let end = machine.run("postrouting");
     assert_eq!(machine.packet.priority, 0, "a mark of ours leaves the node");
@@ -223,9 +234,10 @@ proptest! {
                 let sticky = sticky(planner.plan(), packet);
                 let allowed = expected(planner.plan(), packet).1;
                 for random in random {
-                    let End::Dnat(target) = first_hook(&mut table, packet, random).0 else { continue };
+                    let First { end, priority, .. } = first_hook(&mut table, packet, random);
+                    let End::Dnat(target) = end else { continue };
                     prop_assert!(allowed.contains_key(&target), "{:?} to {:?}", packet, target);
-                    second_hook(&mut table, packet, target);
+                    second_hook(&mut table, packet, (target, priority));
                     if sticky && round == 0 && let Some(first) = before.get(&at) {
                         prop_assert_eq!(first, &target, "{:?}", packet);
                     }

@@ -57,27 +57,27 @@ const SCRIPTS: &[&str] = &[
     "add element inet vipd classes { * : drop }",
     "add element inet vipd endpoints6 { * : fd09::9 . 9 }",
     "add element inet vipd pinned4 { * : 10.9.9.9 . 9 }",
-    "insert rule inet vipd services accept",
+    "insert rule inet vipd prerouting accept",
     "add set inet vipd mine { type ipv4_addr; }\n\
-     add rule inet vipd services ip daddr @mine drop comment \"mine\"",
+     add rule inet vipd prerouting ip daddr @mine drop comment \"mine\"",
     "add chain inet vipd mine\n\
      add map inet vipd mine { type ipv4_addr : verdict; elements = { 10.0.0.1 : goto mine }; }",
     "add chain inet vipd postrouting { policy drop; }",
-    "add rule inet vipd spread4-2 ip daddr { 192.0.2.1, 192.0.2.3 } drop",
+    "add rule inet vipd spread4-tcp-2 ip daddr { 192.0.2.1, 192.0.2.3 } drop",
     "insert rule inet vipd postrouting ip daddr vmap { 192.0.2.1 : drop, 192.0.2.3 : accept }",
-    "add chain inet vipd mine\nadd rule inet vipd mine drop\ninsert rule inet vipd services goto mine",
+    "add chain inet vipd mine\nadd rule inet vipd mine drop\ninsert rule inet vipd prerouting goto mine",
     "add chain inet vipd mine2\nadd chain inet vipd mine1\nadd rule inet vipd mine1 jump mine2",
     "add chain inet vipd mine1\nadd chain inet vipd mine2\nadd rule inet vipd mine2 jump mine1",
     "add chain inet vipd mine { type filter hook input priority 0; policy drop; }",
     "flush chain inet vipd prerouting\ndelete chain inet vipd prerouting",
     "flush chain inet vipd postrouting\ndelete chain inet vipd postrouting\n\
      add chain inet vipd postrouting { type nat hook postrouting priority 90; }",
-    "flush map inet vipd classes\nflush chain inet vipd spread4-3\ndelete chain inet vipd spread4-3",
+    "flush map inet vipd classes\nflush chain inet vipd spread4-tcp-3\ndelete chain inet vipd spread4-tcp-3",
     "flush table inet vipd",
     "delete table inet vipd",
     "delete table inet vipd\nadd table inet vipd",
     "flush ruleset",
-    "delete table inet vipd\nadd table inet vipd\nadd chain inet vipd services\n\
+    "delete table inet vipd\nadd table inet vipd\nadd chain inet vipd ours4\n\
      add map inet vipd services4 { type ipv4_addr : mark; }",
 ];
 

@@ -162,6 +162,8 @@ impl Held {
 fn read_chain(name: &str, family: u8) -> (u32, Option<u32>) {
     let mut parts = name.split('-');
     let kind = parts.next().unwrap_or_default();
+    let protocol = parts.next().unwrap_or_default();
+    assert!(["tcp", "udp", "sctp"].contains(&protocol), "{name}");
     let numbers: Vec<u32> = parts.map(|part| part.parse().expect("a number")).collect();
     assert_eq!(kind.as_bytes().last(), Some(&family), "{name}");
     match (&kind[..kind.len() - 1], &numbers[..]) {
@@ -223,6 +225,12 @@ fn spell_for_the_crate(object: &mut Value) -> bool {
     for statement in &mut *statements {
         if let Some(flags @ Value::String(_)) = statement.pointer_mut("/masquerade/flags") {
             *flags = vec![flags.take()].into();
+        }
+        // The crate has no word for "none of these flags".
+        if let Some(op @ Value::String(_)) = statement.pointer_mut("/match/op")
+            && op == "!"
+        {
+            *op = "!=".into();
         }
     }
     !hashes && !statements.iter().any(Value::is_string)

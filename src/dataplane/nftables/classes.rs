@@ -2,7 +2,7 @@
 
 use super::layout::FIRST_FREE_CLASS;
 use super::set::CLASS_MASK;
-use crate::model::Family;
+use crate::model::{Family, Protocol};
 use foldhash::{HashMap, HashMapExt as _};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -11,6 +11,8 @@ use std::num::NonZeroU32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClassKey {
     pub family: Family,
+    /// nft maps ports only where the rule names the protocol.
+    pub protocol: Protocol,
     pub size: u32,
     /// Seconds that a pin lasts.
     pub affinity: Option<NonZeroU32>,
@@ -18,7 +20,7 @@ pub struct ClassKey {
 
 /// Pools with this many endpoints or fewer always get a class of their exact size.
 const ALWAYS_EXACT: u32 = 32;
-/// Sizes with a class of their own, per family. Adding an element costs more with each rule bound
+/// Sizes with classes of their own, per family. Adding an element costs more with each rule bound
 /// to the endpoint map (21 ns a rule), hence a bound.
 const EXACT_SIZES: usize = 64;
 

@@ -49,9 +49,21 @@ pub enum Comparison {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
+    Accept,
     Drop,
     Jump(Cow<'static, str>),
     Goto(Cow<'static, str>),
+}
+
+/// What a rule wants of a look-up to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Find {
+    /// The key is in the set.
+    Present,
+    /// The key is not in the set.
+    Absent,
+    /// The map has the key; what it holds goes here. Verdict maps use register 0.
+    Data(Reg),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +90,10 @@ pub enum Expr {
         register: Reg,
         mask: Vec<u8>,
     },
-    /// A set without `to`, a map with; verdict maps use `to` 0.
     Lookup {
         set: Cow<'static, str>,
         from: Reg,
-        to: Option<Reg>,
-    },
-    /// `meta l4proto { tcp, udp, sctp }`: the only form that nft takes as the transport match that
-    /// a port mapping needs. Its anonymous set goes with the rule.
-    OneOfProtocols {
-        register: Reg,
+        find: Find,
     },
     ImmediateValue(Reg, Vec<u8>),
     Verdict(Verdict),
@@ -139,18 +145,14 @@ const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_VERDICT_CHAIN: u16 = 2;
 const NF_DROP: i32 = 0;
+const NF_ACCEPT: i32 = 1;
 const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
-
-/// The names that anonymous sets of one transaction are referred to by.
-pub trait AnonymousSets {
-    /// Name pattern and transaction-wide id of the protocol set of the rule being written.
-    fn protocols(&mut self) -> (&'static str, u32);
-}
 
 /// Writes a verdict as the value of a data attribute.
 pub fn put_verdict(out: &mut Buffer, verdict: &Verdict) {
     let (code, chain) = match verdict {
+        Verdict::Accept => (NF_ACCEPT, None),
         Verdict::Drop => (NF_DROP, None),
         Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
         Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
@@ -169,6 +171,7 @@ pub fn read_verdict(data: crate::netlink::Attributes<'_>) -> Option<Verdict> {
     let code = verdict.find(NFTA_VERDICT_CODE)?.u32()? as i32;
     let chain = || verdict.find(NFTA_VERDICT_CHAIN).map(|a| Cow::Owned(a.str().to_owned()));
     match code {
+        NF_ACCEPT => Some(Verdict::Accept),
         NF_DROP => Some(Verdict::Drop),
         NFT_JUMP => Some(Verdict::Jump(chain()?)),
         NFT_GOTO => Some(Verdict::Goto(chain()?)),
@@ -190,7 +193,7 @@ impl Expr {
             Expr::Payload { .. } => "payload",
             Expr::Compare(..) => "cmp",
             Expr::Mask { .. } => "bitwise",
-            Expr::Lookup { .. } | Expr::OneOfProtocols { .. } => "lookup",
+            Expr::Lookup { .. } => "lookup",
             Expr::ImmediateValue(..) | Expr::Verdict(..) => "immediate",
             Expr::Random { .. } => "numgen",
             Expr::Hash { .. } => "hash",
@@ -203,17 +206,17 @@ impl Expr {
         }
     }
 
-    fn put(&self, out: &mut Buffer, sets: &mut dyn AnonymousSets) {
+    fn put(&self, out: &mut Buffer) {
         let element = out.nest(NFTA_LIST_ELEM);
         out.attr_str(NFTA_EXPR_NAME, self.name());
         let data = out.nest(NFTA_EXPR_DATA);
-        self.put_data(out, sets);
+        self.put_data(out);
         out.close(data);
         out.close(element);
     }
 
     /// Attribute numbers are those of `linux/netfilter/nf_tables.h`, in its order.
-    fn put_data(&self, out: &mut Buffer, sets: &mut dyn AnonymousSets) {
+    fn put_data(&self, out: &mut Buffer) {
         match self {
             Expr::MetaLoad(key, to) => {
                 out.attr_u32(2, *key as u32);
@@ -248,18 +251,14 @@ impl Expr {
                 put_value(out, 4, mask);
                 put_value(out, 5, &vec![0; mask.len()]);
             }
-            Expr::Lookup { set, from, to } => {
+            Expr::Lookup { set, from, find } => {
                 out.attr_str(1, set);
                 out.attr_u32(2, *from);
-                if let Some(to) = to {
-                    out.attr_u32(3, *to);
+                match find {
+                    Find::Present => {}
+                    Find::Absent => out.attr_u32(5, 1), // NFT_LOOKUP_F_INV
+                    Find::Data(to) => out.attr_u32(3, *to),
                 }
-            }
-            Expr::OneOfProtocols { register } => {
-                let (name, id) = sets.protocols();
-                out.attr_str(1, name);
-                out.attr_u32(2, *register);
-                out.attr_u32(4, id);
             }
             Expr::ImmediateValue(to, value) => {
                 out.attr_u32(1, *to);
@@ -326,30 +325,18 @@ impl Expr {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule(pub Vec<Expr>);
 
-struct FixedSets;
-
-impl AnonymousSets for FixedSets {
-    fn protocols(&mut self) -> (&'static str, u32) {
-        ("__set%d", 0)
-    }
-}
-
 impl Rule {
-    pub fn put(&self, out: &mut Buffer, sets: &mut dyn AnonymousSets) {
+    pub fn put(&self, out: &mut Buffer) {
         for expr in &self.0 {
-            expr.put(out, sets);
+            expr.put(out);
         }
-    }
-
-    pub fn uses_protocol_set(&self) -> bool {
-        self.0.iter().any(|e| matches!(e, Expr::OneOfProtocols { .. }))
     }
 
     /// Identifies the rule's meaning. It is stored with the rule in the kernel, so that a later
     /// process knows what is there without understanding it.
     pub fn fingerprint(&self) -> u64 {
         let mut buffer = Buffer::default();
-        self.put(&mut buffer, &mut FixedSets);
+        self.put(&mut buffer);
         xxh3_64(buffer.bytes())
     }
 }

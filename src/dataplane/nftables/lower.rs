@@ -9,8 +9,7 @@ use super::changes::{Changes, Structure};
 use super::classes::{Acquired, ClassKey};
 use super::expr::Verdict;
 use super::layout::{
-    CLASS_DROP, CLASS_REFUSE, ChainDefinition, Needs, class_chains, entry_name, record_name,
-    skeleton,
+    CLASS_DROP, CLASS_REFUSE, ChainDefinition, class_chains, entry_name, record_name, skeleton,
 };
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, class_element, endpoint_element,
@@ -132,7 +131,8 @@ impl State {
             self.retimed.push(Retimed { family, number, before, after });
         }
         let size = self.classes.size_for(family, wanted.targets.len() as u32);
-        let class_key = ClassKey { family, size, affinity: wanted.affinity };
+        let (protocol, affinity) = (wanted.key.protocol, wanted.affinity);
+        let class_key = ClassKey { family, protocol, size, affinity };
         let class = match old_class {
             Some(class) if self.classes.key(class) == Some(class_key) => class,
             _ => {
@@ -286,8 +286,7 @@ impl State {
     }
 
     pub fn ensure_skeleton(&mut self, node: &NodePlan, changes: &mut Changes) {
-        let sticky = Family::BOTH.map(|family| self.classes.any_sticky(family));
-        for chain in skeleton(Needs { node, sticky }) {
+        for chain in skeleton(self.needs(node)) {
             self.ensure_chain(chain, changes);
         }
         if !node.drop_invalid {
@@ -317,17 +316,31 @@ impl State {
 
     pub fn count_frontends(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {
         let (gone, come) = difference(change);
+        let before = self.outside;
         for address in come {
             if self.addresses.add(address) {
                 let set = Set::Addresses(Family::of(address));
                 changes.new_targets.push((set, address_element(address)));
+                self.outside[index(Family::of(address))] += self.strays(address);
             }
         }
         for address in gone {
             if self.addresses.remove(address) {
                 let set = Set::Addresses(Family::of(address));
                 changes.removed.push((set, address_element(address)));
+                self.outside[index(Family::of(address))] -= self.strays(address);
             }
+        }
+        self.reshape(before, changes);
+    }
+
+    /// Writes the skeleton again if the first frontend came to lie outside the service ranges, or
+    /// the last one left.
+    fn reshape(&mut self, before: [u64; 2], changes: &mut Changes) {
+        if before.map(|count| count > 0) != self.outside.map(|count| count > 0)
+            && let Some(node) = self.node.clone()
+        {
+            self.ensure_skeleton(&node, changes);
         }
     }
 
@@ -350,6 +363,7 @@ impl State {
     /// What does not depend on services: chains and service ranges.
     pub fn lower_node(&mut self, node: &Arc<NodePlan>, changes: &mut Changes) {
         let old = self.node.replace(node.clone());
+        self.count_outside();
         self.ensure_skeleton(node, changes);
         let old_ranges = old.as_ref().map_or(&[][..], |node| &node.service_ranges);
         if old_ranges != node.service_ranges {

@@ -48,6 +48,9 @@ impl Nftables {
         if !self.kernel.has_table()? || !has_our_sets(&self.kernel.sets()?) {
             return Ok(None);
         }
+        for address in plan.services.values().flat_map(|plan| frontend_addresses(plan)) {
+            self.state.addresses.add(address);
+        }
         let mut applied = Applied::default();
         let Some(structure) = self.observe_structure(plan)? else {
             return Ok(None);
@@ -67,9 +70,6 @@ impl Nftables {
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
             }
-            for address in frontend_addresses(seen.plan) {
-                self.state.addresses.add(address);
-            }
             for address in endpoint_addresses(seen.plan) {
                 self.state.endpoints.add(address);
             }
@@ -87,7 +87,7 @@ impl Nftables {
     fn observe_structure(&mut self, plan: &Plan) -> Result<Option<Changes>, Error> {
         let mut changes = Changes::default();
         let chains = self.kernel.chains()?;
-        if hooks_differ(&chains, plan) {
+        if hooks_differ(&chains, self.state.needs(&plan.node)) {
             return Ok(None);
         }
         self.state.chains = chains
@@ -100,6 +100,7 @@ impl Nftables {
             self.state.ensure_chain(chain, &mut changes);
         }
         let before = self.state.node.replace(plan.node.clone());
+        self.state.count_outside();
         self.state.ensure_skeleton(&plan.node, &mut changes);
         debug_assert!(before.is_none() || before.as_ref() == Some(&plan.node));
         self.observe_ranges(plan, &mut changes)?;
@@ -109,7 +110,7 @@ impl Nftables {
 
     /// Chains that nobody has use for, now that all services are written.
     fn unwanted_chains(&mut self, plan: &Plan) -> Vec<String> {
-        let constant = skeleton(Needs { node: &plan.node, sticky: [true; 2] });
+        let constant = skeleton(self.state.needs(&plan.node));
         let of_classes = self.state.classes.iter().flat_map(|(key, _)| class_chains(key));
         let wanted: HashSet<_> =
             constant.into_iter().chain(of_classes).map(|chain| chain.name).collect();
@@ -463,9 +464,9 @@ fn leave_pinned_out(changes: &mut Changes) {
 }
 
 /// Whether a base chain hangs elsewhere than it should, or lets less through.
-pub(super) fn hooks_differ(chains: &[ObservedChain], plan: &Plan) -> bool {
+pub(super) fn hooks_differ(chains: &[ObservedChain], needs: Needs<'_>) -> bool {
     const NF_ACCEPT: u32 = 1;
-    skeleton(Needs { node: &plan.node, sticky: [true; 2] }).iter().any(|chain| {
+    skeleton(needs).iter().any(|chain| {
         let seen = chains.iter().find(|seen| seen.name == *chain.name);
         let hook = chain.hook.as_ref().map(|hook| (hook.number, hook.priority, NF_ACCEPT));
         seen.is_some_and(|seen| seen.hook != hook)

@@ -31,7 +31,7 @@ impl Nftables {
 
     fn repair_chains(&mut self, plan: &Plan) -> Result<Applied, Error> {
         let seen = self.kernel.chains()?;
-        if hooks_differ(&seen, plan) {
+        if hooks_differ(&seen, self.state.needs(&plan.node)) {
             return self.load(plan);
         }
         let known = std::mem::take(&mut self.state.chains);

@@ -7,7 +7,7 @@
 use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::expr::{Expr, Rule};
-use super::layout::{ChainDefinition, Needs, class_chains, skeleton};
+use super::layout::{ChainDefinition, class_chains, skeleton};
 use super::set::Set;
 use super::state::{endpoint_addresses, frontend_addresses, frontends, index, used_pools};
 use super::transaction::{Batch, Encoder};
@@ -125,9 +125,8 @@ impl Nftables {
     fn users(&mut self, set: Set) -> Result<Vec<ChainDefinition>, Error> {
         let seen = self.kernel.chains()?;
         let seen: HashSet<&str> = seen.iter().map(|chain| chain.name.as_str()).collect();
-        let sticky = Family::BOTH.map(|family| self.state.classes.any_sticky(family));
         let node = self.state.node.clone();
-        let constant = node.iter().flat_map(|node| skeleton(Needs { node, sticky }));
+        let constant = node.iter().flat_map(|node| skeleton(self.state.needs(node)));
         let classes = self.state.classes.iter().flat_map(|(key, _)| class_chains(key));
         let mut users: Vec<ChainDefinition> = constant
             .chain(classes)

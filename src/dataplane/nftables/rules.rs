@@ -4,8 +4,8 @@
 //! next to the following 4-byte register (9, 10, …; behind an IPv6 address 2, 13, …).
 
 use super::expr::{
-    Comparison, Ct, DynamicSet, Expr, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg, Rule,
-    Verdict,
+    Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
+    Rule, Verdict,
 };
 use super::set::{CLASS_MASK, Set};
 use crate::model::{Family, Protocol};
@@ -53,8 +53,32 @@ fn destination_port(to: Reg) -> Expr {
     Expr::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to }
 }
 
-fn lookup(set: Set, to: Option<Reg>) -> Expr {
-    Expr::Lookup { set: set.name().into(), from: 1, to }
+fn lookup(set: Set, find: Find) -> Expr {
+    Expr::Lookup { set: set.name().into(), from: 1, find }
+}
+
+/// Loads an address, or as much of it as tells, and compares it with a network. Nothing for the
+/// network of all addresses, which nft has no word for.
+fn compare_network(load: Expr, comparison: Comparison, net: IpNet) -> Vec<Expr> {
+    let Expr::Payload { base, offset, length, to } = load else { return Vec::new() };
+    let (address, mask): (Vec<u8>, Vec<u8>) = match net {
+        IpNet::V4(v4) => (v4.network().octets().to_vec(), v4.netmask().octets().to_vec()),
+        IpNet::V6(v6) => (v6.network().octets().to_vec(), v6.netmask().octets().to_vec()),
+    };
+    let whole = usize::from(net.prefix_len() / 8);
+    match net.prefix_len() {
+        0 => Vec::new(),
+        // As nft does it: the first bytes instead of a mask.
+        bits if bits.is_multiple_of(8) => vec![
+            Expr::Payload { base, offset, length: whole as u32, to },
+            Expr::Compare(comparison, to, address[..whole].to_vec()),
+        ],
+        _ => vec![
+            Expr::Payload { base, offset, length, to },
+            Expr::Mask { register: to, mask },
+            Expr::Compare(comparison, to, address),
+        ],
+    }
 }
 
 pub fn goto(chain: Chain) -> Rule {
@@ -65,6 +89,31 @@ pub fn drop() -> Rule {
     Rule(vec![Expr::Verdict(Verdict::Drop)])
 }
 
+/// `meta nfproto FAMILY goto chain`
+pub fn if_family(family: Family, then: Chain) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    rule.push(Expr::Verdict(Verdict::Goto(then)));
+    Rule(rule)
+}
+
+/// `ip daddr NET goto chain`
+pub fn destination_within(net: IpNet, then: Chain) -> Rule {
+    to_network(net, Comparison::Equal, Verdict::Goto(then))
+}
+
+/// `ip daddr != NET accept`
+pub fn accept_unless_to(net: IpNet) -> Rule {
+    to_network(net, Comparison::NotEqual, Verdict::Accept)
+}
+
+fn to_network(net: IpNet, comparison: Comparison, verdict: Verdict) -> Rule {
+    let family = Family::of(net.addr());
+    let mut rule = is_family(family).to_vec();
+    rule.extend(compare_network(destination(family, 1), comparison, net));
+    rule.push(Expr::Verdict(verdict));
+    Rule(rule)
+}
+
 /// `ip daddr . meta l4proto . th dport map @services`, into the priority.
 fn service_lookup(family: Family) -> Vec<Expr> {
     let (address, protocol, port) = registers(family);
@@ -73,7 +122,7 @@ fn service_lookup(family: Family) -> Vec<Expr> {
         destination(family, address),
         Expr::MetaLoad(Meta::Protocol, protocol),
         destination_port(port),
-        lookup(Set::Services(family), Some(1)),
+        lookup(Set::Services(family), Find::Data(1)),
         Expr::MetaSet(Meta::Priority, 1),
     ]);
     rule
@@ -86,17 +135,32 @@ pub fn find_service(family: Family, then: Chain) -> Rule {
     Rule(rule)
 }
 
-/// `ip daddr @set verdict`
-pub fn destination_in(set: Set, family: Family, verdict: Verdict) -> Rule {
+/// `meta priority set ip daddr . meta l4proto . th dport map @services
+/// meta priority & 0:fff vmap @classes`
+pub fn find_class(family: Family) -> Rule {
+    let mut rule = service_lookup(family);
+    rule.extend(class_lookup(Set::Classes));
+    Rule(rule)
+}
+
+/// `meta priority set ip daddr . meta l4proto . th dport map @services drop`
+pub fn drop_service(family: Family) -> Rule {
+    let mut rule = service_lookup(family);
+    rule.push(Expr::Verdict(Verdict::Drop));
+    Rule(rule)
+}
+
+/// `ip daddr @set goto chain`
+pub fn destination_in(set: Set, family: Family, then: Chain) -> Rule {
     let mut rule = is_family(family).to_vec();
-    rule.extend([destination(family, 1), lookup(set, None), Expr::Verdict(verdict)]);
+    rule.extend([destination(family, 1), lookup(set, Find::Present), going_to(then)]);
     Rule(rule)
 }
 
 /// As `destination_in`, counted.
 pub fn destination_in_counted(set: Set, family: Family) -> Rule {
     let mut rule = is_family(family).to_vec();
-    rule.extend([destination(family, 1), lookup(set, None), Expr::Counter]);
+    rule.extend([destination(family, 1), lookup(set, Find::Present), Expr::Counter]);
     rule.push(Expr::Verdict(Verdict::Drop));
     Rule(rule)
 }
@@ -106,27 +170,37 @@ pub fn from_endpoint_counted(family: Family) -> Rule {
     let (first, second, _) = registers(family);
     let mut rule = is_family(family).to_vec();
     rule.extend([source(family, first), source(family, second)]);
-    rule.extend([lookup(Set::Hairpin(family), None), Expr::Counter]);
+    rule.extend([lookup(Set::Hairpin(family), Find::Present), Expr::Counter]);
     rule.push(Expr::Verdict(Verdict::Drop));
     Rule(rule)
 }
 
 /// `meta priority & 0:fff vmap @map`
 pub fn by_class(map: Set) -> Rule {
-    Rule(vec![
+    Rule(class_lookup(map).to_vec())
+}
+
+fn class_lookup(map: Set) -> [Expr; 3] {
+    [
         Expr::MetaLoad(Meta::Priority, 1),
         Expr::Mask { register: 1, mask: CLASS_MASK.to_ne_bytes().to_vec() },
-        lookup(map, Some(0)),
-    ])
+        lookup(map, Find::Data(0)),
+    ]
+}
+
+/// `meta priority & ffff:f000`, into register 1.
+fn pool() -> [Expr; 2] {
+    [
+        Expr::MetaLoad(Meta::Priority, 1),
+        Expr::Mask { register: 1, mask: (!CLASS_MASK).to_ne_bytes().to_vec() },
+    ]
 }
 
 /// `meta priority set meta priority & ffff:f000`: only the pool remains.
 pub fn strip_class() -> Rule {
-    Rule(vec![
-        Expr::MetaLoad(Meta::Priority, 1),
-        Expr::Mask { register: 1, mask: (!CLASS_MASK).to_ne_bytes().to_vec() },
-        Expr::MetaSet(Meta::Priority, 1),
-    ])
+    let mut rule = pool().to_vec();
+    rule.push(Expr::MetaSet(Meta::Priority, 1));
+    Rule(rule)
 }
 
 /// `meta priority set 0`: nothing of ours leaves the node.
@@ -139,28 +213,30 @@ fn dnat(family: Family) -> Expr {
     Expr::Dnat { family: nfproto(family), address, port }
 }
 
-fn any_protocol() -> [Expr; 2] {
-    [Expr::MetaLoad(Meta::Protocol, 1), Expr::OneOfProtocols { register: 1 }]
+/// The transport match that nft asks for where ports are mapped.
+fn is_protocol(protocol: Protocol) -> [Expr; 2] {
+    [Expr::MetaLoad(Meta::Protocol, 1), Expr::Compare(Comparison::Equal, 1, vec![protocol as u8])]
 }
 
-/// `dnat to meta priority . numgen random mod N map @endpoints`
-pub fn spread(family: Family, size: u32) -> Rule {
-    let mut rule = any_protocol().to_vec();
+/// `meta l4proto P dnat to meta priority & ffff:f000 . numgen random mod N map @endpoints`: of the
+/// priority only the pool. nft takes a masked value as the first part of a key, as no other.
+pub fn spread(family: Family, protocol: Protocol, size: u32) -> Rule {
+    let mut rule = is_protocol(protocol).to_vec();
+    rule.extend(pool());
     rule.extend([
-        Expr::MetaLoad(Meta::Priority, 1),
         Expr::Random { to: 9, modulus: size },
-        lookup(Set::Endpoints(family), Some(1)),
+        lookup(Set::Endpoints(family), Find::Data(1)),
         dnat(family),
     ]);
     Rule(rule)
 }
 
-/// `dnat to meta priority map @pinned`
-pub fn to_pinned(family: Family) -> Rule {
-    let mut rule = any_protocol().to_vec();
+/// `meta l4proto P dnat to meta priority map @pinned`
+pub fn to_pinned(family: Family, protocol: Protocol) -> Rule {
+    let mut rule = is_protocol(protocol).to_vec();
     rule.extend([
         Expr::MetaLoad(Meta::Priority, 1),
-        lookup(Set::Pinned(family), Some(1)),
+        lookup(Set::Pinned(family), Find::Data(1)),
         dnat(family),
     ]);
     Rule(rule)
@@ -192,7 +268,7 @@ pub fn find_pin(family: Family, then: Chain) -> Rule {
         rule.extend(pin_key(family));
     }
     rule.extend([
-        lookup(Set::Affinity(family), Some(1)),
+        lookup(Set::Affinity(family), Find::Data(1)),
         Expr::MetaSet(Meta::Priority, 1),
         Expr::Verdict(Verdict::Goto(then)),
     ]);
@@ -234,81 +310,82 @@ pub fn find_original(family: Family, protocol: Protocol, then: Chain) -> Rule {
         Family::V4 => Ct::OriginalAddress4,
         Family::V6 => Ct::OriginalAddress6,
     };
-    Rule(vec![
-        Expr::MetaLoad(Meta::Protocol, 1),
-        Expr::Compare(Comparison::Equal, 1, vec![protocol as u8]),
+    let mut rule = is_protocol(protocol).to_vec();
+    rule.extend([
         Expr::CtLoad(original, address),
         Expr::MetaLoad(Meta::Protocol, second),
         Expr::CtLoad(Ct::OriginalPort, third),
-        lookup(Set::Services(family), Some(1)),
+        lookup(Set::Services(family), Find::Data(1)),
         Expr::MetaSet(Meta::Priority, 1),
+        Expr::Verdict(Verdict::Goto(then)),
+    ]);
+    Rule(rule)
+}
+
+/// `ct status ! dnat accept`
+pub fn accept_unless_dnat() -> Rule {
+    const IPS_DST_NAT: u32 = 1 << 5;
+    Rule(vec![
+        Expr::CtLoad(Ct::Status, 1),
+        Expr::Mask { register: 1, mask: IPS_DST_NAT.to_ne_bytes().to_vec() },
+        Expr::Compare(Comparison::Equal, 1, vec![0; 4]),
+        Expr::Verdict(Verdict::Accept),
+    ])
+}
+
+/// `ct state == invalid goto chain`: a packet has one state only, so that no bit need be masked.
+pub fn if_invalid(then: Chain) -> Rule {
+    const STATE_INVALID: u32 = 1;
+    Rule(vec![
+        Expr::CtLoad(Ct::State, 1),
+        Expr::Compare(Comparison::Equal, 1, STATE_INVALID.to_ne_bytes().to_vec()),
         Expr::Verdict(Verdict::Goto(then)),
     ])
 }
 
-fn ct_bit(key: Ct, bit: u32) -> [Expr; 3] {
-    [
-        Expr::CtLoad(key, 1),
-        Expr::Mask { register: 1, mask: bit.to_ne_bytes().to_vec() },
+/// `meta priority != none goto chain`
+pub fn if_priority(then: Chain) -> Rule {
+    Rule(vec![
+        Expr::MetaLoad(Meta::Priority, 1),
         Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
-    ]
-}
-
-/// `ct status dnat goto chain`
-pub fn if_dnat(then: Chain) -> Rule {
-    const IPS_DST_NAT: u32 = 1 << 5;
-    let mut rule = ct_bit(Ct::Status, IPS_DST_NAT).to_vec();
-    rule.push(Expr::Verdict(Verdict::Goto(then)));
-    Rule(rule)
-}
-
-/// `ct state invalid goto chain`
-pub fn if_invalid(then: Chain) -> Rule {
-    const STATE_INVALID: u32 = 1;
-    let mut rule = ct_bit(Ct::State, STATE_INVALID).to_vec();
-    rule.push(Expr::Verdict(Verdict::Goto(then)));
-    Rule(rule)
+        Expr::Verdict(Verdict::Goto(then)),
+    ])
 }
 
 /// `masquerade fully-random`
-pub fn masquerade() -> Rule {
-    Rule(vec![Expr::MasqueradeRandom])
+pub fn masquerade() -> Expr {
+    Expr::MasqueradeRandom
 }
 
-/// `ip saddr . ip daddr @hairpin masquerade fully-random`
-pub fn masquerade_hairpin(family: Family) -> Rule {
+/// `goto chain`, as the end of a rule.
+pub fn going_to(chain: Chain) -> Expr {
+    Expr::Verdict(Verdict::Goto(chain))
+}
+
+/// `ip saddr . ip daddr @hairpin …`
+pub fn from_itself(family: Family, then: Expr) -> Rule {
+    hairpin(family, Find::Present, then)
+}
+
+/// `ip saddr . ip daddr != @hairpin accept`
+pub fn accept_unless_from_itself(family: Family) -> Rule {
+    hairpin(family, Find::Absent, Expr::Verdict(Verdict::Accept))
+}
+
+fn hairpin(family: Family, find: Find, then: Expr) -> Rule {
     let (first, second, _) = registers(family);
     let mut rule = is_family(family).to_vec();
     rule.extend([source(family, first), destination(family, second)]);
-    rule.extend([lookup(Set::Hairpin(family), None), Expr::MasqueradeRandom]);
+    rule.extend([lookup(Set::Hairpin(family), find), then]);
     Rule(rule)
 }
 
-/// `ip saddr != NET masquerade fully-random`
-pub fn masquerade_outside(net: IpNet) -> Rule {
+/// `ip saddr != NET …`
+pub fn from_outside(net: IpNet, then: Expr) -> Rule {
     let family = Family::of(net.addr());
     let mut rule = is_family(family).to_vec();
-    let (address, mask): (Vec<u8>, Vec<u8>) = match net {
-        IpNet::V4(v4) => (v4.network().octets().to_vec(), v4.netmask().octets().to_vec()),
-        IpNet::V6(v6) => (v6.network().octets().to_vec(), v6.netmask().octets().to_vec()),
-    };
-    if net.prefix_len() == 0 {
-        // Everyone is inside; nft has no word for it.
-        return Rule(Vec::new());
-    }
-    let whole = usize::from(net.prefix_len() / 8);
-    if net.prefix_len().is_multiple_of(8) {
-        // As nft does it: compare the first bytes instead of masking.
-        if let Expr::Payload { base, offset, to, .. } = source(family, 1) {
-            rule.push(Expr::Payload { base, offset, length: whole as u32, to });
-        }
-        rule.push(Expr::Compare(Comparison::NotEqual, 1, address[..whole].to_vec()));
-    } else {
-        rule.push(source(family, 1));
-        rule.push(Expr::Mask { register: 1, mask });
-        rule.push(Expr::Compare(Comparison::NotEqual, 1, address));
-    }
-    rule.push(Expr::MasqueradeRandom);
+    rule.extend(compare_network(source(family, 1), Comparison::NotEqual, net));
+    rule.push(then);
     Rule(rule)
 }
 
@@ -319,38 +396,36 @@ pub fn whole_name(name: &str) -> Vec<u8> {
     padded
 }
 
-/// `iifname != "NAME" iif != 0 masquerade fully-random`: came in by another interface. None at all
+/// `iifname != "NAME" iif != 0 …`: came in by another interface. None at all
 /// have the node's own packets, and with br_netfilter those between two ports of a bridge (it
 /// calls this hook without an input device).
-pub fn masquerade_other_input(name: Vec<u8>) -> Rule {
+pub fn from_other_input(name: Vec<u8>, then: Expr) -> Rule {
     Rule(vec![
         Expr::MetaLoad(Meta::InputName, 1),
         Expr::Compare(Comparison::NotEqual, 1, name),
         Expr::MetaLoad(Meta::InputIndex, 1),
         Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
-        Expr::MasqueradeRandom,
+        then,
     ])
 }
 
-/// `iifname != "NAME" fib saddr type local masquerade fully-random`: the node's own.
-pub fn masquerade_own(name: Vec<u8>) -> Rule {
+/// `iifname != "NAME" fib saddr type local …`: the node's own.
+pub fn from_node(name: Vec<u8>, then: Expr) -> Rule {
     const RTN_LOCAL: u32 = 2;
     Rule(vec![
         Expr::MetaLoad(Meta::InputName, 1),
         Expr::Compare(Comparison::NotEqual, 1, name),
         Expr::SourceType { to: 1 },
         Expr::Compare(Comparison::Equal, 1, RTN_LOCAL.to_ne_bytes().to_vec()),
-        Expr::MasqueradeRandom,
+        then,
     ])
 }
 
 /// `meta l4proto tcp reject with tcp reset`
 pub fn reset_tcp() -> Rule {
-    Rule(vec![
-        Expr::MetaLoad(Meta::Protocol, 1),
-        Expr::Compare(Comparison::Equal, 1, vec![Protocol::Tcp as u8]),
-        Expr::RejectWithReset,
-    ])
+    let mut rule = is_protocol(Protocol::Tcp).to_vec();
+    rule.push(Expr::RejectWithReset);
+    Rule(rule)
 }
 
 /// `reject with icmpx port-unreachable`

@@ -2,7 +2,7 @@
 
 use super::changes::Changes;
 use super::classes::Classes;
-use super::layout::{CLASS_DROP, CLASS_REFUSE};
+use super::layout::{CLASS_DROP, CLASS_REFUSE, Needs};
 use super::pools::PoolNumbers;
 use super::set::{Bytes, Element, Set, Value, frontend_key, read_set_address};
 use crate::model::{Family, PortName, Protocol, ServiceKey};
@@ -119,6 +119,8 @@ pub struct State {
     pub classes: Classes,
     /// Addresses with a frontend.
     pub addresses: Counts,
+    /// How many of these lie outside the service ranges, per family.
+    pub outside: [u64; 2],
     /// Addresses of endpoints.
     pub endpoints: Counts,
     /// Endpoints that pins may name.
@@ -233,6 +235,28 @@ impl State {
             };
             read_set_address(*set, &element.key).is_none_or(|address| !counts.contains(address))
         });
+    }
+
+    /// What the skeleton of this node depends on now.
+    pub fn needs<'a>(&self, node: &'a NodePlan) -> Needs<'a> {
+        Needs {
+            node,
+            sticky: Family::BOTH.map(|family| self.classes.any_sticky(family)),
+            outside: self.outside.map(|count| count > 0),
+        }
+    }
+
+    /// 1 for an address outside the service ranges.
+    pub fn strays(&self, address: IpAddr) -> u64 {
+        let node = self.node.iter();
+        let inside = node.flat_map(|node| &node.service_ranges).any(|net| net.contains(&address));
+        u64::from(!inside)
+    }
+
+    /// Counts `outside` anew, for other ranges.
+    pub fn count_outside(&mut self) {
+        self.outside = Family::BOTH
+            .map(|family| self.addresses.iter(family).map(|address| self.strays(address)).sum());
     }
 
     /// Queues the deletions that the last commit left behind.

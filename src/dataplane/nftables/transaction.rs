@@ -4,11 +4,11 @@
 //! Never: a nested list of 64 KiB or more (its length is a u16).
 
 use super::changes::{Changes, Structure};
-use super::expr::{AnonymousSets, NFPROTO_INET, Rule};
+use super::expr::{NFPROTO_INET, Rule};
 use super::layout::{ChainDefinition, TABLE};
 use super::room::Room;
 use super::set::{Element, Set, With};
-use super::types::{Definition, protocol_set_user_data};
+use super::types::Definition;
 use crate::netlink::{
     Buffer, Messages, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_APPEND, NLM_F_CREATE,
     NLM_F_REQUEST, SUBSYS_NFTABLES,
@@ -35,7 +35,6 @@ pub const NFT_MSG_GETGEN: u16 = 16;
 pub const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 pub const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 pub const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
 
 /// A rule's user data: a type that nft ignores, then the fingerprint.
 const FINGERPRINT: [u8; 2] = [0x76, 8];
@@ -105,30 +104,12 @@ pub struct Encoder {
     done: Vec<Batch>,
     batch: Batch,
     last_start: usize,
-    anonymous: u32,
-}
-
-/// Anonymous sets are named in the transaction that makes them.
-struct Named(u32);
-
-impl AnonymousSets for Named {
-    fn protocols(&mut self) -> (&'static str, u32) {
-        ("__set%d", self.0)
-    }
 }
 
 impl Encoder {
     /// `capacity`: bytes that one `send` may have. Sequence numbers begin behind `seq`.
     pub fn new(capacity: usize, seq: u32) -> Self {
-        Self {
-            capacity,
-            seq,
-            done: Vec::new(),
-            batch: Batch::default(),
-            last_start: 0,
-            // Behind the ids that named sets use.
-            anonymous: 1000,
-        }
+        Self { capacity, seq, done: Vec::new(), batch: Batch::default(), last_start: 0 }
     }
 
     /// All batches, and the last sequence number used.
@@ -284,52 +265,17 @@ impl Encoder {
         if rule.0.is_empty() {
             return;
         }
-        // A rule and its anonymous set must be in one transaction.
-        let room = 4096;
-        if rule.uses_protocol_set() {
-            self.protocol_set(room);
-        }
-        self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, room);
-        let mut names = Named(self.anonymous);
+        self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, 4096);
         let out = &mut self.batch.buffer;
         out.attr_str(1, TABLE);
         out.attr_str(2, chain);
         let nest = out.nest(4);
-        rule.put(out, &mut names);
+        rule.put(out);
         out.close(nest);
         let mut user_data = FINGERPRINT.to_vec();
         user_data.extend_from_slice(&rule.fingerprint().to_le_bytes());
         out.attr(7, &user_data);
         self.batch.operations += 1;
-    }
-
-    /// The anonymous `{ tcp, udp, sctp }` of the next rule.
-    fn protocol_set(&mut self, room: usize) {
-        self.anonymous += 1;
-        let id = self.anonymous;
-        self.message(NFT_MSG_NEWSET, NLM_F_CREATE, room * 2);
-        let out = &mut self.batch.buffer;
-        out.attr_str(1, TABLE);
-        out.attr_str(2, "__set%d");
-        out.attr_u32(3, 0x1 | 0x2); // anonymous, constant
-        out.attr_u32(4, 12);
-        out.attr_u32(5, 1);
-        out.attr_u32(10, id);
-        let nest = out.nest(9);
-        out.attr_u32(1, 3);
-        out.close(nest);
-        out.attr(13, &protocol_set_user_data());
-        self.message(NFT_MSG_NEWSETELEM, NLM_F_CREATE, room);
-        let out = &mut self.batch.buffer;
-        out.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE);
-        out.attr_str(NFTA_SET_ELEM_LIST_SET, "__set%d");
-        out.attr_u32(NFTA_SET_ELEM_LIST_SET_ID, id);
-        let list = out.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
-        for protocol in crate::model::Protocol::ALL {
-            let key = super::set::Bytes::from_slice(&[protocol as u8]);
-            Element { key, data: super::set::Data::None }.put(out, With::Data);
-        }
-        out.close(list);
     }
 
     fn add(&mut self, elements: &[(Set, Element)]) {

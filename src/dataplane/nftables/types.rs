@@ -141,13 +141,6 @@ const NFT_SET_EVAL: u32 = 0x20;
 /// Pins of one family.
 const MAX_PINS: u32 = 1 << 20;
 
-/// User data of the anonymous set in `meta l4proto { tcp, udp, sctp }`.
-pub fn protocol_set_user_data() -> Vec<u8> {
-    let mut out = tlv(0, &1u32.to_ne_bytes());
-    out.extend(tlv(3, &typeof_expression(&[Part::Protocol])));
-    out
-}
-
 impl Definition {
     pub fn of(set: Set) -> Self {
         let frontend = |f| vec![Part::Destination(f), Part::Protocol, Part::Port];
@@ -230,6 +223,5 @@ mod tests {
             "000401000000010400000000030e0004090000000106000402000000040800040100000001000604\
              00000000"
         );
-        assert_eq!(hex(&protocol_set_user_data()), "000401000000030e0004090000000106000410000000");
     }
 }
