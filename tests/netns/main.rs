@@ -14,6 +14,7 @@ mod hints;
 mod invalid;
 mod lifecycle;
 mod nothing;
+mod path;
 mod repair;
 mod scale;
 mod slices;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ("repair", repair::cases()),
         ("clusterip", clusterip::cases()),
         ("nothing", nothing::cases()),
+        ("path", path::cases()),
         ("slices", slices::cases()),
         ("terminating", terminating::cases()),
         ("affinity", affinity::cases()),
