@@ -26,6 +26,7 @@ pub(super) fn settle(
 ) -> BTreeSet<ServiceKey> {
     // Frontend by frontend, so that one wanted by k services costs k log k, not k² log k.
     wishes.sort_unstable();
+    wishes.dedup();
     let mut touched = BTreeSet::new();
     let frontends = || wishes.chunk_by(|one, other| one.0 == other.0);
     // Every other one first: keys that come in order leave a B-tree's nodes half empty, and the

@@ -5,7 +5,7 @@ use super::{Snapshot, SyncStatus};
 use crate::conntrack::{Cleaner, stale};
 use crate::dataplane::{Applied, Dataplane};
 use crate::model::{Kind, NodeFacts, Problem, ServiceKey};
-use crate::planner::{FactsChange, FrontendKey, Plan, PlanDelta, Planner, Policy};
+use crate::planner::{FactsChange, FrontendKey, Plan, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -53,8 +53,6 @@ pub struct Writer<D, F> {
     addresses: Option<Vec<IpAddr>>,
     problems: OrdMap<Scope, Arc<[Problem]>>,
     status: SyncStatus,
-    /// Services whose plan changed without being written yet.
-    unwritten: PlanDelta,
     facts_changed: bool,
     seen: Option<Instant>,
     published: Arc<ArcSwap<Snapshot>>,
@@ -80,7 +78,6 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             addresses: None,
             problems: OrdMap::new(),
             status: SyncStatus::default(),
-            unwritten: PlanDelta::default(),
             facts_changed: true,
             seen: None,
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -152,29 +149,24 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             Work::Trim => self.dataplane.trim(),
             Work::Settle => self.dataplane.settle(),
             Work::Apply | Work::Resync => {
-                self.plan();
-                if work == Work::Apply { self.apply() } else { self.resync() }
+                let changed = self.changed();
+                if work == Work::Apply { self.apply(changed) } else { self.resync(changed) }
             }
         };
         self.finish(work, outcome);
     }
 
-    /// Brings the plan up to what is known.
-    fn plan(&mut self) {
+    /// The services to be planned again.
+    fn changed(&mut self) -> Vec<ServiceKey> {
         let dirty = self.store.take_dirty();
-        let mut all = false;
+        let mut changed = dirty.services;
         if dirty.node || std::mem::take(&mut self.facts_changed) {
             let change = self.planner.set_facts(self.facts(), &self.store.service_cidrs());
-            all = change == FactsChange::Services;
+            if change == FactsChange::Services {
+                changed.extend(self.store.known().keys().cloned());
+            }
         }
-        let delta = if all {
-            let mut keys: Vec<ServiceKey> = self.store.known().keys().cloned().collect();
-            keys.extend(dirty.services);
-            self.planner.replan(keys, self.store.known())
-        } else {
-            self.planner.replan(dirty.services, self.store.known())
-        };
-        self.unwritten = delta;
+        changed
     }
 
     fn facts(&self) -> NodeFacts {
@@ -188,8 +180,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         }
     }
 
-    fn apply(&mut self) -> Result<Applied, D::Error> {
-        let delta = std::mem::take(&mut self.unwritten);
+    fn apply(&mut self, changed: Vec<ServiceKey>) -> Result<Applied, D::Error> {
+        let delta = self.planner.replan(changed, self.store.known());
         let plan = self.planner.plan();
         let applied = if delta.is_empty() {
             Applied::default()
@@ -200,8 +192,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         Ok(applied)
     }
 
-    fn resync(&mut self) -> Result<Applied, D::Error> {
-        self.unwritten = PlanDelta::default();
+    fn resync(&mut self, changed: Vec<ServiceKey>) -> Result<Applied, D::Error> {
+        self.planner.catch_up(changed, self.store.known());
         let plan = self.planner.plan();
         let applied = self.dataplane.resync(plan)?;
         self.flows.audit(plan);
@@ -230,7 +222,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                         "applied"
                     );
                     if work == Work::Resync {
-                        let services = self.planner.plan().services.len();
+                        let services = self.planner.plan().services;
                         tracing::info!(services, operations = applied.operations, "programmed");
                     }
                 }

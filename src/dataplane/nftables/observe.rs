@@ -26,9 +26,8 @@ use foldhash::{HashMap, HashSet};
 use std::net::IpAddr;
 
 /// One service with what the kernel was seen to hold of it.
-struct Seen<'a> {
-    key: &'a ServiceKey,
-    plan: &'a ServicePlan,
+struct Seen {
+    key: ServiceKey,
     held: Vec<HeldFrontend>,
     pools: Vec<PoolState>,
 }
@@ -68,13 +67,15 @@ impl Nftables {
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
             }
-            for address in frontend_addresses(seen.plan) {
+            let service = plan.service(&seen.key);
+            for address in service.as_ref().map(frontend_addresses).unwrap_or_default() {
                 self.state.addresses.add(address);
             }
-            for address in endpoint_addresses(seen.plan) {
+            for address in service.as_ref().map(endpoint_addresses).unwrap_or_default() {
                 self.state.endpoints.add(address);
             }
-            self.state.lower_from((seen.key, seen.pools), seen.held, Some(seen.plan), &mut changes);
+            let known = (&seen.key, seen.pools);
+            self.state.lower_from(known, seen.held, service.as_ref(), &mut changes);
         }
         applied += self.commit(&changes)?;
         applied += self.observe_shared(suspects)?;
@@ -169,20 +170,15 @@ impl Nftables {
     }
 
     /// Looks up every planned frontend, and the pools that it leads to.
-    fn observe_services<'a>(
+    fn observe_services(
         &mut self,
-        plan: &'a Plan,
+        plan: &Plan,
         suspects: &mut Suspects,
-    ) -> Result<Vec<Seen<'a>>, Error> {
+    ) -> Result<Vec<Seen>, Error> {
         let mut values: [HashMap<Bytes, Value>; 2] = Default::default();
         for family in Family::BOTH {
-            let keys: Vec<Bytes> = plan
-                .services
-                .values()
-                .flat_map(|plan| frontends(plan, &[]))
-                .filter(|(f, _, _)| *f == family)
-                .map(|(_, key, _)| key)
-                .collect();
+            let keys: Vec<Bytes> =
+                planned_frontends(plan).filter(|(f, _)| *f == family).map(|(_, key)| key).collect();
             let found = self.kernel.get(Set::Services(family), &keys)?;
             let known = keys.into_iter().zip(found).filter_map(|(key, data)| match data {
                 Some(Data::Value(bytes)) => Some((key, Value(word(&bytes)?))),
@@ -191,23 +187,15 @@ impl Nftables {
             values[index(family)] = known.collect();
             suspects.frontends[index(family)] = values[index(family)].len() as u64;
         }
-        let mut seen: Vec<Seen<'a>> = plan
-            .services
-            .iter()
-            .map(|(key, service)| self.candidates(key, service, &values))
-            .collect();
+        let mut seen: Vec<Seen> =
+            plan.services().map(|service| self.candidates(&service, &values)).collect();
         drop(values);
         self.read_slots(&mut seen, suspects)?;
         Ok(seen)
     }
 
     /// The pools that a service's frontends name; their slots are still to be read.
-    fn candidates<'a>(
-        &mut self,
-        key: &'a ServiceKey,
-        plan: &'a ServicePlan,
-        values: &[HashMap<Bytes, Value>; 2],
-    ) -> Seen<'a> {
+    fn candidates(&mut self, plan: &ServicePlan, values: &[HashMap<Bytes, Value>; 2]) -> Seen {
         let held: Vec<HeldFrontend> = frontends(plan, &[])
             .filter_map(|(family, key, _)| {
                 let value = *values[index(family)].get(&key)?;
@@ -227,7 +215,7 @@ impl Nftables {
             let Some(value) = value else { continue };
             let class = self.state.classes.key(value.class());
             let Some(class) = class.filter(|class| class.family == port.family) else { continue };
-            if self.state.numbers.adopt(value.pool(), key) {
+            if self.state.numbers.adopt(value.pool(), &plan.key) {
                 self.state.classes.acquire(class);
                 pools.push(PoolState {
                     key: PoolKey::of(port, scope),
@@ -238,10 +226,10 @@ impl Nftables {
                 });
             }
         }
-        Seen { key, plan, held, pools }
+        Seen { key: plan.key.clone(), held, pools }
     }
 
-    fn read_slots(&mut self, seen: &mut [Seen<'_>], suspects: &mut Suspects) -> Result<(), Error> {
+    fn read_slots(&mut self, seen: &mut [Seen], suspects: &mut Suspects) -> Result<(), Error> {
         for family in Family::BOTH {
             let pools = || {
                 seen.iter().flat_map(|seen| &seen.pools).filter(|pool| pool.key.family == family)
@@ -289,12 +277,7 @@ impl Nftables {
             if self.kernel.count(set)? == Some(suspects.frontends[index(family)]) {
                 continue;
             }
-            let keys: HashSet<Bytes> = plan
-                .services
-                .values()
-                .flat_map(|plan| frontends(plan, &[]))
-                .map(|(_, key, _)| key)
-                .collect();
+            let keys: HashSet<Bytes> = planned_frontends(plan).map(|(_, key)| key).collect();
             for element in self.kernel.dump(set)? {
                 if keys.contains(&element.key) {
                     continue;
@@ -417,7 +400,7 @@ impl Nftables {
     }
 
     /// Slots of pools that nobody owns: what a crash between two commits leaves.
-    fn remove_unowned_endpoints(&mut self, seen: &[Seen<'_>]) -> Result<Applied, Error> {
+    fn remove_unowned_endpoints(&mut self, seen: &[Seen]) -> Result<Applied, Error> {
         let mut changes = Changes::default();
         for family in Family::BOTH {
             let set = Set::Endpoints(family);
@@ -438,6 +421,14 @@ impl Nftables {
         }
         self.commit(&changes)
     }
+}
+
+/// The keys of all frontends that somebody holds: each claimed one has a holder.
+fn planned_frontends(plan: &Plan) -> impl Iterator<Item = (Family, Bytes)> {
+    plan.claims.keys().filter_map(|at| {
+        let FrontendAddress::Address(address) = at.at else { return None };
+        Some((Family::of(address), super::set::frontend_key(address, at.protocol, at.port)))
+    })
 }
 
 fn word(bytes: &[u8]) -> Option<u32> {

@@ -120,9 +120,9 @@ impl State {
                 let (address, protocol, port) = read_frontend_key(key)?;
                 let at = FrontendKey { at: FrontendAddress::Address(address), protocol, port };
                 let holder = plan.claims.get(&at)?.first()?;
-                let service = plan.services.get(holder)?;
+                let service = plan.service(holder)?;
                 let pools = self.services.get(holder).map_or(&[][..], |pools| pools);
-                frontends(service, pools)
+                frontends(&service, pools)
                     .find(|(_, candidate, _)| candidate == key)
                     .map(|(_, key, value)| service_element(key, value))
             }

@@ -78,7 +78,7 @@ fn only_the_contested_port_is_lost() {
         claimant("b", Some(2), &[":80/TCP", ":81/TCP", "u:80/UDP"]),
     ]);
     let planner = planner(policy(), &known);
-    let b = &planner.plan().services[&ServiceKey::new("ns", "b")];
+    let b = planner.plan().service(&ServiceKey::new("ns", "b")).unwrap();
     let held: Vec<String> = b.held().map(|(_, frontend)| frontend.at.to_string()).collect();
     assert_eq!(held, ["10.254.0.7:80/UDP", "10.254.0.7:81/TCP"]);
 }
@@ -101,7 +101,7 @@ fn ages_that_change_together_are_compared_as_they_are_now() {
 fn a_port_written_twice_is_one_frontend_of_the_first() {
     let known = all([claimant("a", None, &["x:80/TCP", "y:80/TCP"])]);
     let planner = planner(policy(), &known);
-    let plan = &planner.plan().services[&ServiceKey::new("ns", "a")];
+    let plan = planner.plan().service(&ServiceKey::new("ns", "a")).unwrap();
     assert_eq!(plan.held().map(|(port, _)| &*port.name.0).collect::<Vec<_>>(), ["x"]);
 }
 
