@@ -18,23 +18,23 @@ fn address(net: u8, number: usize) -> Ipv4Addr {
 fn service(number: usize) -> Object {
     Object::Service(Arc::new(Service {
         key: ServiceKey::new("default", &format!("service-{number:06}")),
-        created: Created(Some(1_700_000_000)),
+        created: Created::new(Some(1_700_000_000)),
         service_type: ServiceType::ClusterIp,
         cluster_ips: ClusterIps { v4: Some(address(96, number)), v6: None },
-        ports: Box::new([ServicePort {
+        ports: [ServicePort {
             name: PortName::default(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
             target_port: TargetPort::Number(8080),
-        }]),
+        }]
+        .into(),
         external: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
-        labels: "".into(),
-        selector: format!("app=service-{number:06}").into(),
+        shown: Shown::new("", &format!("app=service-{number:06}")),
     }))
 }
 
@@ -52,11 +52,12 @@ fn slice(number: usize, version: usize) -> Object {
         origin: SliceOrigin::Own,
         set: EndpointSet {
             family: Family::V4,
-            ports: Box::new([EndpointPort {
+            ports: [EndpointPort {
                 name: PortName::default(),
                 protocol: Protocol::Tcp,
                 port: 8080,
-            }]),
+            }]
+            .into(),
             endpoints: Box::new([endpoint(version % 2), endpoint(2)]),
         },
     }))

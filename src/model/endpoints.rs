@@ -1,6 +1,6 @@
 //! Where a Service's traffic may go: EndpointSlices, and Endpoints written by hand.
 
-use super::{Family, NodeName, PortName, Protocol, ServiceKey, SliceKey};
+use super::{Family, NodeName, PortName, Ports, Protocol, ServiceKey, SliceKey};
 use std::net::IpAddr;
 
 /// `conditions` with the API's meaning of an absent value already applied
@@ -33,7 +33,7 @@ pub struct Endpoint {
     pub hints: Option<Box<Hints>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EndpointPort {
     pub name: PortName,
     pub protocol: Protocol,
@@ -44,7 +44,7 @@ pub struct EndpointPort {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointSet {
     pub family: Family,
-    pub ports: Box<[EndpointPort]>,
+    pub ports: Ports<EndpointPort>,
     pub endpoints: Box<[Endpoint]>,
 }
 

@@ -1,14 +1,14 @@
 //! Names of objects.
 
+use arcstr::ArcStr;
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 
 macro_rules! namespaced_key {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        pub struct $name(ArcStr);
 
         impl $name {
             pub fn new(namespace: &str, name: &str) -> Self {
@@ -70,7 +70,7 @@ namespaced_key! {
 }
 
 /// Name of a Node, shared by all the endpoints that run there.
-pub type NodeName = Arc<str>;
+pub type NodeName = ArcStr;
 
 /// The kinds that vipd reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

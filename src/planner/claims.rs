@@ -72,5 +72,5 @@ fn rank<'a>(
     known: &OrdMap<ServiceKey, Arc<Known>>,
 ) -> (Created, &'a ServiceKey) {
     let service = known.get(key).and_then(|known| known.service.as_ref());
-    (service.map_or(Created(None), |service| service.created), key)
+    (service.map_or(Created::new(None), |service| service.created), key)
 }

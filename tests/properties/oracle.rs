@@ -28,7 +28,7 @@ pub fn answer(objects: &Objects, facts: &NodeFacts, packet: &Packet<'_>) -> Answ
     let holder = services
         .iter()
         .filter(|service| asked(service).is_some())
-        .min_by_key(|s| (s.created.0.is_none(), s.created.0, s.key.as_str()));
+        .min_by_key(|s| (s.created.seconds().is_none(), s.created.seconds(), s.key.as_str()));
     let Some(service) = holder else {
         let range: IpNet = RANGE.parse().unwrap();
         let verdict = match (services.is_empty(), range.contains(&packet.destination)) {

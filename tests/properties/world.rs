@@ -130,7 +130,7 @@ fn service() -> impl Strategy<Value = Service> {
     (service_key(), ports, ips, created, affinity, switches).prop_map(
         |(key, ports, (ip, dual), created, affinity, (local, publish))| Service {
             key,
-            created: Created(created),
+            created: Created::new(created),
             service_type: ServiceType::ClusterIp,
             cluster_ips: ClusterIps {
                 v4: Some([10, 254, 0, ip].into()),
@@ -151,8 +151,7 @@ fn service() -> impl Strategy<Value = Service> {
             external_policy: TrafficPolicy::Cluster,
             affinity,
             publish_not_ready_addresses: publish,
-            labels: "".into(),
-            selector: "".into(),
+            shown: Shown::default(),
         },
     )
 }
@@ -177,7 +176,7 @@ fn set() -> impl Strategy<Value = EndpointSet> {
         let endpoints = prop::collection::vec(endpoint(family), 0..5);
         endpoints.prop_map(move |endpoints| EndpointSet {
             family,
-            ports: ports.clone().into(),
+            ports: ports.clone().into_iter().collect(),
             endpoints: endpoints.into(),
         })
     })

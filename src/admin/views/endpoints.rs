@@ -38,7 +38,7 @@ pub fn endpoints_view(key: &ServiceKey, known: &Known) -> EndpointsView {
     EndpointsView {
         namespace: key.namespace().to_owned(),
         name: key.name().to_owned(),
-        created: known.service.as_ref().and_then(|service| service.created.0),
+        created: known.service.as_ref().and_then(|service| service.created.seconds()),
         endpoints,
     }
 }

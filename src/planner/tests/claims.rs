@@ -4,7 +4,7 @@ use super::*;
 
 fn claimant(name: &str, created: Option<i64>, ports: &[&str]) -> Known {
     let mut service = service(name, &["10.254.0.7"], ports);
-    service.created = Created(created);
+    service.created = Created::new(created);
     Known { service: Some(Arc::new(service)), ..Known::default() }
 }
 
@@ -108,7 +108,7 @@ fn a_port_written_twice_is_one_frontend_of_the_first() {
 #[test]
 fn problems_name_the_winner_and_stray_addresses() {
     let mut stray = service("stray", &["10.99.0.1", "fd00::1"], PORT);
-    stray.created = Created(Some(1));
+    stray.created = Created::new(Some(1));
     let stray = Known { service: Some(Arc::new(stray)), ..Known::default() };
     let known = all([claimant("a", Some(1), PORT), claimant("b", Some(2), PORT), stray]);
     let list = |policy| {

@@ -81,7 +81,7 @@ pub(super) fn service(name: &str, cluster_ips: &[&str], ports: &[&str]) -> Servi
     });
     Service {
         key: ServiceKey::new("ns", name),
-        created: Created(None),
+        created: Created::new(None),
         service_type: ServiceType::ClusterIp,
         cluster_ips: ips,
         ports: ports.collect(),
@@ -90,8 +90,7 @@ pub(super) fn service(name: &str, cluster_ips: &[&str], ports: &[&str]) -> Servi
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
-        labels: "".into(),
-        selector: "".into(),
+        shown: Shown::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use super::Names;
 use super::fields::{Fault, port, protocol, routable_ip};
 use super::object::{Converted, Findings, namespaced};
 use crate::model::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Object, PortName,
+    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Object, PortName, Ports,
 };
 use k8s_openapi::api::core::v1 as core;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ fn ports(
     names: &mut Names,
     path: &str,
     given: &[core::EndpointPort],
-) -> Result<Box<[EndpointPort]>, Fault> {
+) -> Result<Ports<EndpointPort>, Fault> {
     let one = |(index, one): (usize, &core::EndpointPort)| {
         let path = format!("{path}.ports[{index}]");
         Ok(EndpointPort {
@@ -58,7 +58,8 @@ fn ports(
             port: port(&format!("{path}.port"), one.port)?,
         })
     };
-    given.iter().enumerate().map(one).collect()
+    let ports = given.iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    Ok(names.endpoint_ports(ports))
 }
 
 fn endpoint(

@@ -8,7 +8,7 @@ use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
 use super::object::{Converted, Findings, label_of, namespaced};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family, Hints, Object,
-    PortName, SliceKey, SliceOrigin,
+    PortName, Ports, SliceKey, SliceOrigin,
 };
 use k8s_openapi::api::discovery::v1 as discovery;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub fn endpoint_slice(
 fn ports(
     names: &mut Names,
     given: &[discovery::EndpointPort],
-) -> Result<Box<[EndpointPort]>, Fault> {
+) -> Result<Ports<EndpointPort>, Fault> {
     let mut ports = Vec::with_capacity(given.len());
     for (index, one) in given.iter().enumerate() {
         let protocol = protocol(&format!("ports[{index}].protocol"), one.protocol.as_deref())?;
@@ -70,7 +70,7 @@ fn ports(
         let port = port(&format!("ports[{index}].port"), number)?;
         ports.push(EndpointPort { name: PortName(names.intern(name)), protocol, port });
     }
-    Ok(ports.into())
+    Ok(names.endpoint_ports(ports))
 }
 
 fn endpoint(

@@ -2,8 +2,8 @@
 
 use super::{endpoints, ignored, object, rejected, slice, slice_text};
 use crate::model::{Conditions, Family, Object, Protocol, Severity, SliceOrigin};
+use arcstr::ArcStr;
 use rstest::rstest;
-use std::sync::Arc;
 
 #[test]
 fn a_slice_is_read_with_the_meaning_of_absent_conditions() {
@@ -24,7 +24,7 @@ fn a_slice_is_read_with_the_meaning_of_absent_conditions() {
     assert_eq!((&*hints.zones, &*hints.nodes), (&["z".into()][..], &["node-a".into()][..]));
     assert_eq!(second.conditions, Conditions { ready: false, serving: true, terminating: true });
     let names = first.node.as_ref().zip(second.node.as_ref()).expect("node names");
-    assert!(Arc::ptr_eq(names.0, names.1), "one string for one node");
+    assert!(ArcStr::ptr_eq(names.0, names.1), "one string for one node");
 }
 
 #[rstest]
