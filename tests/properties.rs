@@ -54,7 +54,10 @@ type Parts = (BTreeMap<ServiceKey, ServicePlan>, BTreeMap<String, Vec<ServiceKey
 /// A plan as values that compare.
 fn parts(plan: &Plan) -> Parts {
     let services = plan.services().map(|plan| (plan.key.clone(), plan));
-    let claims = plan.claims.iter().map(|(at, who)| (format!("{at:?}"), who.to_vec()));
+    let claims = plan.claims.iter().map(|(at, holder)| {
+        let all = [holder].into_iter().chain(plan.claims.losers(at));
+        (format!("{at:?}"), all.cloned().collect())
+    });
     (services.collect(), claims.collect())
 }
 

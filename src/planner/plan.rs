@@ -1,10 +1,9 @@
 //! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
 
-use super::{Policy, plan_service};
+use super::{Claims, Policy, plan_service};
 use crate::model::{Family, Known, NodeFacts, PortName, Protocol, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
-use smallvec::SmallVec;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -231,10 +230,6 @@ impl NodePlan {
     }
 }
 
-/// Who wants each frontend, the holder first. Ordered, so that all frontends of one address are
-/// neighbours.
-pub type Claims = OrdMap<FrontendKey, SmallVec<[ServiceKey; 1]>>;
-
 /// Everything that must be true on this node. A copy is free: readers hold one while the writer
 /// goes on.
 ///
@@ -264,7 +259,7 @@ impl Plan {
     pub fn new(policy: Policy, facts: NodeFacts) -> Self {
         Self {
             known: OrdMap::new(),
-            claims: Claims::new(),
+            claims: Claims::default(),
             udp: OrdMap::new(),
             services: 0,
             node: Arc::new(policy.node_plan(&facts, &[])),
@@ -287,7 +282,7 @@ impl Plan {
     pub fn service_of(&self, known: &Known) -> Option<ServicePlan> {
         let mut plan = plan_service(known, &self.facts, &self.policy)?;
         for frontend in plan.ports.iter_mut().flat_map(|port| &mut port.frontends) {
-            let holder = self.claims.get(&frontend.at).and_then(|claimants| claimants.first());
+            let holder = self.claims.holder(&frontend.at);
             frontend.lost_to = holder.filter(|holder| **holder != plan.key).cloned();
         }
         Some(plan)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// family. Walks over everything: for inspection, not for the path of a change.
 pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Problem> {
     let losers: BTreeSet<&ServiceKey> =
-        plan.claims.values().flat_map(|claimants| claimants.iter().skip(1)).collect();
+        plan.claims.contested().flat_map(|(_, losers)| losers).collect();
     let mut problems = Vec::new();
     for (key, known) in known {
         let Some(object) = &known.service else { continue };

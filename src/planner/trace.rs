@@ -126,7 +126,7 @@ struct Held<'a> {
 }
 
 fn holder(plan: &Plan, at: FrontendKey) -> Option<ServicePlan> {
-    plan.service(plan.claims.get(&at)?.first()?)
+    plan.service(plan.claims.holder(&at)?)
 }
 
 fn held(service: &ServicePlan, at: FrontendKey) -> Option<Held<'_>> {
@@ -136,12 +136,9 @@ fn held(service: &ServicePlan, at: FrontendKey) -> Option<Held<'_>> {
 
 /// The service whose cluster IP this is, by whichever port.
 fn cluster_ip_owner(plan: &Plan, address: IpAddr) -> Option<ServiceKey> {
-    let at = FrontendAddress::Address(address);
-    let first = FrontendKey { at, protocol: Protocol::Tcp, port: 0 };
-    let last = FrontendKey { at, protocol: Protocol::Sctp, port: u16::MAX };
     plan.claims
-        .range(first..=last)
-        .filter_map(|(at, _)| Some((*at, holder(plan, *at)?)))
+        .at(address)
+        .filter_map(|(at, holder)| Some((*at, plan.service(holder)?)))
         .find(|(at, service)| {
             held(service, *at).is_some_and(|held| held.frontend.kind == FrontendKind::ClusterIp)
         })
@@ -165,8 +162,8 @@ impl<'a> Tracer<'a> {
     }
 
     fn service(mut self, at: FrontendKey, held: Held<'_>) -> Result<Trace, TraceError> {
-        let claimants = self.plan.claims.get(&at).map_or(&[][..], |claimants| claimants);
-        let losers: Vec<&str> = claimants.iter().skip(1).map(ServiceKey::as_str).collect();
+        let losers = self.plan.claims.losers(&at);
+        let losers: Vec<&str> = losers.iter().map(ServiceKey::as_str).collect();
         let kind = held.frontend.kind.name();
         let why = match &losers[..] {
             [] => format!("it is the service's {kind}"),

@@ -19,7 +19,7 @@ use super::set::{
 use super::slots::rebalance;
 use super::state::{
     PoolKey, PoolState, Retimed, State, endpoint_addresses, frontend_addresses, frontends, index,
-    used_pools,
+    targets, used_pools,
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{NodePlan, ServicePlan, Target};
@@ -36,7 +36,7 @@ pub type HeldFrontend = (Family, Bytes, Value);
 struct Wanted {
     key: PoolKey,
     affinity: Option<NonZeroU32>,
-    targets: Vec<Target>,
+    targets: Box<[Target]>,
 }
 
 impl State {
@@ -48,7 +48,10 @@ impl State {
         new: Option<&ServicePlan>,
         changes: &mut Changes,
     ) {
-        let pools = self.services.remove(key).unwrap_or_default();
+        let mut pools = self.services.remove(key).unwrap_or_default();
+        for (pool, plan) in pools.iter_mut().filter_map(|pool| Some((pool, old?))) {
+            pool.slots = pool.slots_under(plan);
+        }
         let held = old.map_or_else(Vec::new, |plan| frontends(plan, &pools).collect());
         self.lower_from((key, pools.into_vec()), held, new, changes);
         let before = (
@@ -76,8 +79,11 @@ impl State {
         for (port, scope) in used {
             let old = pools.iter().position(|pool| pool.key.is(port, scope));
             let old = old.map(|at| pools.swap_remove(at));
-            let targets: Vec<Target> = port.pool(scope).iter().map(|e| e.target).collect();
-            let wanted = Wanted { key: PoolKey::of(port, scope), affinity: port.affinity, targets };
+            let wanted = Wanted {
+                key: PoolKey::of(port, scope),
+                affinity: port.affinity,
+                targets: targets(port, scope),
+            };
             next.extend(self.place(key, old, wanted, changes));
         }
         for pool in pools {
@@ -86,6 +92,9 @@ impl State {
         let wanted: Vec<HeldFrontend> =
             new.map_or_else(Vec::new, |plan| frontends(plan, &next).collect());
         frontend_difference(held, wanted, changes);
+        for (pool, plan) in next.iter_mut().filter_map(|pool| Some((pool, new?))) {
+            pool.forget_slots_of(plan);
+        }
         if !next.is_empty() {
             self.services.insert(key.clone(), next.into());
         }

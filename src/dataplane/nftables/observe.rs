@@ -425,7 +425,7 @@ impl Nftables {
 
 /// The keys of all frontends that somebody holds: each claimed one has a holder.
 fn planned_frontends(plan: &Plan) -> impl Iterator<Item = (Family, Bytes)> {
-    plan.claims.keys().filter_map(|at| {
+    plan.claims.iter().filter_map(|(at, _)| {
         let FrontendAddress::Address(address) = at.at else { return None };
         Some((Family::of(address), super::set::frontend_key(address, at.protocol, at.port)))
     })

@@ -41,13 +41,33 @@ pub struct PoolState {
     pub number: u32,
     pub class: u32,
     pub affinity: Option<NonZeroU32>,
-    /// One target a slot.
+    /// One target a slot. In [`State::services`] empty where slots and targets are the same list:
+    /// then the plan has it.
     pub slots: Box<[Target]>,
 }
 
 impl PoolState {
     pub fn value(&self) -> Value {
         Value::new(self.number, self.class)
+    }
+
+    /// What the slots hold, given the plan that they were made from.
+    pub fn slots_under(&self, plan: &ServicePlan) -> Box<[Target]> {
+        if !self.slots.is_empty() {
+            return self.slots.clone();
+        }
+        let of = |port: &&PortPlan| self.key.is(port, self.key.scope);
+        let port = plan.ports.iter().find(of);
+        port.map(|port| targets(port, self.key.scope)).unwrap_or_default()
+    }
+
+    /// Leaves to the plan what the plan has.
+    pub fn forget_slots_of(&mut self, plan: &ServicePlan) {
+        let planned = plan.ports.iter().find(|port| self.key.is(port, self.key.scope));
+        let planned = planned.map(|port| port.pool(self.key.scope).iter().map(|e| &e.target));
+        if planned.is_some_and(|planned| planned.eq(self.slots.iter())) {
+            self.slots = Box::default();
+        }
     }
 }
 
@@ -155,6 +175,10 @@ pub fn frontends<'a>(
         let key = frontend_key(address, frontend.at.protocol, frontend.at.port);
         Some((Family::of(address), key, value))
     })
+}
+
+pub fn targets(port: &PortPlan, scope: Scope) -> Box<[Target]> {
+    port.pool(scope).iter().map(|endpoint| endpoint.target).collect()
 }
 
 /// The pools that a plan's frontends use: each once.

@@ -48,7 +48,7 @@ fn the_oldest_then_the_first_name_holds_the_frontend() {
     known.extend(all([claimant("first", Some(10), PORT)]));
     let delta = planner.replan([ServiceKey::new("ns", "first")], &known);
     assert_eq!(delta.services.len(), 4);
-    assert_eq!(planner.plan().claims.values().next().unwrap()[0].name(), "first");
+    assert_eq!(planner.plan().claims.iter().next().unwrap().1.name(), "first");
 }
 
 #[test]
@@ -93,8 +93,10 @@ fn ages_that_change_together_are_compared_as_they_are_now() {
     let after = with([50, 20, 30, 10, 5]);
     let mut planner = planner(policy(), &before);
     planner.replan(["a", "b", "d"].map(|name| ServiceKey::new("ns", name)), &after);
-    let order: Vec<&str> = planner.plan().claims.values().flatten().map(ServiceKey::name).collect();
-    assert_eq!(order, ["e", "d", "b", "c", "a"]);
+    let claims = &planner.plan().claims;
+    let (at, holder) = claims.iter().next().unwrap();
+    let losers: Vec<&str> = claims.losers(at).iter().map(ServiceKey::name).collect();
+    assert_eq!((holder.name(), losers), ("e", vec!["d", "b", "c", "a"]));
 }
 
 #[test]
