@@ -5,10 +5,10 @@ use std::borrow::Borrow;
 use std::fmt;
 
 macro_rules! namespaced_key {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident($text:ty)) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(ArcStr);
+        pub struct $name($text);
 
         impl $name {
             pub fn new(namespace: &str, name: &str) -> Self {
@@ -62,11 +62,11 @@ macro_rules! namespaced_key {
 
 namespaced_key! {
     /// `namespace/name` of a Service, and of the Endpoints object that belongs to it.
-    ServiceKey
+    ServiceKey(ArcStr)
 }
 namespaced_key! {
-    /// `namespace/name` of an EndpointSlice.
-    SliceKey
+    /// `namespace/name` of an EndpointSlice. Not shared: nothing else speaks of a slice.
+    SliceKey(Box<str>)
 }
 
 /// Name of a Node, shared by all the endpoints that run there.

@@ -20,6 +20,9 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// A load, after which a walk over all services is no matter.
+const BULK: usize = 1024;
+
 /// All objects, indexed by the service they belong to. Saying the same thing twice changes nothing
 /// and marks nothing dirty, so that an update which only touched an annotation stops here.
 #[derive(Debug, Clone)]
@@ -83,7 +86,21 @@ impl Store {
 
     /// What changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
-        self.dirty.take()
+        let dirty = self.dirty.take();
+        if dirty.services.len() >= BULK.max(self.known.len() / 2) {
+            self.pack();
+        }
+        dirty
+    }
+
+    /// Services that come in the order of their keys leave the map's nodes half empty. Here every
+    /// other one goes in first, and the second round fills the nodes.
+    fn pack(&mut self) {
+        let known = std::mem::take(&mut self.known);
+        let share = |(key, known): (&ServiceKey, &Arc<Known>)| (key.clone(), Arc::clone(known));
+        for first in 0..2 {
+            self.known.extend(known.iter().skip(first).step_by(2).map(share));
+        }
     }
 
     /// A copy is free and does not follow later changes.
