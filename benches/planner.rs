@@ -4,7 +4,7 @@
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use vipd::model::*;
 use vipd::planner::{DetectLocal, Planner, Policy};
 use vipd::store::Store;
@@ -40,11 +40,15 @@ fn service(number: usize) -> Object {
 
 /// Two endpoints; `version` moves the first one.
 fn slice(number: usize, version: usize) -> Object {
+    static PLACES: LazyLock<Vec<Arc<Place>>> = LazyLock::new(|| {
+        let place = |node| Place { node: Some(format!("node-{node}").into()), ..Place::default() };
+        (0..NODES).map(|node| Arc::new(place(node))).collect()
+    });
+    let places = &*PLACES;
     let endpoint = |which: usize| Endpoint {
         address: IpAddr::V4(address(180, number * 4 + which)),
         conditions: Conditions::READY,
-        node: Some(format!("node-{}", (number + which) % NODES).into()),
-        hints: None,
+        place: Arc::clone(&places[(number + which) % NODES]),
     };
     Object::EndpointSlice(Arc::new(EndpointSlice {
         key: SliceKey::new("default", &format!("service-{number:06}-abcde")),

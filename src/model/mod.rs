@@ -14,7 +14,8 @@ mod problem;
 mod service;
 
 pub use endpoints::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, Hints, SliceOrigin,
+    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, Hints, Place,
+    SliceOrigin,
 };
 pub use key::{Kind, NodeName, ObjectRef, ServiceKey, SliceKey};
 pub use known::Known;

@@ -171,24 +171,24 @@ pub struct Service {
 }
 
 /// What is only shown: labels and selector, each as `key=value,…`. One text, for there is one of
-/// these per Service.
+/// these per Service; and often they are the same, which is then written once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shown(Box<str>);
 
 impl Shown {
     /// Neither holds a line break: the API allows none in keys and values.
     pub fn new(labels: &str, selector: &str) -> Self {
-        if labels.is_empty() && selector.is_empty() {
-            return Self::default();
+        if labels == selector {
+            return Self(labels.into());
         }
         Self([labels, selector].join("\n").into())
     }
 
     pub fn labels(&self) -> &str {
-        self.0.split_once('\n').map_or("", |(labels, _)| labels)
+        self.0.split_once('\n').map_or(&*self.0, |(labels, _)| labels)
     }
 
     pub fn selector(&self) -> &str {
-        self.0.split_once('\n').map_or("", |(_, selector)| selector)
+        self.0.split_once('\n').map_or(&*self.0, |(_, selector)| selector)
     }
 }

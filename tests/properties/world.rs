@@ -191,13 +191,12 @@ fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     });
     let names = |prefix| prop::collection::vec(name(prefix, 2).prop_map(Into::into), 0..2);
     let hints = (names("z"), names("n"))
-        .prop_map(|(zones, nodes)| Box::new(Hints { zones: zones.into(), nodes: nodes.into() }));
+        .prop_map(|(zones, nodes)| Hints { zones: zones.into(), nodes: nodes.into() });
     let node = prop::option::of(name("n", 2).prop_map(Into::into));
     (pod(family), prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints))
         .prop_map(|(address, conditions, node, hints)| Endpoint {
             address,
             conditions,
-            node,
-            hints,
+            place: Arc::new(Place { node, hints: hints.unwrap_or_default() }),
         })
 }

@@ -49,7 +49,7 @@ fn endpoint_view(endpoint: &Endpoint, port: &EndpointPort) -> EndpointView {
         protocol: port.protocol.name().to_owned(),
         address: endpoint.address,
         port: port.port,
-        node: endpoint.node.as_deref().map(str::to_owned),
+        node: endpoint.place.node.as_deref().map(str::to_owned),
         ready: endpoint.conditions.ready,
         serving: endpoint.conditions.serving,
         terminating: endpoint.conditions.terminating,

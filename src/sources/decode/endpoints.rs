@@ -7,7 +7,8 @@ use super::Names;
 use super::fields::{Fault, port, protocol, routable_ip};
 use super::object::{Converted, Findings, namespaced};
 use crate::model::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Object, PortName, Ports,
+    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Hints, Object, PortName,
+    Ports,
 };
 use k8s_openapi::api::core::v1 as core;
 use std::sync::Arc;
@@ -71,7 +72,6 @@ fn endpoint(
     Ok(Endpoint {
         address: routable_ip(field, &given.ip)?,
         conditions: Conditions::READY,
-        node: node.map(|name| findings.names.intern(name)),
-        hints: None,
+        place: findings.names.place(node, Hints::default()),
     })
 }

@@ -1,20 +1,25 @@
 //! Strings that many objects share are kept once.
 //!
-//! In: names of nodes and Services, lists of ports. Out: shared ones. Never: a copy of a name that is known.
+//! In: names of nodes and Services, lists of ports, endpoints' places. Out: shared ones. Never: a copy of a name that is known.
 
-use crate::model::{EndpointPort, NodeName, Ports, ServiceKey, ServicePort};
+use crate::model::{EndpointPort, Hints, NodeName, Place, Ports, ServiceKey, ServicePort};
 use foldhash::fast::FixedState;
 use std::collections::HashSet;
 use std::hash::Hash;
+use std::sync::Arc;
 
 /// Lists of ports that are remembered: node ports may make every list another one.
 const PORT_LISTS: usize = 4096;
+
+/// As many nodes as Kubernetes supports, each with a few hints.
+const PLACES: usize = 16_384;
 
 /// 100,000 endpoints on 50 nodes hold 50 names, and the slices of a Service share its key.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
     nodes: HashSet<NodeName, FixedState>,
     services: HashSet<ServiceKey, FixedState>,
+    places: HashSet<Arc<Place>, FixedState>,
     service_ports: HashSet<Ports<ServicePort>, FixedState>,
     endpoint_ports: HashSet<Ports<EndpointPort>, FixedState>,
     /// Where keys are put together.
@@ -40,6 +45,19 @@ impl Names {
         let key = ServiceKey::new(namespace, name);
         self.services.insert(key.clone());
         key
+    }
+
+    pub fn place(&mut self, node: Option<&str>, hints: Hints) -> Arc<Place> {
+        let place = Place { node: node.map(|node| self.intern(node)), hints };
+        if let Some(known) = self.places.get(&place) {
+            return Arc::clone(known);
+        }
+        if self.places.len() >= PLACES {
+            self.places.clear();
+        }
+        let place = Arc::new(place);
+        self.places.insert(Arc::clone(&place));
+        place
     }
 
     pub fn service_ports(&mut self, ports: Vec<ServicePort>) -> Ports<ServicePort> {

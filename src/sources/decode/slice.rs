@@ -92,15 +92,15 @@ fn endpoint(
             serving: conditions.and_then(|c| c.serving).unwrap_or(true),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         },
-        node: one.node_name.as_deref().filter(|n| !n.is_empty()).map(|n| findings.names.intern(n)),
-        hints: one.hints.as_ref().and_then(hints),
+        place: findings.names.place(
+            one.node_name.as_deref().filter(|name| !name.is_empty()),
+            one.hints.as_ref().map(hints).unwrap_or_default(),
+        ),
     }))
 }
 
-/// No zone and no node is as good as no hint.
-fn hints(given: &discovery::EndpointHints) -> Option<Box<Hints>> {
+fn hints(given: &discovery::EndpointHints) -> Hints {
     let zones = given.for_zones.iter().flatten().map(|zone| zone.name.as_str().into());
     let nodes = given.for_nodes.iter().flatten().map(|node| node.name.as_str().into());
-    let hints = Hints { zones: zones.collect(), nodes: nodes.collect() };
-    (hints != Hints::default()).then(|| Box::new(hints))
+    Hints { zones: zones.collect(), nodes: nodes.collect() }
 }
