@@ -113,7 +113,7 @@ impl State {
         let same = old.as_ref().is_some_and(|pool| pool.affinity == wanted.affinity);
         let unchanged = same
             && old.as_ref().is_some_and(|pool| {
-                let size = self.classes.key(pool.class).map_or(0, |class| class.size);
+                let size = self.classes.key(pool.class()).map_or(0, |class| class.size);
                 pool.slots.len() == size as usize
                     && pool.slots.len() == wanted.targets.len()
                     && is_permutation(&pool.slots, &wanted.targets)
@@ -131,7 +131,7 @@ impl State {
             other => other,
         };
         let (number, old_slots, old_class, old_affinity) = match old {
-            Some(pool) => (pool.number, pool.slots, Some(pool.class), pool.affinity),
+            Some(pool) => (pool.value.pool(), pool.slots, Some(pool.value.class()), pool.affinity),
             None => (self.new_number(owner, &wanted)?, Box::default(), None, None),
         };
         if let (Some(before), Some(after)) = (old_affinity, wanted.affinity)
@@ -159,8 +159,7 @@ impl State {
         self.write_tokens((family, number), before, after, changes);
         Some(PoolState {
             key: wanted.key,
-            number,
-            class,
+            value: Value::new(number, class),
             affinity: wanted.affinity,
             slots: slots.into(),
         })
@@ -230,7 +229,7 @@ impl State {
         let own = |target: &Target| pool.affinity.is_some() && pool.slots.contains(target);
         let mut seen = foldhash::HashSet::default();
         wanted.targets.iter().any(|target| {
-            let token = token(pool.number, target);
+            let token = token(pool.number(), target);
             !seen.insert(token) || (tokens.contains_key(&token) && !own(target))
         })
     }
@@ -244,8 +243,7 @@ impl State {
             }
             let candidate = PoolState {
                 key: wanted.key.clone(),
-                number,
-                class: 0,
+                value: Value::new(number, 0),
                 affinity: None,
                 slots: Box::default(),
             };
@@ -309,19 +307,19 @@ impl State {
     }
 
     fn drop_pool(&mut self, pool: PoolState, changes: &mut Changes) {
-        let family = pool.key.family;
-        if let Some(class) = self.classes.key(pool.class) {
+        let (family, number) = (pool.key.family, pool.number());
+        if let Some(class) = self.classes.key(pool.class()) {
             self.classes.release(class);
         }
         if pool.affinity.is_some() {
-            self.write_tokens((family, pool.number), &pool.slots, &[], changes);
+            self.write_tokens((family, number), &pool.slots, &[], changes);
         }
         let set = Set::Endpoints(family);
         let slots = pool.slots.iter().enumerate();
         self.deferred.extend(
-            slots.map(|(slot, target)| (set, endpoint_element(pool.number, slot as u32, target))),
+            slots.map(|(slot, target)| (set, endpoint_element(number, slot as u32, target))),
         );
-        self.freed_later.push(pool.number);
+        self.freed_later.push(number);
     }
 
     pub fn count_frontends(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {

@@ -219,8 +219,7 @@ impl Nftables {
                 self.state.classes.acquire(class);
                 pools.push(PoolState {
                     key: PoolKey::of(port, scope),
-                    number: value.pool(),
-                    class: value.class(),
+                    value,
                     affinity: class.affinity,
                     slots: Box::default(),
                 });
@@ -234,16 +233,17 @@ impl Nftables {
             let pools = || {
                 seen.iter().flat_map(|seen| &seen.pools).filter(|pool| pool.key.family == family)
             };
-            let size = |pool: &PoolState| self.state.classes.key(pool.class).map_or(0, |c| c.size);
+            let size =
+                |pool: &PoolState| self.state.classes.key(pool.class()).map_or(0, |c| c.size);
             let keys: Vec<Bytes> = pools()
-                .flat_map(|pool| (0..size(pool)).map(|slot| slot_key(pool.number, slot)))
+                .flat_map(|pool| (0..size(pool)).map(|slot| slot_key(pool.number(), slot)))
                 .collect();
             let mut found = self.kernel.get(Set::Endpoints(family), &keys)?.into_iter();
             for pool in seen.iter_mut().flat_map(|seen| &mut seen.pools) {
                 if pool.key.family != family {
                     continue;
                 }
-                let size = self.state.classes.key(pool.class).map_or(0, |class| class.size);
+                let size = self.state.classes.key(pool.class()).map_or(0, |class| class.size);
                 let read: Vec<_> = found.by_ref().take(size as usize).collect();
                 pool.slots = read
                     .iter()
@@ -257,7 +257,7 @@ impl Nftables {
                 if pool.affinity.is_some() {
                     for target in &pool.slots {
                         self.state.tokens[index(family)]
-                            .insert(token(pool.number, target), *target);
+                            .insert(token(pool.number(), target), *target);
                     }
                 }
             }
@@ -410,7 +410,8 @@ impl Nftables {
             let mut owned: HashSet<Bytes> = HashSet::default();
             let pools = seen.iter().flat_map(|seen| &seen.pools);
             for pool in pools.filter(|pool| pool.key.family == family) {
-                owned.extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number, slot)));
+                owned
+                    .extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number(), slot)));
             }
             let deferred = self.state.deferred.iter().filter(|(s, _)| *s == set);
             owned.extend(deferred.map(|(_, element)| element.key.clone()));

@@ -130,7 +130,7 @@ impl State {
                 let (number, slot) = read_slot_key(key)?;
                 let owner = self.numbers.owner(number)?;
                 let pools = self.services.get(owner)?;
-                let pool = pools.iter().find(|p| p.number == number && p.key.family == family)?;
+                let pool = pools.iter().find(|p| p.number() == number && p.key.family == family)?;
                 let slots = pool.slots_under(&plan.service(owner)?);
                 Some(endpoint_element(number, slot, slots.get(slot as usize)?))
             }
