@@ -65,9 +65,11 @@ impl Planner {
         changed: impl IntoIterator<Item = ServiceKey>,
         known: &OrdMap<ServiceKey, Arc<Known>>,
     ) -> PlanDelta {
-        let (before, touched) = self.follow(changed, known);
-        let services = touched.into_iter().filter_map(|key| {
-            let (old, new) = (before.service(&key), self.plan.service(&key));
+        let (before, turns) = self.follow(changed, known);
+        let services = turns.into_iter().filter_map(|turn| {
+            let old = turn.old.and_then(|known| before.service_of(&known));
+            let new = turn.new.and_then(|known| self.plan.service_of(&known));
+            let key = turn.key;
             (old != new).then(|| ServiceDelta {
                 key,
                 old: old.map(Arc::new),
@@ -95,17 +97,18 @@ impl Planner {
         &mut self,
         changed: impl IntoIterator<Item = ServiceKey>,
         known: &OrdMap<ServiceKey, Arc<Known>>,
-    ) -> (Plan, Vec<ServiceKey>) {
+    ) -> (Plan, Vec<Turn>) {
         let mut before = self.plan.clone();
         before.facts = self.former_facts.take().unwrap_or(before.facts);
         self.plan.known = known.clone();
-        let mut touched: Vec<ServiceKey> = changed.into_iter().collect();
-        touched.sort_unstable();
-        touched.dedup();
+        let turn =
+            |key| Turn { old: before.known.get(&key).cloned(), new: known.get(&key).cloned(), key };
+        let mut turns: Vec<Turn> = changed.into_iter().map(turn).collect();
+        in_order(&mut turns);
         let mut wishes = Vec::new();
         let (mut come, mut gone) = (0, 0);
-        for key in &touched {
-            let (old, new) = (service(&before, key), service(&self.plan, key));
+        for Turn { key, old, new } in &turns {
+            let (old, new) = (service(old), service(new));
             come += usize::from(new.is_some());
             gone += usize::from(old.is_some());
             // Mostly the endpoints changed, and the Service is the very same.
@@ -116,39 +119,51 @@ impl Planner {
         self.plan.services = self.plan.services + come - gone;
         let rivals = settle(&mut self.plan.claims, wishes, known);
         if !rivals.is_empty() {
-            touched.extend(rivals);
-            touched.sort_unstable();
-            touched.dedup();
+            turns.extend(rivals.into_iter().map(turn));
+            in_order(&mut turns);
         }
-        self.follow_udp(&before, &touched);
-        (before, touched)
+        self.follow_udp(&before, &turns);
+        (before, turns)
     }
 
-    fn follow_udp(&mut self, before: &Plan, touched: &[ServiceKey]) {
-        let any_udp = |plan: &Plan, key| {
-            service(plan, key).is_some_and(|s| s.ports.iter().any(|p| p.protocol == Protocol::Udp))
+    fn follow_udp(&mut self, before: &Plan, turns: &[Turn]) {
+        let with_udp = |known: &'_ Option<Arc<Known>>| {
+            let known = known.as_ref()?;
+            let service = known.service.as_ref()?;
+            let any = service.ports.iter().any(|port| port.protocol == Protocol::Udp);
+            any.then(|| Arc::clone(known))
         };
         let mut held = Vec::new();
-        for key in touched {
-            if any_udp(before, key) {
-                for (_, frontend) in before.service(key).iter().flat_map(ServicePlan::held) {
-                    self.plan.udp.remove(&frontend.at);
-                }
+        for turn in turns {
+            let old = with_udp(&turn.old).and_then(|known| before.service_of(&known));
+            for (_, frontend) in old.iter().flat_map(ServicePlan::held) {
+                self.plan.udp.remove(&frontend.at);
             }
-            if any_udp(&self.plan, key) {
-                let plan = self.plan.service(key);
-                let ports = plan.iter().flat_map(ServicePlan::held);
-                let udp = ports.filter(|(port, _)| port.protocol == Protocol::Udp);
-                held.extend(udp.map(|(port, at)| (at.at, Arc::from(&*port.serving))));
-            }
+            let new = with_udp(&turn.new).and_then(|known| self.plan.service_of(&known));
+            let ports = new.iter().flat_map(ServicePlan::held);
+            let udp = ports.filter(|(port, _)| port.protocol == Protocol::Udp);
+            held.extend(udp.map(|(port, frontend)| (frontend.at, Arc::from(&*port.serving))));
         }
         // A frontend that changes hands is first nobody's.
         self.plan.udp.extend(held);
     }
 }
 
-fn service<'a>(plan: &'a Plan, key: &ServiceKey) -> Option<&'a Arc<Service>> {
-    plan.known.get(key)?.service.as_ref()
+/// A service that is planned again.
+struct Turn {
+    key: ServiceKey,
+    old: Option<Arc<Known>>,
+    new: Option<Arc<Known>>,
+}
+
+/// By key, each once.
+fn in_order(turns: &mut Vec<Turn>) {
+    turns.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    turns.dedup_by(|one, other| one.key == other.key);
+}
+
+fn service(known: &Option<Arc<Known>>) -> Option<&Arc<Service>> {
+    known.as_ref()?.service.as_ref()
 }
 
 /// A Service before and after.

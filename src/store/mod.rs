@@ -123,10 +123,11 @@ impl Store {
     }
 
     fn upsert_service(&mut self, mut service: Arc<Service>) {
-        let key = self.shared_key(&service.key);
-        if self.known.get(&key).is_some_and(|known| known.service.as_ref() == Some(&service)) {
+        let before = self.known.get_key_value(&service.key);
+        if before.is_some_and(|(_, known)| known.service.as_ref() == Some(&service)) {
             return;
         }
+        let key = before.map_or(&service.key, |(shared, _)| shared).clone();
         if let Some(service) = Arc::get_mut(&mut service) {
             service.key = key.clone();
         }
@@ -144,14 +145,19 @@ impl Store {
     }
 
     fn upsert_slice(&mut self, mut slice: Arc<EndpointSlice>) {
-        if let Some((filed, known)) = self.filed(slice.key.as_str()) {
-            if *filed != slice.service {
-                self.delete_slice(slice.key.as_str());
-            } else if find(known, slice.key.as_str()) == Some(&slice) {
-                return;
+        let service = match self.filed(slice.key.as_str()) {
+            Some((filed, known)) if *filed == slice.service => {
+                if find(known, slice.key.as_str()) == Some(&slice) {
+                    return;
+                }
+                filed.clone()
             }
-        }
-        let service = self.shared_key(&slice.service);
+            Some(_) => {
+                self.delete_slice(slice.key.as_str());
+                self.shared_key(&slice.service)
+            }
+            None => self.shared_key(&slice.service),
+        };
         if !namesakes(slice.key.as_str()).any(|namesake| namesake == service.as_str()) {
             self.strays.insert(slice.key.clone(), service.clone());
         }
@@ -238,5 +244,5 @@ fn find<'a>(known: &'a Known, slice: &str) -> Option<&'a Arc<EndpointSlice>> {
 /// than what it saves in time.
 fn namesakes(slice: &str) -> impl Iterator<Item = &str> {
     let generated = slice.rsplit_once('-').map(|(service, _)| service);
-    [Some(slice), generated].into_iter().flatten()
+    [generated, Some(slice)].into_iter().flatten()
 }
