@@ -4,7 +4,7 @@
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use vipd::model::*;
 use vipd::planner::{DetectLocal, Planner, Policy};
 use vipd::store::Store;
@@ -18,33 +18,37 @@ fn address(net: u8, number: usize) -> Ipv4Addr {
 fn service(number: usize) -> Object {
     Object::Service(Arc::new(Service {
         key: ServiceKey::new("default", &format!("service-{number:06}")),
-        created: Created(Some(1_700_000_000)),
+        created: Created::new(Some(1_700_000_000)),
         service_type: ServiceType::ClusterIp,
         cluster_ips: ClusterIps { v4: Some(address(96, number)), v6: None },
-        ports: Box::new([ServicePort {
+        ports: [ServicePort {
             name: PortName::default(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
             target_port: TargetPort::Number(8080),
-        }]),
+        }]
+        .into(),
         external: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
-        labels: "".into(),
-        selector: format!("app=service-{number:06}").into(),
+        shown: Shown::new("", &format!("app=service-{number:06}")),
     }))
 }
 
 /// Two endpoints; `version` moves the first one.
 fn slice(number: usize, version: usize) -> Object {
+    static PLACES: LazyLock<Vec<Arc<Place>>> = LazyLock::new(|| {
+        let place = |node| Place { node: Some(format!("node-{node}").into()), ..Place::default() };
+        (0..NODES).map(|node| Arc::new(place(node))).collect()
+    });
+    let places = &*PLACES;
     let endpoint = |which: usize| Endpoint {
         address: IpAddr::V4(address(180, number * 4 + which)),
         conditions: Conditions::READY,
-        node: Some(format!("node-{}", (number + which) % NODES).into()),
-        hints: None,
+        place: Arc::clone(&places[(number + which) % NODES]),
     };
     Object::EndpointSlice(Arc::new(EndpointSlice {
         key: SliceKey::new("default", &format!("service-{number:06}-abcde")),
@@ -52,11 +56,12 @@ fn slice(number: usize, version: usize) -> Object {
         origin: SliceOrigin::Own,
         set: EndpointSet {
             family: Family::V4,
-            ports: Box::new([EndpointPort {
+            ports: [EndpointPort {
                 name: PortName::default(),
                 protocol: Protocol::Tcp,
                 port: 8080,
-            }]),
+            }]
+            .into(),
             endpoints: Box::new([endpoint(version % 2), endpoint(2)]),
         },
     }))

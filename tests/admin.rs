@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vipd::admin::{self, Client, ClientError, Error, TraceQuery};
 use vipd::model::{
-    ClusterIps, Created, Known, Protocol, Service, ServiceKey, ServicePort, ServiceType,
+    ClusterIps, Created, Known, Protocol, Service, ServiceKey, ServicePort, ServiceType, Shown,
     TargetPort, TrafficPolicy,
 };
 use vipd::planner::{DetectLocal, Planner, Policy};
@@ -25,23 +25,23 @@ fn service(number: u16) -> Service {
     let [high, low] = number.to_be_bytes();
     Service {
         key: ServiceKey::new("default", &format!("s{number}")),
-        created: Created(Some(1_700_000_000)),
+        created: Created::new(Some(1_700_000_000)),
         service_type: ServiceType::ClusterIp,
         cluster_ips: ClusterIps { v4: Some([10, 254, high, low].into()), v6: None },
-        ports: Box::new([ServicePort {
+        ports: [ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
             target_port: TargetPort::Unset,
-        }]),
+        }]
+        .into(),
         external: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
-        labels: "".into(),
-        selector: "".into(),
+        shown: Shown::default(),
     }
 }
 

@@ -53,8 +53,11 @@ type Parts = (BTreeMap<ServiceKey, ServicePlan>, BTreeMap<String, Vec<ServiceKey
 
 /// A plan as values that compare.
 fn parts(plan: &Plan) -> Parts {
-    let services = plan.services.iter().map(|(key, plan)| (key.clone(), (**plan).clone()));
-    let claims = plan.claims.iter().map(|(at, who)| (format!("{at:?}"), who.to_vec()));
+    let services = plan.services().map(|plan| (plan.key.clone(), plan));
+    let claims = plan.claims.iter().map(|(at, holder)| {
+        let all = [holder].into_iter().chain(plan.claims.losers(at));
+        (format!("{at:?}"), all.cloned().collect())
+    });
     (services.collect(), claims.collect())
 }
 
@@ -135,7 +138,9 @@ proptest! {
             node.take(change);
             let delta = node.replan();
             apply(&mut plans, &delta);
-            prop_assert_eq!(&plans, &node.planner.plan().services);
+            let all = node.planner.plan().services().map(|plan| (plan.key.clone(), Arc::new(plan)));
+            prop_assert_eq!(&plans, &all.collect());
+            prop_assert_eq!(plans.len(), node.planner.plan().services);
         }
         let whole = Node::of(&facts, &changes);
         prop_assert_eq!(parts(node.planner.plan()), parts(whole.planner.plan()));

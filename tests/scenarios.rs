@@ -113,7 +113,8 @@ impl Node {
 
     fn unused(&self) -> String {
         let mut out = String::new();
-        for (key, service) in &self.plan().services {
+        for service in self.plan().services() {
+            let key = &service.key;
             let Some(known) = self.store.known().get(key) else { continue };
             for port in &service.ports {
                 for (target, reason) in explain(known, &self.plan().facts, port) {

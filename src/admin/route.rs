@@ -29,7 +29,7 @@ pub(super) fn answer(path: &str, query: &str, snapshot: Arc<Snapshot>) -> Answer
             items.retain(|item| namespace.is_none() || item.namespace == namespace);
             json(&List { kind: "ProblemList".to_owned(), items })
         }
-        "/v1/plan" => plan(&snapshot),
+        "/v1/plan" => plan(snapshot),
         "/v1/status" => json(&StatusView::from(&*snapshot)),
         "/v1/trace" => trace(query, &snapshot),
         _ => match path.strip_prefix("/v1/services/").and_then(ServiceKey::parse) {
@@ -48,8 +48,8 @@ fn services(snapshot: Arc<Snapshot>, namespace: Option<String>) -> Answer {
         let Some(service) = known.service.as_ref().filter(|_| in_namespace(key, &namespace)) else {
             return false;
         };
-        let plan = snapshot.plan.services.get(key);
-        append(out, &service_view(service, known, plan.map(|plan| &**plan)))
+        let plan = snapshot.plan.service(key);
+        append(out, &service_view(service, known, plan.as_ref()))
     }))
 }
 
@@ -60,13 +60,14 @@ fn endpoints(snapshot: Arc<Snapshot>, namespace: Option<String>) -> Answer {
     }))
 }
 
-fn plan(snapshot: &Snapshot) -> Answer {
+fn plan(snapshot: Arc<Snapshot>) -> Answer {
     match serde_json::to_string(&NodeView::from(&snapshot.plan)) {
         Ok(node) => {
             let head = format!(r#"{{"node":{node},"services":["#);
-            let plans = snapshot.plan.services.clone();
-            Answer::Body(stream::list(head, plans, |out, _, plan| {
-                append(out, &ServicePlanView::from(&**plan))
+            let known = snapshot.plan.known.clone();
+            Answer::Body(stream::list(head, known, move |out, _, known| {
+                let plan = snapshot.plan.service_of(known);
+                plan.is_some_and(|plan| append(out, &ServicePlanView::from(&plan)))
             }))
         }
         Err(error) => unprintable(&error),

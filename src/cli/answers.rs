@@ -62,8 +62,8 @@ impl Answers {
                     .iter()
                     .filter_map(|(key, known)| Some((key, known, known.service.as_deref()?)));
                 let items = with_service.map(|(key, known, service)| {
-                    let plan = snapshot.plan.services.get(key);
-                    service_view(service, known, plan.map(|plan| &**plan))
+                    let plan = snapshot.plan.service(key);
+                    service_view(service, known, plan.as_ref())
                 });
                 Ok(List { kind: "ServiceList".to_owned(), items: items.collect() })
             }

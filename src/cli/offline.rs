@@ -51,7 +51,7 @@ fn facts(node: &Node) -> NodeFacts {
     interface_addresses.sort_unstable();
     interface_addresses.dedup();
     NodeFacts {
-        name: node.name.clone(),
+        name: node.name.as_str().into(),
         zone: node.zone.clone(),
         addresses: node.addresses.to_vec(),
         interface_addresses,

@@ -1,7 +1,8 @@
 //! Where a Service's traffic may go: EndpointSlices, and Endpoints written by hand.
 
-use super::{Family, NodeName, PortName, Protocol, ServiceKey, SliceKey};
+use super::{Family, NodeName, PortName, Ports, Protocol, ServiceKey, SliceKey};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// `conditions` with the API's meaning of an absent value already applied
 /// (discovery/v1: nil ready and nil serving mean true, nil terminating means false).
@@ -17,7 +18,14 @@ impl Conditions {
     pub const NOT_READY: Self = Self { ready: false, serving: false, terminating: false };
 }
 
-/// `hints`: what the slice controller recommends the endpoint for.
+/// Where an endpoint runs and what it is recommended for: the same for many endpoints of one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub node: Option<NodeName>,
+    pub hints: Hints,
+}
+
+/// `hints`: what the slice controller recommends the endpoint for; empty is as good as none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Hints {
     pub zones: Box<[Box<str>]>,
@@ -29,11 +37,10 @@ pub struct Endpoint {
     /// `addresses[0]`; the others are never used (discovery/v1 says they are interchangeable).
     pub address: IpAddr,
     pub conditions: Conditions,
-    pub node: Option<NodeName>,
-    pub hints: Option<Box<Hints>>,
+    pub place: Arc<Place>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EndpointPort {
     pub name: PortName,
     pub protocol: Protocol,
@@ -44,7 +51,7 @@ pub struct EndpointPort {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointSet {
     pub family: Family,
-    pub ports: Box<[EndpointPort]>,
+    pub ports: Ports<EndpointPort>,
     pub endpoints: Box<[Endpoint]>,
 }
 

@@ -1,14 +1,14 @@
 //! Names of objects.
 
+use arcstr::ArcStr;
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 
 macro_rules! namespaced_key {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident($text:ty)) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        pub struct $name($text);
 
         impl $name {
             pub fn new(namespace: &str, name: &str) -> Self {
@@ -62,15 +62,15 @@ macro_rules! namespaced_key {
 
 namespaced_key! {
     /// `namespace/name` of a Service, and of the Endpoints object that belongs to it.
-    ServiceKey
+    ServiceKey(ArcStr)
 }
 namespaced_key! {
-    /// `namespace/name` of an EndpointSlice.
-    SliceKey
+    /// `namespace/name` of an EndpointSlice. Not shared: nothing else speaks of a slice.
+    SliceKey(Box<str>)
 }
 
 /// Name of a Node, shared by all the endpoints that run there.
-pub type NodeName = Arc<str>;
+pub type NodeName = ArcStr;
 
 /// The kinds that vipd reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,19 +9,22 @@ mod endpoints;
 mod key;
 mod known;
 mod node;
+mod ports;
 mod problem;
 mod service;
 
 pub use endpoints::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, Hints, SliceOrigin,
+    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, Hints, Place,
+    SliceOrigin,
 };
 pub use key::{Kind, NodeName, ObjectRef, ServiceKey, SliceKey};
 pub use known::Known;
 pub use node::{Node, NodeFacts, ServiceCidr};
+pub use ports::Ports;
 pub use problem::{Origin, Problem, Severity};
 pub use service::{
     ClusterIps, Created, External, Family, PortName, Protocol, Service, ServicePort, ServiceType,
-    TargetPort, TrafficPolicy,
+    Shown, TargetPort, TrafficPolicy,
 };
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The node that vipd runs on.
 
-use super::Family;
+use super::{Family, NodeName};
+use arcstr::ArcStr;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use std::sync::Arc;
 /// A Node object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    pub name: Arc<str>,
+    pub name: NodeName,
     /// `status.addresses` of type InternalIP, then ExternalIP, in the object's order
     pub addresses: Box<[IpAddr]>,
     /// label `topology.kubernetes.io/zone`; an empty one counts as none
-    pub zone: Option<Arc<str>>,
+    pub zone: Option<ArcStr>,
     /// `spec.podCIDRs`
     pub pod_cidrs: Box<[IpNet]>,
 }
@@ -28,7 +29,7 @@ pub struct ServiceCidr {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     pub name: Arc<str>,
-    pub zone: Option<Arc<str>>,
+    pub zone: Option<ArcStr>,
     /// Its Node object's addresses, the preferred one of each family first.
     pub addresses: Vec<IpAddr>,
     /// Addresses of its interfaces (rtnetlink), sorted. Offline: the Node object's.

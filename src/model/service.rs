@@ -1,12 +1,11 @@
 //! A Service, as the API server would have defaulted it.
 
-use super::ServiceKey;
+use super::{Ports, ServiceKey};
+use arcstr::ArcStr;
 use ipnet::IpNet;
-use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
-use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
@@ -56,7 +55,7 @@ impl fmt::Display for Protocol {
 
 /// `ports[].name`; a Service's only port may have the empty name. Shared: few names are in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PortName(pub Arc<str>);
+pub struct PortName(pub ArcStr);
 
 impl From<&str> for PortName {
     fn from(name: &str) -> Self {
@@ -65,18 +64,18 @@ impl From<&str> for PortName {
 }
 
 /// `metadata.creationTimestamp` in seconds since 1970; a missing one sorts after any present one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Created(pub Option<i64>);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Created(i64);
 
-impl Ord for Created {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.0.is_none(), self.0).cmp(&(other.0.is_none(), other.0))
+impl Created {
+    const UNKNOWN: i64 = i64::MAX;
+
+    pub fn new(seconds: Option<i64>) -> Self {
+        Self(seconds.unwrap_or(Self::UNKNOWN))
     }
-}
 
-impl PartialOrd for Created {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+    pub fn seconds(self) -> Option<i64> {
+        (self.0 != Self::UNKNOWN).then_some(self.0)
     }
 }
 
@@ -133,7 +132,7 @@ pub enum TargetPort {
     Name(Box<str>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     pub name: PortName,
     pub protocol: Protocol,
@@ -161,15 +160,35 @@ pub struct Service {
     pub created: Created,
     pub service_type: ServiceType,
     pub cluster_ips: ClusterIps,
-    pub ports: Box<[ServicePort]>,
+    pub ports: Ports<ServicePort>,
     pub external: Option<Box<External>>,
     pub internal_policy: TrafficPolicy,
     pub external_policy: TrafficPolicy,
     /// `sessionAffinity: ClientIP` with its timeout in seconds
     pub affinity: Option<NonZeroU32>,
     pub publish_not_ready_addresses: bool,
-    /// `key=value,…`, sorted, only shown
-    pub labels: Box<str>,
-    /// `key=value,…`, sorted, only shown
-    pub selector: Box<str>,
+    pub shown: Shown,
+}
+
+/// What is only shown: labels and selector, each as `key=value,…`. One text, for there is one of
+/// these per Service; and often they are the same, which is then written once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown(Box<str>);
+
+impl Shown {
+    /// Neither holds a line break: the API allows none in keys and values.
+    pub fn new(labels: &str, selector: &str) -> Self {
+        if labels == selector {
+            return Self(labels.into());
+        }
+        Self([labels, selector].join("\n").into())
+    }
+
+    pub fn labels(&self) -> &str {
+        self.0.split_once('\n').map_or(&*self.0, |(labels, _)| labels)
+    }
+
+    pub fn selector(&self) -> &str {
+        self.0.split_once('\n').map_or(&*self.0, |(_, selector)| selector)
+    }
 }

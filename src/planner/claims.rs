@@ -1,11 +1,67 @@
 //! Two services, one frontend: the oldest holds it, always, whatever came first here.
 
-use super::{Claims, FrontendKey};
-use crate::model::{Created, Known, ServiceKey};
+use super::{FrontendAddress, FrontendKey};
+use crate::model::{Created, Known, Protocol, ServiceKey};
 use imbl::OrdMap;
-use smallvec::SmallVec;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Who wants each frontend. A copy is free.
+#[derive(Debug, Clone, Default)]
+pub struct Claims {
+    /// Ordered, so that all frontends of one address are neighbours.
+    holders: OrdMap<FrontendKey, ServiceKey>,
+    /// Who else wants a frontend, the next in line first. Few are contested.
+    losers: OrdMap<FrontendKey, Arc<[ServiceKey]>>,
+}
+
+impl Claims {
+    pub fn holder(&self, at: &FrontendKey) -> Option<&ServiceKey> {
+        self.holders.get(at)
+    }
+
+    /// Those that come after the holder.
+    pub fn losers(&self, at: &FrontendKey) -> &[ServiceKey] {
+        // Mostly the map is empty.
+        self.losers.get(at).map_or(&[], |losers| losers)
+    }
+
+    /// All frontends that somebody wants, with who holds them.
+    pub fn iter(&self) -> impl Iterator<Item = (&FrontendKey, &ServiceKey)> {
+        self.holders.iter()
+    }
+
+    /// The frontends at one address, with who holds them.
+    pub fn at(&self, address: IpAddr) -> impl Iterator<Item = (&FrontendKey, &ServiceKey)> {
+        let at = FrontendAddress::Address(address);
+        let first = FrontendKey { at, protocol: Protocol::Tcp, port: 0 };
+        let last = FrontendKey { at, protocol: Protocol::Sctp, port: u16::MAX };
+        self.holders.range(first..=last)
+    }
+
+    /// The frontends that several want, with those that do not hold them.
+    pub fn contested(&self) -> impl Iterator<Item = (&FrontendKey, &[ServiceKey])> {
+        self.losers.iter().map(|(at, losers)| (at, &**losers))
+    }
+
+    /// The holder first.
+    fn claimants(&self, at: &FrontendKey) -> impl Iterator<Item = &ServiceKey> {
+        self.holder(at).into_iter().chain(self.losers(at))
+    }
+
+    /// `claimants`: the holder first.
+    fn set(&mut self, at: FrontendKey, claimants: &[ServiceKey]) {
+        match claimants.split_first() {
+            Some((holder, _)) => self.holders.insert(at, holder.clone()),
+            None => self.holders.remove(&at),
+        };
+        match claimants.get(1..) {
+            None | Some([]) => self.losers.remove(&at),
+            Some(losers) => self.losers.insert(at, losers.into()),
+        };
+    }
+}
 
 /// What a service does with a frontend from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +82,7 @@ pub(super) fn settle(
 ) -> BTreeSet<ServiceKey> {
     // Frontend by frontend, so that one wanted by k services costs k log k, not k² log k.
     wishes.sort_unstable();
+    wishes.dedup();
     let mut touched = BTreeSet::new();
     let frontends = || wishes.chunk_by(|one, other| one.0 == other.0);
     // Every other one first: keys that come in order leave a B-tree's nodes half empty, and the
@@ -45,24 +102,19 @@ fn settle_one(
     let Some((at, ..)) = wishes.first() else { return };
     let changed =
         |key: &ServiceKey| wishes.binary_search_by(|(_, other, _)| other.cmp(key)).is_ok();
-    let before = claims.get(at);
-    let rivals = before.into_iter().flatten().filter(|key| !changed(key));
+    let rivals = claims.claimants(at).filter(|key| !changed(key));
     let keeping = wishes.iter().filter(|(.., wish)| *wish == Wish::Keep).map(|(_, key, _)| key);
-    let mut after: SmallVec<[ServiceKey; 1]> = rivals.chain(keeping).cloned().collect();
+    let mut after: Vec<ServiceKey> = rivals.chain(keeping).cloned().collect();
     if after.len() > 1 {
         after.sort_by(|one, other| rank(one, known).cmp(&rank(other, known)));
     }
-    if before == Some(&after) {
+    if claims.claimants(at).eq(&after) {
         return;
     }
-    if before.and_then(|before| before.first()) != after.first() {
+    if claims.holder(at) != after.first() {
         touched.extend(after.iter().filter(|key| !changed(key)).cloned());
     }
-    if after.is_empty() {
-        claims.remove(at);
-    } else {
-        claims.insert(*at, after);
-    }
+    claims.set(*at, &after);
 }
 
 /// Who comes before whom: creationTimestamp (a missing one last), then namespace/name.
@@ -71,5 +123,5 @@ fn rank<'a>(
     known: &OrdMap<ServiceKey, Arc<Known>>,
 ) -> (Created, &'a ServiceKey) {
     let service = known.get(key).and_then(|known| known.service.as_ref());
-    (service.map_or(Created(None), |service| service.created), key)
+    (service.map_or(Created::new(None), |service| service.created), key)
 }

@@ -32,11 +32,11 @@ impl Candidate<'_> {
     }
 
     fn node_hints(&self) -> &[Box<str>] {
-        self.endpoint.hints.as_deref().map_or(&[], |hints| &hints.nodes)
+        &self.endpoint.place.hints.nodes
     }
 
     fn zone_hints(&self) -> &[Box<str>] {
-        self.endpoint.hints.as_deref().map_or(&[], |hints| &hints.zones)
+        &self.endpoint.place.hints.zones
     }
 }
 
@@ -173,7 +173,7 @@ fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Vec<C
             mentions.extend(set.endpoints.iter().map(|endpoint| Candidate {
                 target: Target { address: endpoint.address, port: number },
                 endpoint,
-                locality: match endpoint.node.as_deref() {
+                locality: match endpoint.place.node.as_deref() {
                     None => Locality::Unknown,
                     Some(node) if *node == *facts.name => Locality::Here,
                     Some(_) => Locality::Elsewhere,

@@ -6,6 +6,7 @@ use super::{
     Pool, PortPlan, Scope, ServicePlan,
 };
 use crate::model::{Family, Known, NodeFacts, Protocol, Service, ServicePort, TrafficPolicy};
+use std::net::IpAddr;
 
 /// The plan that a service would have if nobody else claimed its frontends; `None` without a
 /// Service object. Of `facts` only name and zone count.
@@ -21,6 +22,18 @@ pub fn plan_service(known: &Known, facts: &NodeFacts, policy: &Policy) -> Option
         .flat_map(|port| Family::BOTH.into_iter().filter_map(move |family| site.port(port, family)))
         .collect();
     Some(ServicePlan { key: service.key.clone(), ports })
+}
+
+/// The frontends that a service's plan has, in no particular order.
+pub(super) fn wanted_frontends(service: &Service) -> impl Iterator<Item = FrontendKey> {
+    service.ports.iter().flat_map(move |port| {
+        service.cluster_ips.iter().map(move |address| cluster_ip(address, port))
+    })
+}
+
+fn cluster_ip(address: IpAddr, port: &ServicePort) -> FrontendKey {
+    let at = FrontendAddress::Address(address);
+    FrontendKey { at, protocol: port.protocol, port: port.port }
 }
 
 /// What a service is planned from.
@@ -43,11 +56,7 @@ impl Site<'_> {
             TrafficPolicy::Local => Scope::Local,
         };
         let cluster_ip = Frontend {
-            at: FrontendKey {
-                at: FrontendAddress::Address(address),
-                protocol: port.protocol,
-                port: port.port,
-            },
+            at: cluster_ip(address, port),
             kind: FrontendKind::ClusterIp,
             action: pools.action(scope, self.policy.cluster_ip_masquerade(family)),
             lost_to: None,

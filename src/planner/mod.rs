@@ -18,6 +18,7 @@ mod replan;
 mod tests;
 mod trace;
 
+pub use claims::Claims;
 pub use explain::{EndpointUse, explain};
 pub use frontends::plan_service;
 pub use plan::*;

@@ -1,9 +1,9 @@
 //! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
 
-use crate::model::{Family, NodeFacts, PortName, Protocol, ServiceKey};
+use super::{Claims, Policy, plan_service};
+use crate::model::{Family, Known, NodeFacts, PortName, Protocol, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
-use smallvec::SmallVec;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -230,38 +230,62 @@ impl NodePlan {
     }
 }
 
-/// All service plans: persistent, so that a copy is free and shares its nodes.
-pub type Plans = OrdMap<ServiceKey, Arc<ServicePlan>>;
-
-/// Who wants each frontend, the holder first. Ordered, so that all frontends of one address are
-/// neighbours.
-pub type Claims = OrdMap<FrontendKey, SmallVec<[ServiceKey; 1]>>;
-
 /// Everything that must be true on this node. A copy is free: readers hold one while the writer
 /// goes on.
+///
+/// A service's plan is a function of what is known of it, so it is made when it is asked for
+/// ([`Plan::service`]): held for all services, plans would take as much memory as the objects.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub services: Plans,
+    /// What the plans are made from.
+    pub known: OrdMap<ServiceKey, Arc<Known>>,
     pub claims: Claims,
+    /// The endpoints that may answer at each held UDP frontend, sorted: asked for flow by flow.
+    pub udp: OrdMap<FrontendKey, Arc<[Target]>>,
+    /// How many services have a plan.
+    pub services: usize,
     pub node: Arc<NodePlan>,
     pub facts: Arc<NodeFacts>,
+    pub policy: Arc<Policy>,
 }
 
 impl Plan {
     /// Of a node that does nothing.
     pub fn empty() -> Self {
+        Self::new(Policy::default(), NodeFacts::default())
+    }
+
+    /// Of a node that knows no service yet.
+    pub fn new(policy: Policy, facts: NodeFacts) -> Self {
         Self {
-            services: Plans::new(),
-            claims: Claims::new(),
-            node: Arc::new(NodePlan {
-                masquerade_all: false,
-                local_v4: LocalDetector::None,
-                local_v6: LocalDetector::None,
-                service_ranges: Vec::new(),
-                drop_invalid: false,
-            }),
-            facts: Arc::new(NodeFacts::default()),
+            known: OrdMap::new(),
+            claims: Claims::default(),
+            udp: OrdMap::new(),
+            services: 0,
+            node: Arc::new(policy.node_plan(&facts, &[])),
+            facts: Arc::new(facts),
+            policy: Arc::new(policy),
         }
+    }
+
+    /// The plan of one service; `None` without a Service object.
+    pub fn service(&self, key: &ServiceKey) -> Option<ServicePlan> {
+        self.service_of(self.known.get(key)?)
+    }
+
+    /// All service plans, in the order of their keys. Each is made anew by each walk.
+    pub fn services(&self) -> impl Iterator<Item = ServicePlan> {
+        self.known.values().filter_map(|known| self.service_of(known))
+    }
+
+    /// As [`Plan::service`], from an entry of `known`.
+    pub fn service_of(&self, known: &Known) -> Option<ServicePlan> {
+        let mut plan = plan_service(known, &self.facts, &self.policy)?;
+        for frontend in plan.ports.iter_mut().flat_map(|port| &mut port.frontends) {
+            let holder = self.claims.holder(&frontend.at);
+            frontend.lost_to = holder.filter(|holder| **holder != plan.key).cloned();
+        }
+        Some(plan)
     }
 }
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use std::sync::Arc;
 
 /// From the configuration; constant while the planner lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     pub masquerade_all: bool,
     pub detect: DetectLocal,
@@ -16,8 +16,9 @@ pub struct Policy {
 }
 
 /// How to tell a local pod by its packets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum DetectLocal {
+    #[default]
     None,
     /// The first of each family counts.
     ClusterCidr(Vec<IpNet>),

@@ -5,19 +5,22 @@ use crate::model::{
     ClusterIps, Family, Kind, Known, ObjectRef, Origin, Problem, ServiceKey, Severity,
 };
 use imbl::OrdMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Frontends that another service holds, and cluster IPs outside all service ranges of their
 /// family. Walks over everything: for inspection, not for the path of a change.
 pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Problem> {
+    let losers: BTreeSet<&ServiceKey> =
+        plan.claims.contested().flat_map(|(_, losers)| losers).collect();
     let mut problems = Vec::new();
-    for (key, service) in &plan.services {
-        lost_frontends(service, &mut problems);
-        let object = known.get(key).and_then(|known| known.service.as_ref());
-        if let Some(object) = object {
-            stray_cluster_ips(key, &object.cluster_ips, plan, &mut problems);
+    for (key, known) in known {
+        let Some(object) = &known.service else { continue };
+        if losers.contains(key) {
+            plan.service(key).iter().for_each(|service| lost_frontends(service, &mut problems));
         }
+        stray_cluster_ips(key, &object.cluster_ips, plan, &mut problems);
     }
     problems
 }

@@ -1,14 +1,11 @@
 //! The plan, kept up to date service by service.
 
 use super::claims::{Claim, Wish, settle};
-use super::{
-    Claims, FrontendKey, Plan, PlanDelta, Plans, Policy, ServiceDelta, ServicePlan,
-    frontends::plan_service,
-};
-use crate::model::{Known, NodeFacts, ServiceKey};
+use super::frontends::wanted_frontends;
+use super::{Plan, PlanDelta, Policy, ServiceDelta, ServicePlan};
+use crate::model::{Known, NodeFacts, Protocol, Service, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What new facts of the node make out of date.
@@ -25,8 +22,9 @@ pub enum FactsChange {
 /// been planned from nothing.
 #[derive(Debug)]
 pub struct Planner {
-    policy: Policy,
     plan: Plan,
+    /// What the services were planned with, if by now that is something else.
+    former_facts: Option<Arc<NodeFacts>>,
     /// The node plan is not in any delta yet.
     node_pending: bool,
 }
@@ -34,14 +32,7 @@ pub struct Planner {
 impl Planner {
     pub fn new(policy: Policy, node_name: Arc<str>) -> Self {
         let facts = NodeFacts { name: node_name, ..NodeFacts::default() };
-        let node = policy.node_plan(&facts, &[]);
-        let plan = Plan {
-            services: Plans::new(),
-            claims: Claims::new(),
-            node: Arc::new(node),
-            facts: Arc::new(facts),
-        };
-        Self { policy, plan, node_pending: true }
+        Self { plan: Plan::new(policy, facts), former_facts: None, node_pending: true }
     }
 
     /// A copy is free and does not follow later changes.
@@ -51,13 +42,14 @@ impl Planner {
 
     /// Takes in what the node is now. After `FactsChange::Services` all services must be replanned.
     pub fn set_facts(&mut self, facts: NodeFacts, service_cidrs: &[IpNet]) -> FactsChange {
-        let node = self.policy.node_plan(&facts, service_cidrs);
+        let node = self.plan.policy.node_plan(&facts, service_cidrs);
         let old = std::mem::replace(&mut self.plan.facts, Arc::new(facts));
         if node != *self.plan.node {
             self.plan.node = Arc::new(node);
             self.node_pending = true;
         }
         if old.name != self.plan.facts.name || old.zone != self.plan.facts.zone {
+            self.former_facts.get_or_insert(old);
             FactsChange::Services
         } else if self.node_pending {
             FactsChange::NodePlan
@@ -73,68 +65,120 @@ impl Planner {
         changed: impl IntoIterator<Item = ServiceKey>,
         known: &OrdMap<ServiceKey, Arc<Known>>,
     ) -> PlanDelta {
-        let mut wanted = BTreeMap::new();
-        for key in changed {
-            let known = known.get(&key);
-            let plan = known.and_then(|known| plan_service(known, &self.plan.facts, &self.policy));
-            wanted.insert(key, plan);
-        }
-        let wishes = wanted.iter().flat_map(|(key, new)| self.wishes(key, new.as_ref())).collect();
-        let touched = settle(&mut self.plan.claims, wishes, known);
-        // Rivals are as they were, but for whom they lost to.
-        for key in touched {
-            if let Some(rival) = self.plan.services.get(&key) {
-                wanted.entry(key).or_insert_with(|| Some(ServicePlan::clone(rival)));
-            }
-        }
-        let mut wanted: Vec<_> = wanted.into_iter().map(Some).collect();
-        let mut services = Vec::new();
-        // As with the claims: the second round fills the nodes that the first left half empty.
-        for first in 0..2 {
-            let round = wanted.iter_mut().skip(first).step_by(2).filter_map(Option::take);
-            services.extend(round.filter_map(|(key, new)| self.put(key, new)));
-        }
-        services.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        let (before, turns) = self.follow(changed, known);
+        let services = turns.into_iter().filter_map(|turn| {
+            let old = turn.old.and_then(|known| before.service_of(&known));
+            let new = turn.new.and_then(|known| self.plan.service_of(&known));
+            let key = turn.key;
+            (old != new).then(|| ServiceDelta {
+                key,
+                old: old.map(Arc::new),
+                new: new.map(Arc::new),
+            })
+        });
+        let services = services.collect();
         let node = std::mem::take(&mut self.node_pending).then(|| Arc::clone(&self.plan.node));
         PlanDelta { services, node }
     }
 
-    /// All that a service claims with `new`, and what it claimed before and does not any more.
-    fn wishes(&self, key: &ServiceKey, new: Option<&ServicePlan>) -> Vec<Claim> {
-        let new: BTreeSet<FrontendKey> = frontends(new).collect();
-        let old = frontends(self.plan.services.get(key).map(Arc::as_ref));
-        let left = old.filter(|at| !new.contains(at)).map(|at| (at, Wish::Leave));
-        let kept = new.iter().map(|at| (*at, Wish::Keep));
-        kept.chain(left).map(|(at, wish)| (at, key.clone(), wish)).collect()
+    /// As [`Planner::replan`], where nobody asks for the delta because a resync comes next.
+    pub fn catch_up(
+        &mut self,
+        changed: impl IntoIterator<Item = ServiceKey>,
+        known: &OrdMap<ServiceKey, Arc<Known>>,
+    ) {
+        self.follow(changed, known);
+        self.node_pending = false;
     }
 
-    /// Stores a plan with its lost frontends marked; `None` if it is what it was.
-    fn put(&mut self, key: ServiceKey, new: Option<ServicePlan>) -> Option<ServiceDelta> {
-        let new = new.map(|mut plan| {
-            self.mark_lost(&mut plan);
-            plan
-        });
-        let old = self.plan.services.get(&key);
-        if old.map(Arc::as_ref) == new.as_ref() {
-            return None;
+    /// Brings the plan up to what is known. Returns the plan before, and the services whose plan may
+    /// be another now, sorted.
+    fn follow(
+        &mut self,
+        changed: impl IntoIterator<Item = ServiceKey>,
+        known: &OrdMap<ServiceKey, Arc<Known>>,
+    ) -> (Plan, Vec<Turn>) {
+        let mut before = self.plan.clone();
+        before.facts = self.former_facts.take().unwrap_or(before.facts);
+        self.plan.known = known.clone();
+        let turn =
+            |key| Turn { old: before.known.get(&key).cloned(), new: known.get(&key).cloned(), key };
+        let mut turns: Vec<Turn> = changed.into_iter().map(turn).collect();
+        in_order(&mut turns);
+        let mut wishes = Vec::new();
+        let (mut come, mut gone) = (0, 0);
+        for Turn { key, old, new } in &turns {
+            let (old, new) = (service(old), service(new));
+            come += usize::from(new.is_some());
+            gone += usize::from(old.is_some());
+            // Mostly the endpoints changed, and the Service is the very same.
+            if old != new {
+                wish(key, (old, new), &mut wishes);
+            }
         }
-        let new = new.map(Arc::new);
-        let old = match &new {
-            Some(plan) => self.plan.services.insert(key.clone(), Arc::clone(plan)),
-            None => self.plan.services.remove(&key),
+        self.plan.services = self.plan.services + come - gone;
+        let rivals = settle(&mut self.plan.claims, wishes, known);
+        if !rivals.is_empty() {
+            turns.extend(rivals.into_iter().map(turn));
+            in_order(&mut turns);
+        }
+        self.follow_udp(&before, &turns);
+        (before, turns)
+    }
+
+    fn follow_udp(&mut self, before: &Plan, turns: &[Turn]) {
+        let with_udp = |known: &'_ Option<Arc<Known>>| {
+            let known = known.as_ref()?;
+            let service = known.service.as_ref()?;
+            let any = service.ports.iter().any(|port| port.protocol == Protocol::Udp);
+            any.then(|| Arc::clone(known))
         };
-        Some(ServiceDelta { key, old, new })
-    }
-
-    fn mark_lost(&self, plan: &mut ServicePlan) {
-        for frontend in plan.ports.iter_mut().flat_map(|port| &mut port.frontends) {
-            let holder = self.plan.claims.get(&frontend.at).and_then(|claimants| claimants.first());
-            frontend.lost_to = holder.filter(|holder| **holder != plan.key).cloned();
+        let mut held = Vec::new();
+        for turn in turns {
+            let old = with_udp(&turn.old).and_then(|known| before.service_of(&known));
+            for (_, frontend) in old.iter().flat_map(ServicePlan::held) {
+                self.plan.udp.remove(&frontend.at);
+            }
+            let new = with_udp(&turn.new).and_then(|known| self.plan.service_of(&known));
+            let ports = new.iter().flat_map(ServicePlan::held);
+            let udp = ports.filter(|(port, _)| port.protocol == Protocol::Udp);
+            held.extend(udp.map(|(port, frontend)| (frontend.at, Arc::from(&*port.serving))));
         }
+        // A frontend that changes hands is first nobody's.
+        self.plan.udp.extend(held);
     }
 }
 
-fn frontends(plan: Option<&ServicePlan>) -> impl Iterator<Item = FrontendKey> {
-    let ports = plan.into_iter().flat_map(|plan| &plan.ports);
-    ports.flat_map(|port| &port.frontends).map(|frontend| frontend.at)
+/// A service that is planned again.
+struct Turn {
+    key: ServiceKey,
+    old: Option<Arc<Known>>,
+    new: Option<Arc<Known>>,
+}
+
+/// By key, each once.
+fn in_order(turns: &mut Vec<Turn>) {
+    turns.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    turns.dedup_by(|one, other| one.key == other.key);
+}
+
+fn service(known: &Option<Arc<Known>>) -> Option<&Arc<Service>> {
+    known.as_ref()?.service.as_ref()
+}
+
+/// A Service before and after.
+type Versions<'a> = (Option<&'a Arc<Service>>, Option<&'a Arc<Service>>);
+
+/// All that a service claims now, and what it claimed before and does not any more.
+fn wish(key: &ServiceKey, (old, new): Versions<'_>, out: &mut Vec<Claim>) {
+    let first = out.len();
+    for at in new.into_iter().flat_map(|service| wanted_frontends(service)) {
+        out.push((at, key.clone(), Wish::Keep));
+    }
+    let kept = out.len();
+    for at in old.into_iter().flat_map(|service| wanted_frontends(service)) {
+        if !out[first..kept].iter().any(|(other, ..)| *other == at) {
+            out.push((at, key.clone(), Wish::Leave));
+        }
+    }
 }

@@ -88,7 +88,8 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
         port: packet.port,
     };
     let mut tracer = Tracer { plan, packet, steps: Vec::new() };
-    if let Some(held) = held(plan, at) {
+    let holder = holder(plan, at);
+    if let Some(held) = holder.as_ref().and_then(|service| held(service, at)) {
         return tracer.service(at, held);
     }
     if let Some(owner) = cluster_ip_owner(plan, packet.destination) {
@@ -124,23 +125,24 @@ struct Held<'a> {
     frontend: &'a Frontend,
 }
 
-fn held(plan: &Plan, at: FrontendKey) -> Option<Held<'_>> {
-    let holder = plan.claims.get(&at)?.first()?;
-    let service = plan.services.get(holder)?;
+fn holder(plan: &Plan, at: FrontendKey) -> Option<ServicePlan> {
+    plan.service(plan.claims.holder(&at)?)
+}
+
+fn held(service: &ServicePlan, at: FrontendKey) -> Option<Held<'_>> {
     let (port, frontend) = service.held().find(|(_, frontend)| frontend.at == at)?;
     Some(Held { service, port, frontend })
 }
 
 /// The service whose cluster IP this is, by whichever port.
-fn cluster_ip_owner(plan: &Plan, address: IpAddr) -> Option<&ServiceKey> {
-    let at = FrontendAddress::Address(address);
-    let first = FrontendKey { at, protocol: Protocol::Tcp, port: 0 };
-    let last = FrontendKey { at, protocol: Protocol::Sctp, port: u16::MAX };
+fn cluster_ip_owner(plan: &Plan, address: IpAddr) -> Option<ServiceKey> {
     plan.claims
-        .range(first..=last)
-        .filter_map(|(at, _)| held(plan, *at))
-        .find(|held| held.frontend.kind == FrontendKind::ClusterIp)
-        .map(|held| &held.service.key)
+        .at(address)
+        .filter_map(|(at, holder)| Some((*at, plan.service(holder)?)))
+        .find(|(at, service)| {
+            held(service, *at).is_some_and(|held| held.frontend.kind == FrontendKind::ClusterIp)
+        })
+        .map(|(_, service)| service.key)
 }
 
 struct Tracer<'a> {
@@ -159,9 +161,9 @@ impl<'a> Tracer<'a> {
         Trace { verdict, endpoints: Vec::new(), masquerade: Some(false), steps: self.steps }
     }
 
-    fn service(mut self, at: FrontendKey, held: Held<'a>) -> Result<Trace, TraceError> {
-        let claimants = self.plan.claims.get(&at).map_or(&[][..], |claimants| claimants);
-        let losers: Vec<&str> = claimants.iter().skip(1).map(ServiceKey::as_str).collect();
+    fn service(mut self, at: FrontendKey, held: Held<'_>) -> Result<Trace, TraceError> {
+        let losers = self.plan.claims.losers(&at);
+        let losers: Vec<&str> = losers.iter().map(ServiceKey::as_str).collect();
         let kind = held.frontend.kind.name();
         let why = match &losers[..] {
             [] => format!("it is the service's {kind}"),

@@ -20,6 +20,9 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// A load, after which a walk over all services is no matter.
+const BULK: usize = 1024;
+
 /// All objects, indexed by the service they belong to. Saying the same thing twice changes nothing
 /// and marks nothing dirty, so that an update which only touched an annotation stops here.
 #[derive(Debug, Clone)]
@@ -83,7 +86,21 @@ impl Store {
 
     /// What changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
-        self.dirty.take()
+        let dirty = self.dirty.take();
+        if dirty.services.len() >= BULK.max(self.known.len() / 2) {
+            self.pack();
+        }
+        dirty
+    }
+
+    /// Services that come in the order of their keys leave the map's nodes half empty. Here every
+    /// other one goes in first, and the second round fills the nodes.
+    fn pack(&mut self) {
+        let known = std::mem::take(&mut self.known);
+        let share = |(key, known): (&ServiceKey, &Arc<Known>)| (key.clone(), Arc::clone(known));
+        for first in 0..2 {
+            self.known.extend(known.iter().skip(first).step_by(2).map(share));
+        }
     }
 
     /// A copy is free and does not follow later changes.
@@ -106,10 +123,11 @@ impl Store {
     }
 
     fn upsert_service(&mut self, mut service: Arc<Service>) {
-        let key = self.shared_key(&service.key);
-        if self.known.get(&key).is_some_and(|known| known.service.as_ref() == Some(&service)) {
+        let before = self.known.get_key_value(&service.key);
+        if before.is_some_and(|(_, known)| known.service.as_ref() == Some(&service)) {
             return;
         }
+        let key = before.map_or(&service.key, |(shared, _)| shared).clone();
         if let Some(service) = Arc::get_mut(&mut service) {
             service.key = key.clone();
         }
@@ -127,14 +145,19 @@ impl Store {
     }
 
     fn upsert_slice(&mut self, mut slice: Arc<EndpointSlice>) {
-        if let Some((filed, known)) = self.filed(slice.key.as_str()) {
-            if *filed != slice.service {
-                self.delete_slice(slice.key.as_str());
-            } else if find(known, slice.key.as_str()) == Some(&slice) {
-                return;
+        let service = match self.filed(slice.key.as_str()) {
+            Some((filed, known)) if *filed == slice.service => {
+                if find(known, slice.key.as_str()) == Some(&slice) {
+                    return;
+                }
+                filed.clone()
             }
-        }
-        let service = self.shared_key(&slice.service);
+            Some(_) => {
+                self.delete_slice(slice.key.as_str());
+                self.shared_key(&slice.service)
+            }
+            None => self.shared_key(&slice.service),
+        };
         if !namesakes(slice.key.as_str()).any(|namesake| namesake == service.as_str()) {
             self.strays.insert(slice.key.clone(), service.clone());
         }
@@ -221,5 +244,5 @@ fn find<'a>(known: &'a Known, slice: &str) -> Option<&'a Arc<EndpointSlice>> {
 /// than what it saves in time.
 fn namesakes(slice: &str) -> impl Iterator<Item = &str> {
     let generated = slice.rsplit_once('-').map(|(service, _)| service);
-    [Some(slice), generated].into_iter().flatten()
+    [generated, Some(slice)].into_iter().flatten()
 }

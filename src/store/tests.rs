@@ -5,23 +5,23 @@ use std::sync::Arc;
 fn service(name: &str, port: u16) -> Object {
     Object::Service(Arc::new(Service {
         key: ServiceKey::new("ns", name),
-        created: Created(None),
+        created: Created::new(None),
         service_type: ServiceType::ClusterIp,
         cluster_ips: ClusterIps { v4: Some([10, 254, 0, 1].into()), v6: None },
-        ports: Box::new([ServicePort {
+        ports: [ServicePort {
             name: PortName::default(),
             protocol: Protocol::Tcp,
             port,
             node_port: None,
             target_port: TargetPort::Unset,
-        }]),
+        }]
+        .into(),
         external: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
-        labels: "".into(),
-        selector: "".into(),
+        shown: Shown::default(),
     }))
 }
 
@@ -30,7 +30,7 @@ fn slice(name: &str, service: &str) -> Object {
         key: SliceKey::new("ns", name),
         service: ServiceKey::new("ns", service),
         origin: SliceOrigin::Own,
-        set: EndpointSet { family: Family::V4, ports: Box::default(), endpoints: Box::default() },
+        set: EndpointSet { family: Family::V4, ports: Ports::default(), endpoints: Box::default() },
     }))
 }
 

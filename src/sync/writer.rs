@@ -5,7 +5,7 @@ use super::{Snapshot, SyncStatus};
 use crate::conntrack::{Cleaner, stale};
 use crate::dataplane::{Applied, Dataplane};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
-use crate::planner::{FactsChange, FrontendKey, Plan, PlanDelta, Planner, Policy};
+use crate::planner::{FactsChange, FrontendKey, Plan, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -53,8 +53,6 @@ pub struct Writer<D, F> {
     addresses: Option<Vec<IpAddr>>,
     problems: OrdMap<Scope, Arc<[Problem]>>,
     status: SyncStatus,
-    /// Services whose plan changed without being written yet.
-    unwritten: PlanDelta,
     /// UDP frontends of changes that no commit has followed yet.
     stale: BTreeSet<FrontendKey>,
     facts_changed: bool,
@@ -82,7 +80,6 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             addresses: None,
             problems: OrdMap::new(),
             status: SyncStatus::default(),
-            unwritten: PlanDelta::default(),
             stale: BTreeSet::new(),
             facts_changed: true,
             seen: None,
@@ -155,29 +152,24 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             Work::Trim => self.dataplane.trim(),
             Work::Settle => self.dataplane.settle(),
             Work::Apply | Work::Resync => {
-                self.plan();
-                if work == Work::Apply { self.apply() } else { self.resync() }
+                let changed = self.changed();
+                if work == Work::Apply { self.apply(changed) } else { self.resync(changed) }
             }
         };
         self.finish(work, outcome);
     }
 
-    /// Brings the plan up to what is known.
-    fn plan(&mut self) {
+    /// The services to be planned again.
+    fn changed(&mut self) -> Vec<ServiceKey> {
         let dirty = self.store.take_dirty();
-        let mut all = false;
+        let mut changed = dirty.services;
         if dirty.node || std::mem::take(&mut self.facts_changed) {
             let change = self.planner.set_facts(self.facts(), &self.store.service_cidrs());
-            all = change == FactsChange::Services;
+            if change == FactsChange::Services {
+                changed.extend(self.store.known().keys().cloned());
+            }
         }
-        let delta = if all {
-            let mut keys: Vec<ServiceKey> = self.store.known().keys().cloned().collect();
-            keys.extend(dirty.services);
-            self.planner.replan(keys, self.store.known())
-        } else {
-            self.planner.replan(dirty.services, self.store.known())
-        };
-        self.unwritten = delta;
+        changed
     }
 
     fn facts(&self) -> NodeFacts {
@@ -191,8 +183,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         }
     }
 
-    fn apply(&mut self) -> Result<Applied, D::Error> {
-        let delta = std::mem::take(&mut self.unwritten);
+    fn apply(&mut self, changed: Vec<ServiceKey>) -> Result<Applied, D::Error> {
+        let delta = self.planner.replan(changed, self.store.known());
         self.stale.extend(stale(&delta));
         let plan = self.planner.plan();
         let applied = if delta.is_empty() {
@@ -204,9 +196,14 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         Ok(applied)
     }
 
-    fn resync(&mut self) -> Result<Applied, D::Error> {
-        let delta = std::mem::take(&mut self.unwritten);
-        self.stale.extend(stale(&delta));
+    fn resync(&mut self, changed: Vec<ServiceKey>) -> Result<Applied, D::Error> {
+        if self.status.last_success.is_some() {
+            let delta = self.planner.replan(changed, self.store.known());
+            self.stale.extend(stale(&delta));
+        } else {
+            // What was there before is found in the kernel: nobody asks for the difference.
+            self.planner.catch_up(changed, self.store.known());
+        }
         let plan = self.planner.plan();
         let applied = self.dataplane.resync(plan)?;
         let former = self.dataplane.take_former();
@@ -215,7 +212,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         // An audit judges every frontend that is held, but cannot tell a former one outside the
         // service ranges from somebody else's address.
         let mut former = std::mem::take(&mut self.stale);
-        former.retain(|at| !plan.claims.contains_key(at));
+        former.retain(|at| plan.claims.holder(at).is_none());
         if !former.is_empty() {
             self.flows.clean(former.into_iter().collect(), plan);
         }
@@ -244,7 +241,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                         "applied"
                     );
                     if work == Work::Resync {
-                        let services = self.planner.plan().services.len();
+                        let services = self.planner.plan().services;
                         tracing::info!(services, operations = applied.operations, "programmed");
                     }
                 }

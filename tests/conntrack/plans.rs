@@ -1,11 +1,12 @@
 //! Plans with nothing in them but what conntrack asks for.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use vipd::model::{Family, NodeFacts, Protocol, ServiceKey};
 use vipd::planner::{
-    Action, Frontend, FrontendAddress, FrontendKey, FrontendKind, LocalDetector, NodePlan, Plan,
-    PlanDelta, PortPlan, ServiceDelta, ServicePlan, Target,
+    Action, Frontend, FrontendAddress, FrontendKey, FrontendKind, Plan, PlanDelta, Policy,
+    PortPlan, ServiceDelta, ServicePlan, Target,
 };
 
 pub const NODE: &str = "192.0.2.1";
@@ -83,33 +84,30 @@ pub fn lost(plan: &ServicePlan, to: &str) -> Arc<ServicePlan> {
 pub fn plan(services: &[Arc<ServicePlan>]) -> Plan {
     let addresses: Vec<IpAddr> =
         [NODE, NODE6].iter().map(|text| text.parse().expect("an address")).collect();
-    let mut plan = Plan {
-        services: Default::default(),
-        claims: Default::default(),
-        node: Arc::new(NodePlan {
-            masquerade_all: false,
-            local_v4: LocalDetector::None,
-            local_v6: LocalDetector::None,
-            service_ranges: vec![
-                "10.96.0.0/16".parse().expect("a range"),
-                "fd00:96::/112".parse().expect("a range"),
-            ],
-            drop_invalid: true,
-        }),
-        facts: Arc::new(NodeFacts { interface_addresses: addresses, ..NodeFacts::default() }),
+    let policy = Policy {
+        service_ranges: vec![
+            "10.96.0.0/16".parse().expect("a range"),
+            "fd00:96::/112".parse().expect("a range"),
+        ],
+        drop_invalid: true,
+        ..Policy::default()
     };
-    for service in services {
-        for (_, frontend) in service.held() {
-            plan.claims.insert(frontend.at, [service.key.clone()].into_iter().collect());
+    let facts = NodeFacts { interface_addresses: addresses, ..NodeFacts::default() };
+    let mut plan = Plan::new(policy, facts);
+    for (port, frontend) in services.iter().flat_map(|service| service.held()) {
+        if port.protocol == Protocol::Udp {
+            plan.udp.insert(frontend.at, port.serving.iter().copied().collect());
         }
-        plan.services.insert(service.key.clone(), Arc::clone(service));
     }
     plan
 }
 
 /// What leads from one set of services to another.
 pub fn delta(old: &[Arc<ServicePlan>], new: &[Arc<ServicePlan>]) -> PlanDelta {
-    let (old, new) = (plan(old).services, plan(new).services);
+    let by_key = |plans: &[Arc<ServicePlan>]| -> BTreeMap<ServiceKey, Arc<ServicePlan>> {
+        plans.iter().map(|plan| (plan.key.clone(), Arc::clone(plan))).collect()
+    };
+    let (old, new) = (by_key(old), by_key(new));
     let mut keys: Vec<_> = old.keys().chain(new.keys()).cloned().collect();
     keys.sort();
     keys.dedup();

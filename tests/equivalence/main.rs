@@ -254,7 +254,7 @@ fn sticky(plan: &Plan, packet: &Packet) -> bool {
         protocol: packet.protocol,
         port: packet.port,
     };
-    let service = plan.claims.get(&at).and_then(|claims| plan.services.get(claims.first()?));
+    let service = plan.claims.holder(&at).and_then(|holder| plan.service(holder));
     service.is_some_and(|service| {
         service.held().any(|(port, frontend)| frontend.at == at && port.affinity.is_some())
     })

@@ -4,7 +4,7 @@
 //! Never: a call that the contract of `Dataplane` forbids; it panics.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,8 +12,15 @@ use std::sync::Arc;
 use vipd::conntrack::{Audit, Flow, Suspects, Verdict, judge};
 use vipd::dataplane::{Applied, Dataplane};
 use vipd::model::{Protocol, ServiceKey};
-use vipd::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, Plans, Target};
+use vipd::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan, Target};
 use vipd::sync::StaleFlows;
+
+/// The plans of all services.
+pub type Plans = BTreeMap<ServiceKey, Arc<ServicePlan>>;
+
+pub fn plans(plan: &Plan) -> Plans {
+    plan.services().map(|service| (service.key.clone(), Arc::new(service))).collect()
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -140,7 +147,7 @@ impl Dataplane for Fake {
             kernel.node = Some(Arc::clone(node));
         }
         if !kernel.edited {
-            assert_eq!(kernel.services, plan.services, "the delta does not lead to the plan");
+            assert_eq!(kernel.services, plans(plan), "the delta does not lead to the plan");
         }
         Ok(ONE)
     }
@@ -148,7 +155,7 @@ impl Dataplane for Fake {
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Failure> {
         let mut kernel = self.kernel();
         kernel.call(Op::Resync, None)?;
-        kernel.services = plan.services.clone();
+        kernel.services = plans(plan);
         kernel.node = Some(Arc::clone(&plan.node));
         kernel.edited = false;
         kernel.deferred = false;
@@ -196,7 +203,7 @@ impl Dataplane for Fake {
             // One byte for each edit; none was made without an alarm.
             alarm.read_exact(&mut [0; 1]).expect("the other end is here");
         }
-        kernel.services = plan.services.clone();
+        kernel.services = plans(plan);
         Ok(Some(ONE))
     }
 
@@ -260,12 +267,12 @@ impl StaleFlows for Flows {
         let mut table = self.0.borrow_mut();
         let suspects = Suspects { frontends: stale.iter().copied().collect(), audit: Audit::No };
         table.open.retain(|flow| suspects.judge(plan, flow) == Verdict::Keep);
-        table.calls.push(FlowCall::Clean { stale, services: plan.services.len() });
+        table.calls.push(FlowCall::Clean { stale, services: plan.services });
     }
 
     fn audit(&mut self, plan: &Plan) {
         let mut table = self.0.borrow_mut();
         table.open.retain(|flow| judge(plan, flow) == Verdict::Keep);
-        table.calls.push(FlowCall::Audit { services: plan.services.len() });
+        table.calls.push(FlowCall::Audit { services: plan.services });
     }
 }

@@ -1,13 +1,13 @@
 //! Any changes, any failures, in any order: once nothing fails, all is as if nothing had failed.
 
 use crate::bench::Bench;
-use crate::fake::{Fake, Op};
+use crate::fake::{Fake, Op, Plans, plans};
 use crate::objects::{Example, policy, service};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use vipd::model::Protocol;
-use vipd::planner::{Planner, Plans, Target};
+use vipd::planner::{Planner, Target};
 use vipd::store::Store;
 
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ fn planned(services: &BTreeMap<u8, Example>) -> Plans {
         store.upsert(object);
     }
     planner.replan(store.take_dirty().services, store.known());
-    planner.plan().services.clone()
+    plans(planner.plan())
 }
 
 /// UDP endpoints in use: where clients' flows may lead.

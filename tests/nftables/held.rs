@@ -42,7 +42,7 @@ impl Held {
     /// What a plan means. Only for pools of at most 32 endpoints: larger ones may get more slots.
     pub fn of(plan: &Plan) -> Self {
         let mut held = Self::default();
-        for service in plan.services.values() {
+        for service in plan.services() {
             let mut pools = HashMap::new();
             for (port, frontend) in service.held() {
                 let FrontendAddress::Address(address) = frontend.at.at else { continue };

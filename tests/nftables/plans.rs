@@ -122,7 +122,7 @@ fn known(text: &str) -> Known {
     let port_name = |port: u16, protocol: Protocol| PortName::from(&*format!("p{port}-{protocol}"));
     let service = Service {
         key: key.clone(),
-        created: Created(None),
+        created: Created::new(None),
         service_type: ServiceType::ClusterIp,
         cluster_ips,
         ports: ports
@@ -140,16 +140,14 @@ fn known(text: &str) -> Known {
         external_policy: TrafficPolicy::Cluster,
         affinity: flag("sticky=").and_then(|seconds| NonZeroU32::new(seconds.parse().ok()?)),
         publish_not_ready_addresses: false,
-        labels: "".into(),
-        selector: "".into(),
+        shown: Shown::default(),
     };
     let endpoint = |text: &str| {
         let (address, node) = text.split_once('@').unwrap_or((text, NODE));
         Endpoint {
             address: address.parse().expect("an address"),
             conditions: Conditions::READY,
-            node: Some(node.into()),
-            hints: None,
+            place: Arc::new(Place { node: Some(node.into()), hints: Hints::default() }),
         }
     };
     let endpoints: Vec<Endpoint> =

@@ -104,7 +104,7 @@ impl Example {
         let v6 = self.families.contains(&Family::V6).then(|| self.cluster_ip(Family::V6));
         let service = Service {
             key: self.key(),
-            created: Created(None),
+            created: Created::new(None),
             service_type: ServiceType::ClusterIp,
             cluster_ips: ClusterIps {
                 v4: match self.cluster_ip(Family::V4) {
@@ -116,20 +116,20 @@ impl Example {
                     _ => None,
                 },
             },
-            ports: Box::new([ServicePort {
+            ports: [ServicePort {
                 name: "".into(),
                 protocol: self.protocol,
                 port: self.port,
                 node_port: None,
                 target_port: TargetPort::Unset,
-            }]),
+            }]
+            .into(),
             external: None,
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             affinity: self.affinity,
             publish_not_ready_addresses: false,
-            labels: "".into(),
-            selector: "".into(),
+            shown: Shown::default(),
         };
         let mut objects = vec![Object::Service(Arc::new(service))];
         objects.extend(self.families.iter().map(|family| self.slice(*family)));
@@ -146,8 +146,7 @@ impl Example {
         let endpoint = |host: &u8| Endpoint {
             address: pod(*host),
             conditions: Conditions::READY,
-            node: Some("node-b".into()),
-            hints: None,
+            place: Arc::new(Place { node: Some("node-b".into()), hints: Hints::default() }),
         };
         let letter = match family {
             Family::V4 => "v4",
@@ -159,11 +158,12 @@ impl Example {
             origin: SliceOrigin::Own,
             set: EndpointSet {
                 family,
-                ports: Box::new([EndpointPort {
+                ports: [EndpointPort {
                     name: "".into(),
                     protocol: self.protocol,
                     port: self.target_port,
-                }]),
+                }]
+                .into(),
                 endpoints: self.endpoints.iter().map(endpoint).collect(),
             },
         }))

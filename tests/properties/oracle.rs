@@ -28,7 +28,7 @@ pub fn answer(objects: &Objects, facts: &NodeFacts, packet: &Packet<'_>) -> Answ
     let holder = services
         .iter()
         .filter(|service| asked(service).is_some())
-        .min_by_key(|s| (s.created.0.is_none(), s.created.0, s.key.as_str()));
+        .min_by_key(|s| (s.created.seconds().is_none(), s.created.seconds(), s.key.as_str()));
     let Some(service) = holder else {
         let range: IpNet = RANGE.parse().unwrap();
         let verdict = match (services.is_empty(), range.contains(&packet.destination)) {
@@ -88,7 +88,7 @@ fn endpoints(
             for endpoint in &set.endpoints {
                 let target = (endpoint.address, named.port);
                 let worth = |e: &Endpoint| {
-                    Reverse((!e.conditions.terminating, e.node.as_deref() == Some("n0")))
+                    Reverse((!e.conditions.terminating, e.place.node.as_deref() == Some("n0")))
                 };
                 match all.iter_mut().find(|known| known.target == target) {
                     Some(known) if worth(endpoint) < worth(&known.endpoint) => {
@@ -117,7 +117,7 @@ fn choose(service: &Service, all: &[Known], facts: &NodeFacts) -> (Verdict, Vec<
     if ready.is_empty() && leaving.is_empty() {
         return (Verdict::Reject, vec![]);
     }
-    let here = |known: &&&Known| known.endpoint.node.as_deref() == Some(&*facts.name);
+    let here = |known: &&&Known| known.endpoint.place.node.as_deref() == Some(&*facts.name);
     let (ready, leaving): (Vec<&Known>, Vec<&Known>) = match service.internal_policy {
         TrafficPolicy::Local => (
             ready.iter().filter(here).copied().collect(),
@@ -132,8 +132,8 @@ fn choose(service: &Service, all: &[Known], facts: &NodeFacts) -> (Verdict, Vec<
 
 /// Of all ready endpoints, those that the hints recommend to this node.
 fn near<'a>(ready: Vec<&'a Known>, facts: &NodeFacts) -> Vec<&'a Known> {
-    let nodes = |known: &Known| known.endpoint.hints.clone().map(|h| h.nodes).unwrap_or_default();
-    let zones = |known: &Known| known.endpoint.hints.clone().map(|h| h.zones).unwrap_or_default();
+    let nodes = |known: &Known| known.endpoint.place.hints.nodes.clone();
+    let zones = |known: &Known| known.endpoint.place.hints.zones.clone();
     if ready.iter().all(|known| !nodes(known).is_empty()) {
         let near: Vec<_> =
             ready.iter().filter(|k| nodes(k).iter().any(|n| **n == *facts.name)).copied().collect();

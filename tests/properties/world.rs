@@ -130,7 +130,7 @@ fn service() -> impl Strategy<Value = Service> {
     (service_key(), ports, ips, created, affinity, switches).prop_map(
         |(key, ports, (ip, dual), created, affinity, (local, publish))| Service {
             key,
-            created: Created(created),
+            created: Created::new(created),
             service_type: ServiceType::ClusterIp,
             cluster_ips: ClusterIps {
                 v4: Some([10, 254, 0, ip].into()),
@@ -151,8 +151,7 @@ fn service() -> impl Strategy<Value = Service> {
             external_policy: TrafficPolicy::Cluster,
             affinity,
             publish_not_ready_addresses: publish,
-            labels: "".into(),
-            selector: "".into(),
+            shown: Shown::default(),
         },
     )
 }
@@ -177,7 +176,7 @@ fn set() -> impl Strategy<Value = EndpointSet> {
         let endpoints = prop::collection::vec(endpoint(family), 0..5);
         endpoints.prop_map(move |endpoints| EndpointSet {
             family,
-            ports: ports.clone().into(),
+            ports: ports.clone().into_iter().collect(),
             endpoints: endpoints.into(),
         })
     })
@@ -192,13 +191,12 @@ fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     });
     let names = |prefix| prop::collection::vec(name(prefix, 2).prop_map(Into::into), 0..2);
     let hints = (names("z"), names("n"))
-        .prop_map(|(zones, nodes)| Box::new(Hints { zones: zones.into(), nodes: nodes.into() }));
+        .prop_map(|(zones, nodes)| Hints { zones: zones.into(), nodes: nodes.into() });
     let node = prop::option::of(name("n", 2).prop_map(Into::into));
     (pod(family), prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints))
         .prop_map(|(address, conditions, node, hints)| Endpoint {
             address,
             conditions,
-            node,
-            hints,
+            place: Arc::new(Place { node, hints: hints.unwrap_or_default() }),
         })
 }

@@ -47,10 +47,10 @@ pub struct DescribedEndpoint {
 pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
     let known = snapshot.known.get(key)?;
     let service = known.service.as_deref()?;
-    let plan = snapshot.plan.services.get(key);
+    let plan = snapshot.plan.service(key);
     let ports = plan.iter().flat_map(|plan| plan.ports.iter());
     Some(DescribeView {
-        service: service_view(service, known, plan.map(|plan| &**plan)),
+        service: service_view(service, known, plan.as_ref()),
         endpoints: endpoints_view(key, known).endpoints,
         node: NodeView::from(&snapshot.plan),
         ports: ports.map(|port| described_port(snapshot, known, port)).collect(),

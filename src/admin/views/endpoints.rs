@@ -38,7 +38,7 @@ pub fn endpoints_view(key: &ServiceKey, known: &Known) -> EndpointsView {
     EndpointsView {
         namespace: key.namespace().to_owned(),
         name: key.name().to_owned(),
-        created: known.service.as_ref().and_then(|service| service.created.0),
+        created: known.service.as_ref().and_then(|service| service.created.seconds()),
         endpoints,
     }
 }
@@ -49,7 +49,7 @@ fn endpoint_view(endpoint: &Endpoint, port: &EndpointPort) -> EndpointView {
         protocol: port.protocol.name().to_owned(),
         address: endpoint.address,
         port: port.port,
-        node: endpoint.node.as_deref().map(str::to_owned),
+        node: endpoint.place.node.as_deref().map(str::to_owned),
         ready: endpoint.conditions.ready,
         serving: endpoint.conditions.serving,
         terminating: endpoint.conditions.terminating,

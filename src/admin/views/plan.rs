@@ -83,7 +83,7 @@ pub struct PoolView {
 
 impl From<&Plan> for PlanView {
     fn from(plan: &Plan) -> Self {
-        let services = plan.services.values().map(|service| (&**service).into()).collect();
+        let services = plan.services().map(|service| (&service).into()).collect();
         Self { node: plan.into(), services }
     }
 }

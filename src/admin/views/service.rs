@@ -66,9 +66,9 @@ pub fn service_view(service: &Service, known: &Known, plan: Option<&ServicePlan>
         external_traffic_policy: policy_name(service.external_policy).to_owned(),
         session_affinity_seconds: service.affinity.map(Into::into),
         publish_not_ready_addresses: service.publish_not_ready_addresses,
-        labels: pairs(&service.labels),
-        selector: pairs(&service.selector),
-        created: service.created.0,
+        labels: pairs(service.shown.labels()),
+        selector: pairs(service.shown.selector()),
+        created: service.created.seconds(),
         endpoints: count_endpoints(known, plan),
         frontends: count_frontends(plan),
     }

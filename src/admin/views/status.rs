@@ -29,7 +29,7 @@ impl From<&Snapshot> for StatusView {
         let since_epoch = |at: std::time::SystemTime| at.duration_since(UNIX_EPOCH).ok();
         Self {
             node: snapshot.plan.facts.name.to_string(),
-            services: snapshot.plan.services.len(),
+            services: snapshot.plan.services,
             generation: status.generation,
             synced: status.synced,
             last_success: status.last_success.and_then(since_epoch).map(|age| age.as_secs()),

@@ -24,8 +24,8 @@ pub fn listing(plan: &Plan) -> String {
     let mut changes = Changes::default();
     state.lower_node(&plan.node, &mut changes);
     changes.new_targets.extend(fixed_class_elements());
-    for (key, service) in &plan.services {
-        state.lower(key, None, Some(service), &mut changes);
+    for service in plan.services() {
+        state.lower(&service.key, None, Some(&service), &mut changes);
     }
     let mut out = String::from("table inet vipd\n");
     let chains = changes.structure.iter().filter_map(|structure| match structure {

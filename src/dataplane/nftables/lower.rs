@@ -18,7 +18,7 @@ use super::set::{
 use super::slots::rebalance;
 use super::state::{
     PoolKey, PoolState, Retimed, State, endpoint_addresses, frontend_addresses, frontends, index,
-    used_pools,
+    targets, used_pools,
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{NodePlan, ServicePlan, Target};
@@ -35,7 +35,7 @@ pub type HeldFrontend = (Family, Bytes, Value);
 struct Wanted {
     key: PoolKey,
     affinity: Option<NonZeroU32>,
-    targets: Vec<Target>,
+    targets: Box<[Target]>,
 }
 
 impl State {
@@ -47,7 +47,10 @@ impl State {
         new: Option<&ServicePlan>,
         changes: &mut Changes,
     ) {
-        let pools = self.services.remove(key).unwrap_or_default();
+        let mut pools = self.services.remove(key).unwrap_or_default();
+        for (pool, plan) in pools.iter_mut().filter_map(|pool| Some((pool, old?))) {
+            pool.slots = pool.slots_under(plan);
+        }
         let held = old.map_or_else(Vec::new, |plan| frontends(plan, &pools).collect());
         self.lower_from((key, pools.into_vec()), held, new, changes);
         let before = (
@@ -75,8 +78,11 @@ impl State {
         for (port, scope) in used {
             let old = pools.iter().position(|pool| pool.key.is(port, scope));
             let old = old.map(|at| pools.swap_remove(at));
-            let targets: Vec<Target> = port.pool(scope).iter().map(|e| e.target).collect();
-            let wanted = Wanted { key: PoolKey::of(port, scope), affinity: port.affinity, targets };
+            let wanted = Wanted {
+                key: PoolKey::of(port, scope),
+                affinity: port.affinity,
+                targets: targets(port, scope),
+            };
             next.extend(self.place(key, old, wanted, changes));
         }
         for pool in pools {
@@ -85,6 +91,9 @@ impl State {
         let wanted: Vec<HeldFrontend> =
             new.map_or_else(Vec::new, |plan| frontends(plan, &next).collect());
         frontend_difference(held, wanted, &self.moved, changes);
+        for (pool, plan) in next.iter_mut().filter_map(|pool| Some((pool, new?))) {
+            pool.forget_slots_of(plan);
+        }
         if !next.is_empty() {
             self.services.insert(key.clone(), next.into());
         }
@@ -103,7 +112,7 @@ impl State {
         let same = old.as_ref().is_some_and(|pool| pool.affinity == wanted.affinity);
         let unchanged = same
             && old.as_ref().is_some_and(|pool| {
-                let size = self.classes.key(pool.class).map_or(0, |class| class.size);
+                let size = self.classes.key(pool.class()).map_or(0, |class| class.size);
                 pool.slots.len() == size as usize
                     && pool.slots.len() == wanted.targets.len()
                     && is_permutation(&pool.slots, &wanted.targets)
@@ -121,7 +130,7 @@ impl State {
             other => other,
         };
         let (number, old_slots, old_class, old_affinity) = match old {
-            Some(pool) => (pool.number, pool.slots, Some(pool.class), pool.affinity),
+            Some(pool) => (pool.value.pool(), pool.slots, Some(pool.value.class()), pool.affinity),
             None => (self.new_number(owner, &wanted)?, Box::default(), None, None),
         };
         if let (Some(before), Some(after)) = (old_affinity, wanted.affinity)
@@ -150,8 +159,7 @@ impl State {
         self.write_tokens((family, number), before, after, changes);
         Some(PoolState {
             key: wanted.key,
-            number,
-            class,
+            value: Value::new(number, class),
             affinity: wanted.affinity,
             slots: slots.into(),
         })
@@ -221,7 +229,7 @@ impl State {
         let own = |target: &Target| pool.affinity.is_some() && pool.slots.contains(target);
         let mut seen = HashSet::default();
         wanted.targets.iter().any(|target| {
-            let token = token(pool.number, target);
+            let token = token(pool.number(), target);
             !seen.insert(token) || (tokens.contains_key(&token) && !own(target))
         })
     }
@@ -235,8 +243,7 @@ impl State {
             }
             let candidate = PoolState {
                 key: wanted.key.clone(),
-                number,
-                class: 0,
+                value: Value::new(number, 0),
                 affinity: None,
                 slots: Box::default(),
             };
@@ -299,19 +306,19 @@ impl State {
     }
 
     fn drop_pool(&mut self, pool: PoolState, changes: &mut Changes) {
-        let family = pool.key.family;
-        if let Some(class) = self.classes.key(pool.class) {
+        let (family, number) = (pool.key.family, pool.number());
+        if let Some(class) = self.classes.key(pool.class()) {
             self.classes.release(class);
         }
         if pool.affinity.is_some() {
-            self.write_tokens((family, pool.number), &pool.slots, &[], changes);
+            self.write_tokens((family, number), &pool.slots, &[], changes);
         }
         let set = Set::Endpoints(family);
         let slots = pool.slots.iter().enumerate();
         self.deferred.extend(
-            slots.map(|(slot, target)| (set, endpoint_element(pool.number, slot as u32, target))),
+            slots.map(|(slot, target)| (set, endpoint_element(number, slot as u32, target))),
         );
-        self.freed_later.push(pool.number);
+        self.freed_later.push(number);
     }
 
     pub fn count_frontends(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {

@@ -40,6 +40,7 @@ use crate::dataplane::{Applied, Dataplane};
 use crate::model::Family;
 use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServiceDelta};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 /// Services that one transaction of a long delta holds: larger ones are no faster, and hold the
 /// kernel's nf_tables lock longer.
@@ -135,15 +136,15 @@ impl Nftables {
         self.state.lower_node(&plan.node, &mut changes);
         changes.new_targets.extend(lower::fixed_class_elements());
         let mut applied = self.commit(&changes)?;
-        let mut all = plan.services.iter();
+        let mut all = plan.services();
         loop {
             let chunk: Vec<ServiceDelta> = all
                 .by_ref()
                 .take(SERVICES_AT_ONCE)
-                .map(|(key, plan)| ServiceDelta {
-                    key: key.clone(),
+                .map(|plan| ServiceDelta {
+                    key: plan.key.clone(),
                     old: None,
-                    new: Some(plan.clone()),
+                    new: Some(Arc::new(plan)),
                 })
                 .collect();
             if chunk.is_empty() {

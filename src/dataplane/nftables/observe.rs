@@ -24,9 +24,8 @@ use foldhash::{HashMap, HashSet};
 use std::net::IpAddr;
 
 /// One service with what the kernel was seen to hold of it.
-struct Seen<'a> {
-    key: &'a ServiceKey,
-    plan: &'a ServicePlan,
+struct Seen {
+    key: ServiceKey,
     held: Vec<HeldFrontend>,
     pools: Vec<PoolState>,
 }
@@ -48,7 +47,7 @@ impl Nftables {
         if !self.kernel.has_table()? || !has_our_sets(&self.kernel.sets()?) {
             return Ok(None);
         }
-        for address in plan.services.values().flat_map(|plan| frontend_addresses(plan)) {
+        for address in plan.services().flat_map(|service| frontend_addresses(&service)) {
             self.state.addresses.add(address);
         }
         let mut applied = Applied::default();
@@ -70,10 +69,12 @@ impl Nftables {
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
             }
-            for address in endpoint_addresses(seen.plan) {
+            let service = plan.service(&seen.key);
+            for address in service.as_ref().map(endpoint_addresses).unwrap_or_default() {
                 self.state.endpoints.add(address);
             }
-            self.state.lower_from((seen.key, seen.pools), seen.held, Some(seen.plan), &mut changes);
+            let known = (&seen.key, seen.pools);
+            self.state.lower_from(known, seen.held, service.as_ref(), &mut changes);
         }
         leave_pinned_out(&mut changes);
         applied += self.commit(&changes)?;
@@ -185,20 +186,15 @@ impl Nftables {
     }
 
     /// Looks up every planned frontend, and the pools that it leads to.
-    fn observe_services<'a>(
+    fn observe_services(
         &mut self,
-        plan: &'a Plan,
+        plan: &Plan,
         suspects: &mut Suspects,
-    ) -> Result<Vec<Seen<'a>>, Error> {
+    ) -> Result<Vec<Seen>, Error> {
         let mut values: [HashMap<Bytes, Value>; 2] = Default::default();
         for family in Family::BOTH {
-            let keys: Vec<Bytes> = plan
-                .services
-                .values()
-                .flat_map(|plan| frontends(plan, &[]))
-                .filter(|(f, _, _)| *f == family)
-                .map(|(_, key, _)| key)
-                .collect();
+            let keys: Vec<Bytes> =
+                planned_frontends(plan).filter(|(f, _)| *f == family).map(|(_, key)| key).collect();
             let found = self.kernel.get(Set::Services(family), &keys)?;
             let known = keys.into_iter().zip(found).filter_map(|(key, data)| match data {
                 Some(Data::Value(bytes)) => Some((key, Value(word(&bytes)?))),
@@ -207,23 +203,15 @@ impl Nftables {
             values[index(family)] = known.collect();
             suspects.frontends[index(family)] = values[index(family)].len() as u64;
         }
-        let mut seen: Vec<Seen<'a>> = plan
-            .services
-            .iter()
-            .map(|(key, service)| self.candidates(key, service, &values))
-            .collect();
+        let mut seen: Vec<Seen> =
+            plan.services().map(|service| self.candidates(&service, &values)).collect();
         drop(values);
         self.read_slots(&mut seen, suspects)?;
         Ok(seen)
     }
 
     /// The pools that a service's frontends name; their slots are still to be read.
-    fn candidates<'a>(
-        &mut self,
-        key: &'a ServiceKey,
-        plan: &'a ServicePlan,
-        values: &[HashMap<Bytes, Value>; 2],
-    ) -> Seen<'a> {
+    fn candidates(&mut self, plan: &ServicePlan, values: &[HashMap<Bytes, Value>; 2]) -> Seen {
         let held: Vec<HeldFrontend> = frontends(plan, &[])
             .filter_map(|(family, key, _)| {
                 let value = *values[index(family)].get(&key)?;
@@ -243,35 +231,35 @@ impl Nftables {
             let Some(value) = value else { continue };
             let class = self.state.classes.key(value.class());
             let Some(class) = class.filter(|class| class.family == port.family) else { continue };
-            if self.state.numbers.adopt(value.pool(), key) {
+            if self.state.numbers.adopt(value.pool(), &plan.key) {
                 self.state.classes.acquire(class);
                 pools.push(PoolState {
                     key: PoolKey::of(port, scope),
-                    number: value.pool(),
-                    class: value.class(),
+                    value,
                     affinity: class.affinity,
                     slots: Box::default(),
                 });
             }
         }
-        Seen { key, plan, held, pools }
+        Seen { key: plan.key.clone(), held, pools }
     }
 
-    fn read_slots(&mut self, seen: &mut [Seen<'_>], suspects: &mut Suspects) -> Result<(), Error> {
+    fn read_slots(&mut self, seen: &mut [Seen], suspects: &mut Suspects) -> Result<(), Error> {
         for family in Family::BOTH {
             let pools = || {
                 seen.iter().flat_map(|seen| &seen.pools).filter(|pool| pool.key.family == family)
             };
-            let size = |pool: &PoolState| self.state.classes.key(pool.class).map_or(0, |c| c.size);
+            let size =
+                |pool: &PoolState| self.state.classes.key(pool.class()).map_or(0, |c| c.size);
             let keys: Vec<Bytes> = pools()
-                .flat_map(|pool| (0..size(pool)).map(|slot| slot_key(pool.number, slot)))
+                .flat_map(|pool| (0..size(pool)).map(|slot| slot_key(pool.number(), slot)))
                 .collect();
             let mut found = self.kernel.get(Set::Endpoints(family), &keys)?.into_iter();
             for pool in seen.iter_mut().flat_map(|seen| &mut seen.pools) {
                 if pool.key.family != family {
                     continue;
                 }
-                let size = self.state.classes.key(pool.class).map_or(0, |class| class.size);
+                let size = self.state.classes.key(pool.class()).map_or(0, |class| class.size);
                 let read: Vec<_> = found.by_ref().take(size as usize).collect();
                 pool.slots = read
                     .iter()
@@ -285,7 +273,7 @@ impl Nftables {
                 if pool.affinity.is_some() {
                     for target in &pool.slots {
                         self.state.tokens[index(family)]
-                            .insert(token(pool.number, target), *target);
+                            .insert(token(pool.number(), target), *target);
                     }
                 }
             }
@@ -305,12 +293,7 @@ impl Nftables {
             if self.kernel.count(set)? == Some(suspects.frontends[index(family)]) {
                 continue;
             }
-            let keys: HashSet<Bytes> = plan
-                .services
-                .values()
-                .flat_map(|plan| frontends(plan, &[]))
-                .map(|(_, key, _)| key)
-                .collect();
+            let keys: HashSet<Bytes> = planned_frontends(plan).map(|(_, key)| key).collect();
             for element in self.kernel.dump(set)? {
                 if keys.contains(&element.key) {
                     continue;
@@ -434,7 +417,7 @@ impl Nftables {
     }
 
     /// Slots of pools that nobody owns: what a crash between two commits leaves.
-    fn remove_unowned_endpoints(&mut self, seen: &[Seen<'_>]) -> Result<Applied, Error> {
+    fn remove_unowned_endpoints(&mut self, seen: &[Seen]) -> Result<Applied, Error> {
         let mut changes = Changes::default();
         for family in Family::BOTH {
             let set = Set::Endpoints(family);
@@ -444,7 +427,8 @@ impl Nftables {
             let mut owned: HashSet<Bytes> = HashSet::default();
             let pools = seen.iter().flat_map(|seen| &seen.pools);
             for pool in pools.filter(|pool| pool.key.family == family) {
-                owned.extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number, slot)));
+                owned
+                    .extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number(), slot)));
             }
             let deferred = self.state.deferred.iter().filter(|(s, _)| *s == set);
             owned.extend(deferred.map(|(_, element)| element.key.clone()));
@@ -470,6 +454,14 @@ pub(super) fn hooks_differ(chains: &[ObservedChain], needs: Needs<'_>) -> bool {
         let seen = chains.iter().find(|seen| seen.name == *chain.name);
         let hook = chain.hook.as_ref().map(|hook| (hook.number, hook.priority, NF_ACCEPT));
         seen.is_some_and(|seen| seen.hook != hook)
+    })
+}
+
+/// The keys of all frontends that somebody holds: each claimed one has a holder.
+fn planned_frontends(plan: &Plan) -> impl Iterator<Item = (Family, Bytes)> {
+    plan.claims.iter().filter_map(|(at, _)| {
+        let FrontendAddress::Address(address) = at.at else { return None };
+        Some((Family::of(address), super::set::frontend_key(address, at.protocol, at.port)))
     })
 }
 

@@ -123,18 +123,20 @@ impl State {
             Set::Services(_) => {
                 let (address, protocol, port) = read_frontend_key(key)?;
                 let at = FrontendKey { at: FrontendAddress::Address(address), protocol, port };
-                let holder = plan.claims.get(&at)?.first()?;
-                let service = plan.services.get(holder)?;
+                let holder = plan.claims.holder(&at)?;
+                let service = plan.service(holder)?;
                 let pools = self.services.get(holder).map_or(&[][..], |pools| pools);
-                frontends(service, pools)
+                frontends(&service, pools)
                     .find(|(_, candidate, _)| candidate == key)
                     .map(|(_, key, value)| service_element(key, value))
             }
             Set::Endpoints(family) => {
                 let (number, slot) = read_slot_key(key)?;
-                let pools = self.services.get(self.numbers.owner(number)?)?;
-                let pool = pools.iter().find(|p| p.number == number && p.key.family == family)?;
-                Some(endpoint_element(number, slot, pool.slots.get(slot as usize)?))
+                let owner = self.numbers.owner(number)?;
+                let pools = self.services.get(owner)?;
+                let pool = pools.iter().find(|p| p.number() == number && p.key.family == family)?;
+                let slots = pool.slots_under(&plan.service(owner)?);
+                Some(endpoint_element(number, slot, slots.get(slot as usize)?))
             }
             Set::Addresses(_) => {
                 let address = read_set_address(set, key)?;

@@ -61,7 +61,8 @@ impl Nftables {
         let mut counts = [0; Set::ALL.len()];
         let mut count = |set: Set, n: u64| counts[set.index()] += n;
         let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
-        for service in plan.services.values() {
+        for service in plan.services() {
+            let service = &service;
             for (family, ..) in frontends(service, &[]) {
                 count(Set::Services(family), 1);
             }

@@ -10,6 +10,7 @@ use crate::planner::{
     Action, FrontendAddress, NodePlan, PortPlan, Scope, ServiceDelta, ServicePlan, Target,
 };
 use foldhash::{HashMap, HashSet};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -40,65 +41,104 @@ impl PoolKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolState {
     pub key: PoolKey,
-    pub number: u32,
-    pub class: u32,
+    /// What leads here: number and class.
+    pub value: Value,
     pub affinity: Option<NonZeroU32>,
-    /// One target a slot.
+    /// One target a slot. In [`State::services`] empty where slots and targets are the same list:
+    /// then the plan has it.
     pub slots: Box<[Target]>,
 }
 
 impl PoolState {
-    pub fn value(&self) -> Value {
-        Value::new(self.number, self.class)
+    pub fn number(&self) -> u32 {
+        self.value.pool()
+    }
+
+    pub fn class(&self) -> u32 {
+        self.value.class()
+    }
+
+    /// What the slots hold, given the plan that they were made from.
+    pub fn slots_under(&self, plan: &ServicePlan) -> Box<[Target]> {
+        if !self.slots.is_empty() {
+            return self.slots.clone();
+        }
+        let of = |port: &&PortPlan| self.key.is(port, self.key.scope);
+        let port = plan.ports.iter().find(of);
+        port.map(|port| targets(port, self.key.scope)).unwrap_or_default()
+    }
+
+    /// Leaves to the plan what the plan has.
+    pub fn forget_slots_of(&mut self, plan: &ServicePlan) {
+        let planned = plan.ports.iter().find(|port| self.key.is(port, self.key.scope));
+        let planned = planned.map(|port| port.pool(self.key.scope).iter().map(|e| &e.target));
+        if planned.is_some_and(|planned| planned.eq(self.slots.iter())) {
+            self.slots = Box::default();
+        }
     }
 }
 
-/// Counts of what several services may share.
+/// Counts of what several services may share, and mostly do not.
 #[derive(Debug, Default)]
 pub struct Counts {
-    v4: HashMap<[u8; 4], u32>,
-    v6: HashMap<[u8; 16], u32>,
+    v4: Count<[u8; 4]>,
+    v6: Count<[u8; 16]>,
+}
+
+#[derive(Debug, Default)]
+struct Count<K> {
+    present: HashSet<K>,
+    /// How many more times than once, where that is so.
+    again: HashMap<K, u32>,
+}
+
+impl<K: Copy + Eq + Hash> Count<K> {
+    fn add(&mut self, key: K) -> bool {
+        let first = self.present.insert(key);
+        if !first {
+            *self.again.entry(key).or_default() += 1;
+        }
+        first
+    }
+
+    fn remove(&mut self, key: K) -> bool {
+        match self.again.get_mut(&key) {
+            None => return self.present.remove(&key),
+            Some(1) => drop(self.again.remove(&key)),
+            Some(again) => *again -= 1,
+        }
+        false
+    }
 }
 
 impl Counts {
     /// True if it is the first.
     pub fn add(&mut self, address: IpAddr) -> bool {
-        let count = match address {
-            IpAddr::V4(v4) => self.v4.entry(v4.octets()).or_default(),
-            IpAddr::V6(v6) => self.v6.entry(v6.octets()).or_default(),
-        };
-        *count += 1;
-        *count == 1
+        match address {
+            IpAddr::V4(v4) => self.v4.add(v4.octets()),
+            IpAddr::V6(v6) => self.v6.add(v6.octets()),
+        }
     }
 
     /// True if it was the last.
     pub fn remove(&mut self, address: IpAddr) -> bool {
-        fn down<K: std::hash::Hash + Eq>(map: &mut HashMap<K, u32>, key: K) -> bool {
-            let Some(count) = map.get_mut(&key) else { return false };
-            *count -= 1;
-            let last = *count == 0;
-            if last {
-                map.remove(&key);
-            }
-            last
-        }
         match address {
-            IpAddr::V4(v4) => down(&mut self.v4, v4.octets()),
-            IpAddr::V6(v6) => down(&mut self.v6, v6.octets()),
+            IpAddr::V4(v4) => self.v4.remove(v4.octets()),
+            IpAddr::V6(v6) => self.v6.remove(v6.octets()),
         }
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(v4) => self.v4.contains_key(&v4.octets()),
-            IpAddr::V6(v6) => self.v6.contains_key(&v6.octets()),
+            IpAddr::V4(v4) => self.v4.present.contains(&v4.octets()),
+            IpAddr::V6(v6) => self.v6.present.contains(&v6.octets()),
         }
     }
 
     pub fn iter(&self, family: Family) -> Box<dyn Iterator<Item = IpAddr> + '_> {
         match family {
-            Family::V4 => Box::new(self.v4.keys().map(|octets| IpAddr::from(*octets))),
-            Family::V6 => Box::new(self.v6.keys().map(|octets| IpAddr::from(*octets))),
+            Family::V4 => Box::new(self.v4.present.iter().map(|octets| IpAddr::from(*octets))),
+            Family::V6 => Box::new(self.v6.present.iter().map(|octets| IpAddr::from(*octets))),
         }
     }
 }
@@ -156,7 +196,7 @@ pub fn frontends<'a>(
             Action::Forward(forward) => pools
                 .iter()
                 .find(|pool| pool.key.is(port, forward.scope))
-                .map_or(Value::new(0, CLASS_DROP), PoolState::value),
+                .map_or(Value::new(0, CLASS_DROP), |pool| pool.value),
         };
         let key = frontend_key(address, frontend.at.protocol, frontend.at.port);
         Some((Family::of(address), key, value))
@@ -181,6 +221,10 @@ pub fn moved_frontends(deltas: &[ServiceDelta]) -> HashSet<Bytes> {
         moved.retain(|key| taken.contains(key));
     }
     moved
+}
+
+pub fn targets(port: &PortPlan, scope: Scope) -> Box<[Target]> {
+    port.pool(scope).iter().map(|endpoint| endpoint.target).collect()
 }
 
 /// The pools that a plan's frontends use: each once.

@@ -4,7 +4,7 @@ use super::*;
 
 fn claimant(name: &str, created: Option<i64>, ports: &[&str]) -> Known {
     let mut service = service(name, &["10.254.0.7"], ports);
-    service.created = Created(created);
+    service.created = Created::new(created);
     Known { service: Some(Arc::new(service)), ..Known::default() }
 }
 
@@ -48,7 +48,7 @@ fn the_oldest_then_the_first_name_holds_the_frontend() {
     known.extend(all([claimant("first", Some(10), PORT)]));
     let delta = planner.replan([ServiceKey::new("ns", "first")], &known);
     assert_eq!(delta.services.len(), 4);
-    assert_eq!(planner.plan().claims.values().next().unwrap()[0].name(), "first");
+    assert_eq!(planner.plan().claims.iter().next().unwrap().1.name(), "first");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn only_the_contested_port_is_lost() {
         claimant("b", Some(2), &[":80/TCP", ":81/TCP", "u:80/UDP"]),
     ]);
     let planner = planner(policy(), &known);
-    let b = &planner.plan().services[&ServiceKey::new("ns", "b")];
+    let b = planner.plan().service(&ServiceKey::new("ns", "b")).unwrap();
     let held: Vec<String> = b.held().map(|(_, frontend)| frontend.at.to_string()).collect();
     assert_eq!(held, ["10.254.0.7:80/UDP", "10.254.0.7:81/TCP"]);
 }
@@ -93,22 +93,24 @@ fn ages_that_change_together_are_compared_as_they_are_now() {
     let after = with([50, 20, 30, 10, 5]);
     let mut planner = planner(policy(), &before);
     planner.replan(["a", "b", "d"].map(|name| ServiceKey::new("ns", name)), &after);
-    let order: Vec<&str> = planner.plan().claims.values().flatten().map(ServiceKey::name).collect();
-    assert_eq!(order, ["e", "d", "b", "c", "a"]);
+    let claims = &planner.plan().claims;
+    let (at, holder) = claims.iter().next().unwrap();
+    let losers: Vec<&str> = claims.losers(at).iter().map(ServiceKey::name).collect();
+    assert_eq!((holder.name(), losers), ("e", vec!["d", "b", "c", "a"]));
 }
 
 #[test]
 fn a_port_written_twice_is_one_frontend_of_the_first() {
     let known = all([claimant("a", None, &["x:80/TCP", "y:80/TCP"])]);
     let planner = planner(policy(), &known);
-    let plan = &planner.plan().services[&ServiceKey::new("ns", "a")];
+    let plan = planner.plan().service(&ServiceKey::new("ns", "a")).unwrap();
     assert_eq!(plan.held().map(|(port, _)| &*port.name.0).collect::<Vec<_>>(), ["x"]);
 }
 
 #[test]
 fn problems_name_the_winner_and_stray_addresses() {
     let mut stray = service("stray", &["10.99.0.1", "fd00::1"], PORT);
-    stray.created = Created(Some(1));
+    stray.created = Created::new(Some(1));
     let stray = Known { service: Some(Arc::new(stray)), ..Known::default() };
     let known = all([claimant("a", Some(1), PORT), claimant("b", Some(2), PORT), stray]);
     let list = |policy| {

@@ -15,8 +15,9 @@ use std::sync::Arc;
 pub(super) fn endpoint(text: &str) -> Endpoint {
     let mut words = text.split_whitespace();
     let address = words.next().unwrap().parse().unwrap();
-    let mut endpoint = Endpoint { address, conditions: Conditions::READY, node: None, hints: None };
-    let (mut zones, mut nodes) = (Vec::new(), Vec::new());
+    let place = Arc::default();
+    let mut endpoint = Endpoint { address, conditions: Conditions::READY, place };
+    let (mut place, mut zones, mut nodes) = (Place::default(), Vec::new(), Vec::new());
     for word in words {
         let state = |ready, serving, terminating| Conditions { ready, serving, terminating };
         match word {
@@ -28,16 +29,15 @@ pub(super) fn endpoint(text: &str) -> Endpoint {
             "published-terminating" => endpoint.conditions = state(true, true, true),
             "dead" => endpoint.conditions = state(false, false, true),
             _ => match word.split_at(word.find(['@', ':']).unwrap() + 1) {
-                ("@", node) => endpoint.node = Some(node.into()),
+                ("@", node) => place.node = Some(node.into()),
                 ("z:", zone) => zones.push(zone.into()),
                 ("n:", node) => nodes.push(node.into()),
                 _ => panic!("unknown word {word}"),
             },
         }
     }
-    if !zones.is_empty() || !nodes.is_empty() {
-        endpoint.hints = Some(Box::new(Hints { zones: zones.into(), nodes: nodes.into() }));
-    }
+    place.hints = Hints { zones: zones.into(), nodes: nodes.into() };
+    endpoint.place = Arc::new(place);
     endpoint
 }
 
@@ -81,7 +81,7 @@ pub(super) fn service(name: &str, cluster_ips: &[&str], ports: &[&str]) -> Servi
     });
     Service {
         key: ServiceKey::new("ns", name),
-        created: Created(None),
+        created: Created::new(None),
         service_type: ServiceType::ClusterIp,
         cluster_ips: ips,
         ports: ports.collect(),
@@ -90,8 +90,7 @@ pub(super) fn service(name: &str, cluster_ips: &[&str], ports: &[&str]) -> Servi
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
-        labels: "".into(),
-        selector: "".into(),
+        shown: Shown::default(),
     }
 }
 

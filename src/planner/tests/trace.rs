@@ -11,8 +11,8 @@ fn world(policy: Policy) -> Plan {
     own.internal_policy = TrafficPolicy::Local;
     let empty = service("empty", &["10.254.0.3"], &[":80/TCP"]);
     let mut late = service("late", &["10.254.0.1"], &[":80/TCP", "more:81/TCP"]);
-    late.created = Created(None);
-    spread.created = Created(Some(1));
+    late.created = Created::new(None);
+    spread.created = Created::new(Some(1));
     let known = |service: Service, ports: &[&str], endpoints: &[&str]| Known {
         slices: [slice(&format!("{}-1", service.key.name()), set(ports, endpoints))].into(),
         service: Some(Arc::new(service)),

@@ -7,7 +7,8 @@ use super::Names;
 use super::fields::{Fault, port, protocol, routable_ip};
 use super::findings::{Converted, Findings, namespaced};
 use crate::model::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Object, PortName,
+    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Hints, Object, PortName,
+    Ports,
 };
 use k8s_openapi::api::core::v1 as core;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ fn ports(
     names: &mut Names,
     path: &str,
     given: &[core::EndpointPort],
-) -> Result<Box<[EndpointPort]>, Fault> {
+) -> Result<Ports<EndpointPort>, Fault> {
     let one = |(index, one): (usize, &core::EndpointPort)| {
         let path = format!("{path}.ports[{index}]");
         Ok(EndpointPort {
@@ -58,7 +59,8 @@ fn ports(
             port: port(&format!("{path}.port"), one.port)?,
         })
     };
-    given.iter().enumerate().map(one).collect()
+    let ports = given.iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    Ok(names.endpoint_ports(ports))
 }
 
 fn endpoint(
@@ -70,7 +72,6 @@ fn endpoint(
     Ok(Endpoint {
         address: routable_ip(field, &given.ip)?,
         conditions: Conditions::READY,
-        node: node.map(|name| findings.names.intern(name)),
-        hints: None,
+        place: findings.names.place(node, Hints::default()),
     })
 }

@@ -9,8 +9,8 @@ use super::fields::{
 };
 use super::findings::{Converted, Findings, label_of, namespaced};
 use crate::model::{
-    ClusterIps, Created, External, Family, Object, PortName, Service, ServicePort, ServiceType,
-    TargetPort, TrafficPolicy,
+    ClusterIps, Created, External, Family, Object, PortName, Ports, Service, ServicePort,
+    ServiceType, Shown, TargetPort, TrafficPolicy,
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -47,7 +47,7 @@ pub fn service(object: &core::Service, findings: &mut Findings<'_>) -> Result<Co
     };
     Ok(Converted::Object(Object::Service(Arc::new(Service {
         key: findings.names.service(namespace, name),
-        created: Created(meta.creation_timestamp.as_ref().map(|t| t.0.as_second())),
+        created: Created::new(meta.creation_timestamp.as_ref().map(|t| t.0.as_second())),
         service_type,
         cluster_ips,
         ports: ports(findings.names, spec)?,
@@ -56,8 +56,7 @@ pub fn service(object: &core::Service, findings: &mut Findings<'_>) -> Result<Co
         external_policy: policy("spec.externalTrafficPolicy", &spec.external_traffic_policy)?,
         affinity: affinity(spec)?,
         publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
-        labels: joined(meta.labels.as_ref()),
-        selector: joined(spec.selector.as_ref()),
+        shown: Shown::new(&joined(meta.labels.as_ref()), &joined(spec.selector.as_ref())),
     }))))
 }
 
@@ -122,7 +121,7 @@ fn check_family(
     Err(Fault::new(field, format!("{address} is not {wanted}, as spec.ipFamilies[{index}] says")))
 }
 
-fn ports(names: &mut Names, spec: &core::ServiceSpec) -> Result<Box<[ServicePort]>, Fault> {
+fn ports(names: &mut Names, spec: &core::ServiceSpec) -> Result<Ports<ServicePort>, Fault> {
     let given = spec.ports.as_deref().unwrap_or(&[]);
     if given.is_empty() {
         return Err(Fault::new("spec.ports", "no port; a Service needs at least one"));
@@ -148,7 +147,7 @@ fn ports(names: &mut Names, spec: &core::ServiceSpec) -> Result<Box<[ServicePort
         }
         ports.push(port);
     }
-    Ok(ports.into())
+    Ok(names.service_ports(ports))
 }
 
 /// What two ports of one Service cannot share.
@@ -268,7 +267,7 @@ fn affinity(spec: &core::ServiceSpec) -> Result<Option<NonZeroU32>, Fault> {
     }
 }
 
-fn joined(pairs: Option<&BTreeMap<String, String>>) -> Box<str> {
+fn joined(pairs: Option<&BTreeMap<String, String>>) -> String {
     let pairs = pairs.into_iter().flatten().map(|(key, value)| format!("{key}={value}"));
-    pairs.collect::<Vec<_>>().join(",").into()
+    pairs.collect::<Vec<_>>().join(",")
 }

@@ -8,7 +8,7 @@ use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
 use super::findings::{Converted, Findings, label_of, namespaced};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family, Hints, Object,
-    PortName, SliceKey, SliceOrigin,
+    PortName, Ports, SliceKey, SliceOrigin,
 };
 use k8s_openapi::api::discovery::v1 as discovery;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub fn endpoint_slice(
 fn ports(
     names: &mut Names,
     given: &[discovery::EndpointPort],
-) -> Result<Box<[EndpointPort]>, Fault> {
+) -> Result<Ports<EndpointPort>, Fault> {
     let mut ports = Vec::with_capacity(given.len());
     for (index, one) in given.iter().enumerate() {
         let protocol = protocol(&format!("ports[{index}].protocol"), one.protocol.as_deref())?;
@@ -70,7 +70,7 @@ fn ports(
         let port = port(&format!("ports[{index}].port"), number)?;
         ports.push(EndpointPort { name: PortName(names.intern(name)), protocol, port });
     }
-    Ok(ports.into())
+    Ok(names.endpoint_ports(ports))
 }
 
 fn endpoint(
@@ -92,15 +92,15 @@ fn endpoint(
             serving: conditions.and_then(|c| c.serving).unwrap_or(true),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         },
-        node: one.node_name.as_deref().filter(|n| !n.is_empty()).map(|n| findings.names.intern(n)),
-        hints: one.hints.as_ref().and_then(hints),
+        place: findings.names.place(
+            one.node_name.as_deref().filter(|name| !name.is_empty()),
+            one.hints.as_ref().map(hints).unwrap_or_default(),
+        ),
     }))
 }
 
-/// No zone and no node is as good as no hint.
-fn hints(given: &discovery::EndpointHints) -> Option<Box<Hints>> {
+fn hints(given: &discovery::EndpointHints) -> Hints {
     let zones = given.for_zones.iter().flatten().map(|zone| zone.name.as_str().into());
     let nodes = given.for_nodes.iter().flatten().map(|node| node.name.as_str().into());
-    let hints = Hints { zones: zones.collect(), nodes: nodes.collect() };
-    (hints != Hints::default()).then(|| Box::new(hints))
+    Hints { zones: zones.collect(), nodes: nodes.collect() }
 }

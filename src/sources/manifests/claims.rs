@@ -31,7 +31,8 @@ struct File {
     path: Arc<Path>,
     /// Of the bytes last read; none if they could not be read.
     hash: Option<u64>,
-    claims: Vec<Claim>,
+    claims: Vec<Value>,
+    documents: Documents,
     /// What is wrong in the contents that serve.
     problems: Vec<Problem>,
     /// Why the newest contents do not serve.
@@ -40,9 +41,29 @@ struct File {
     told: bool,
 }
 
-struct Claim {
-    value: Value,
-    document: u32,
+/// The document number of each claim, by its position. Mostly they count on from claim to claim, so
+/// only the positions where they do not are kept.
+#[derive(Default)]
+struct Documents(Vec<(u32, u32)>);
+
+impl Documents {
+    fn new(numbers: impl Iterator<Item = u32>) -> Self {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for (position, number) in (0..).zip(numbers) {
+            let expected = runs.last().map(|(first, number)| number + (position - first));
+            if expected != Some(number) {
+                runs.push((position, number));
+            }
+        }
+        runs.shrink_to_fit();
+        Self(runs)
+    }
+
+    fn at(&self, position: u32) -> u32 {
+        let after = self.0.partition_point(|(first, _)| *first <= position);
+        let run = after.checked_sub(1).and_then(|at| self.0.get(at));
+        run.map_or(0, |(first, number)| number + (position - first))
+    }
 }
 
 impl Claims {
@@ -60,14 +81,18 @@ impl Claims {
     /// The file now holds these objects.
     pub fn set(&mut self, path: &Arc<Path>, contents: Contents, out: &mut Vec<Change>) {
         let id = self.id(path);
-        let claims = contents.values.into_iter();
-        let claims = claims.map(|(document, value)| Claim { value, document }).collect();
+        let documents = Documents::new(contents.values.iter().map(|(document, _)| *document));
+        let claims = contents.values.into_iter().map(|(_, value)| value);
+        // Not collected in place: that keeps the room of the document numbers.
+        let mut values = Vec::with_capacity(claims.len());
+        values.extend(claims);
         if let Some(file) = &mut self.files[id as usize] {
             file.hash = Some(contents.hash);
+            file.documents = documents;
             file.problems = contents.problems;
             file.trouble = None;
         }
-        self.replace(id, claims, out);
+        self.replace(id, values, out);
     }
 
     /// The file cannot be read or parsed now: what it held goes on serving.
@@ -111,6 +136,7 @@ impl Claims {
             path: Arc::clone(path),
             hash: None,
             claims: Vec::new(),
+            documents: Documents::default(),
             problems: Vec::new(),
             trouble: None,
             told: false,
@@ -124,9 +150,9 @@ impl Claims {
         id
     }
 
-    fn replace(&mut self, id: u32, mut new: Vec<Claim>, out: &mut Vec<Change>) {
+    fn replace(&mut self, id: u32, mut new: Vec<Value>, out: &mut Vec<Change>) {
         let old = self.claims(id).iter();
-        let touched: Vec<Value> = old.chain(&new).map(|claim| claim.value.clone()).collect();
+        let touched: Vec<Value> = old.chain(&new).cloned().collect();
         let mut before: HashMap<Key<'_>, Served, FixedState> = HashMap::default();
         before.reserve(touched.len());
         for value in &touched {
@@ -134,8 +160,8 @@ impl Claims {
         }
         // An equal object stays the one that the store holds, so that there is only one copy.
         for claim in &mut new {
-            match before.get(&claim.value.key()).and_then(|served| served.value.as_ref()) {
-                Some(value) if *value == claim.value => claim.value = value.clone(),
+            match before.get(&claim.key()).and_then(|served| served.value.as_ref()) {
+                Some(value) if *value == *claim => *claim = value.clone(),
                 _ => {}
             }
         }
@@ -155,16 +181,16 @@ impl Claims {
         }
     }
 
-    fn claims(&self, id: u32) -> &[Claim] {
+    fn claims(&self, id: u32) -> &[Value] {
         self.files[id as usize].as_ref().map_or(&[], |file| &file.claims)
     }
 
-    fn exchange(&mut self, id: u32, new: Vec<Claim>) {
+    fn exchange(&mut self, id: u32, new: Vec<Value>) {
         let Self { files, index, .. } = self;
         if let Some(file) = &mut files[id as usize] {
             for (position, claim) in file.claims.iter().enumerate() {
                 let entry = (id, position as u32);
-                if let Ok(found) = index.find_entry(hash(claim.value.key()), |e| *e == entry) {
+                if let Ok(found) = index.find_entry(hash(claim.key()), |e| *e == entry) {
                     found.remove();
                 }
             }
@@ -172,7 +198,7 @@ impl Claims {
         }
         let key = |&(file, position): &(u32, u32)| {
             let file = files[file as usize].as_ref();
-            hash(file.map_or((Kind::Service, ""), |f| f.claims[position as usize].value.key()))
+            hash(file.map_or((Kind::Service, ""), |f| f.claims[position as usize].key()))
         };
         let count = files[id as usize].as_ref().map_or(0, |file| file.claims.len());
         index.reserve(count, key);
@@ -184,9 +210,10 @@ impl Claims {
 
     /// Everyone who has an object of this name.
     fn claimants(&self, key: Key<'_>) -> impl Iterator<Item = (u32, u32)> {
-        self.index.iter_hash(hash(key)).copied().filter(move |(file, position)| {
-            self.claims(*file)[*position as usize].value.key() == key
-        })
+        self.index
+            .iter_hash(hash(key))
+            .copied()
+            .filter(move |(file, position)| self.claims(*file)[*position as usize].key() == key)
     }
 
     fn winner(&self, key: Key<'_>) -> Option<(u32, u32)> {
@@ -196,7 +223,7 @@ impl Claims {
 
     fn served(&self, key: Key<'_>) -> Served {
         let winner = self.winner(key);
-        let value = winner.map(|(file, at)| self.claims(file)[at as usize].value.clone());
+        let value = winner.map(|(file, at)| self.claims(file)[at as usize].clone());
         Served { value, claims: self.claimants(key).count() }
     }
 
@@ -206,9 +233,9 @@ impl Claims {
         let mut problems: Vec<Problem> =
             file.trouble.iter().chain(&file.problems).cloned().collect();
         for (position, claim) in file.claims.iter().enumerate() {
-            let Some((winner, at)) = self.winner(claim.value.key()) else { continue };
+            let Some((winner, at)) = self.winner(claim.key()) else { continue };
             if (winner, at) != (id, position as u32) {
-                problems.push(self.shadowed(file, claim, (winner, at)));
+                problems.push(self.shadowed((file, position as u32), (winner, at)));
             }
         }
         let path = Arc::clone(&file.path);
@@ -222,14 +249,17 @@ impl Claims {
         out.push(Change::Problems { scope, problems });
     }
 
-    fn shadowed(&self, file: &File, claim: &Claim, (winner, at): (u32, u32)) -> Problem {
+    fn shadowed(&self, (file, position): (&File, u32), (winner, at): (u32, u32)) -> Problem {
         let serving = self.files[winner as usize].as_ref().map_or(file, |winner| winner);
-        let document = serving.claims.get(at as usize).map_or(0, |claim| claim.document);
+        let document = serving.documents.at(at);
         let place = Origin::File { path: Arc::clone(&serving.path), document };
-        let (kind, name) = claim.value.key();
+        let (kind, name) = file.claims[position as usize].key();
         Problem {
             severity: Severity::Shadowed,
-            origin: Origin::File { path: Arc::clone(&file.path), document: claim.document },
+            origin: Origin::File {
+                path: Arc::clone(&file.path),
+                document: file.documents.at(position),
+            },
             object: Some(ObjectRef::new(kind, name)),
             field: "metadata.name".into(),
             reason: format!("{place} has the same object and serves; remove one of them").into(),

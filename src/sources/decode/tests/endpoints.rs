@@ -2,8 +2,8 @@
 
 use super::{endpoints, ignored, object, rejected, slice, slice_text};
 use crate::model::{Conditions, Family, Object, Protocol, Severity, SliceOrigin};
+use arcstr::ArcStr;
 use rstest::rstest;
-use std::sync::Arc;
 
 #[test]
 fn a_slice_is_read_with_the_meaning_of_absent_conditions() {
@@ -20,11 +20,11 @@ fn a_slice_is_read_with_the_meaning_of_absent_conditions() {
     let [first, second] = &*slice.set.endpoints else { panic!("{slice:?}") };
     assert_eq!(first.address.to_string(), "10.1.0.1");
     assert_eq!(first.conditions, Conditions::READY);
-    let hints = first.hints.as_ref().expect("hints");
+    let hints = &first.place.hints;
     assert_eq!((&*hints.zones, &*hints.nodes), (&["z".into()][..], &["node-a".into()][..]));
     assert_eq!(second.conditions, Conditions { ready: false, serving: true, terminating: true });
-    let names = first.node.as_ref().zip(second.node.as_ref()).expect("node names");
-    assert!(Arc::ptr_eq(names.0, names.1), "one string for one node");
+    let names = first.place.node.as_ref().zip(second.place.node.as_ref()).expect("node names");
+    assert!(ArcStr::ptr_eq(names.0, names.1), "one string for one node");
 }
 
 #[rstest]

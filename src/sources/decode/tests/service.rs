@@ -16,7 +16,7 @@ fn ip(text: &str) -> IpAddr {
 fn what_is_not_written_gets_the_api_servers_default() {
     let service = service(GOOD);
     assert_eq!(service.key.as_str(), "default/web");
-    assert_eq!(service.created, Created(None));
+    assert_eq!(service.created, Created::new(None));
     assert_eq!(service.service_type, ServiceType::ClusterIp);
     assert_eq!(service.cluster_ips.iter().collect::<Vec<_>>(), [ip("10.254.0.1")]);
     let port = &service.ports[0];
@@ -59,10 +59,10 @@ status:
 ";
     let Object::Service(service) = object(text) else { panic!("no Service") };
     assert_eq!(service.key.as_str(), "shop/web");
-    assert_eq!(service.created, Created(Some(60)));
+    assert_eq!(service.created, Created::new(Some(60)));
     assert_eq!(service.service_type, ServiceType::LoadBalancer);
     assert_eq!(service.cluster_ips.iter().collect::<Vec<_>>(), [ip("10.254.0.1"), ip("fd00::1")]);
-    assert_eq!((&*service.labels, &*service.selector), ("a=1,b=2", "app=web"));
+    assert_eq!((service.shown.labels(), service.shown.selector()), ("a=1,b=2", "app=web"));
     let external = External {
         ips: [ip("192.0.2.1")].into(),
         vips: [ip("203.0.113.1"), ip("203.0.113.3")].into(),
