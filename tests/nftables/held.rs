@@ -119,7 +119,8 @@ impl Held {
                     Some(Verdict::Drop) => Treatment::Drop,
                     Some(Verdict::Goto(to)) if to.target == "refuse" => Treatment::Refuse,
                     Some(Verdict::Goto(to)) => {
-                        let (size, sticky) = read_chain(&to.target, [b'4', b'6'][family]);
+                        let (size, sticky) =
+                            read_chain(&to.target, [b'4', b'6'][family], text(protocol));
                         let of_pool = slots[family].range((pool, 0)..=(pool, u32::MAX));
                         let mut targets: Vec<Socket> = of_pool.clone().map(|(_, to)| *to).collect();
                         let numbers: Vec<u32> = of_pool.map(|((_, slot), _)| *slot).collect();
@@ -159,11 +160,10 @@ impl Held {
 }
 
 /// (slots, seconds of affinity) of a class's first chain.
-fn read_chain(name: &str, family: u8) -> (u32, Option<u32>) {
+fn read_chain(name: &str, family: u8, protocol: &str) -> (u32, Option<u32>) {
     let mut parts = name.split('-');
     let kind = parts.next().unwrap_or_default();
-    let protocol = parts.next().unwrap_or_default();
-    assert!(["tcp", "udp", "sctp"].contains(&protocol), "{name}");
+    assert_eq!(parts.next(), Some(protocol), "{name}");
     let numbers: Vec<u32> = parts.map(|part| part.parse().expect("a number")).collect();
     assert_eq!(kind.as_bytes().last(), Some(&family), "{name}");
     match (&kind[..kind.len() - 1], &numbers[..]) {

@@ -2,6 +2,7 @@
 //! written. EDGE: it asks the kernel.
 
 use super::changes::{Changes, Structure};
+use super::classes::ClassKey;
 use super::error::Error;
 use super::expr::Verdict;
 use super::kernel::{ObservedChain, ObservedSet};
@@ -230,7 +231,9 @@ impl Nftables {
             });
             let Some(value) = value else { continue };
             let class = self.state.classes.key(value.class());
-            let Some(class) = class.filter(|class| class.family == port.family) else { continue };
+            let fits =
+                |class: &ClassKey| (class.family, class.protocol) == (port.family, port.protocol);
+            let Some(class) = class.filter(fits) else { continue };
             if self.state.numbers.adopt(value.pool(), &plan.key) {
                 self.state.classes.acquire(class);
                 pools.push(PoolState {
