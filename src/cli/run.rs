@@ -3,16 +3,35 @@
 use super::Error;
 use crate::app;
 use crate::config::{Log, LogFormat, LogLevel, RunFlags};
+use std::env;
 use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use tracing_subscriber::filter::LevelFilter;
 
 pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
     let config = flags.check()?;
+    give_memory_back();
     log_to_stderr(config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     Ok(app::run(config)?)
+}
+
+/// Lets the allocator return freed memory at once: it purges late, and only where it is at work, so
+/// that what the first reading freed would stay with a quiet daemon. It reads its settings before
+/// `main`, hence the same program once more, in the same process. Whoever set it otherwise knows why.
+fn give_memory_back() {
+    const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+    if env::var_os(PURGE_DELAY).is_some() {
+        return;
+    }
+    let mut arguments = env::args_os();
+    if let (Some(name), Ok(program)) = (arguments.next(), env::current_exe()) {
+        // Returns only if it fails: then the daemon is as good, but for some megabytes.
+        let _ = Command::new(program).arg0(name).args(arguments).env(PURGE_DELAY, "0").exec();
+    }
 }
 
 fn log_to_stderr(log: Log) {

@@ -282,8 +282,10 @@ impl Plan {
     pub fn service_of(&self, known: &Known) -> Option<ServicePlan> {
         let mut plan = plan_service(known, &self.facts, &self.policy)?;
         for frontend in plan.ports.iter_mut().flat_map(|port| &mut port.frontends) {
-            let holder = self.claims.holder(&frontend.at);
-            frontend.lost_to = holder.filter(|holder| **holder != plan.key).cloned();
+            // Not the holder's key is compared: to find it costs a walk down the tree of all claims.
+            if self.claims.losers(&frontend.at).contains(&plan.key) {
+                frontend.lost_to = self.claims.holder(&frontend.at).cloned();
+            }
         }
         Some(plan)
     }

@@ -94,15 +94,13 @@ pub(super) fn read_all(
         return;
     }
     let next = AtomicUsize::new(0);
-    let take = || wanted.get(next.fetch_add(1, Ordering::Relaxed));
     thread::scope(|scope| {
-        // Each of them may be one file ahead: what waits here is memory. This thread reads too: what
-        // a thread that ends has freed, the allocator gives back late or never.
+        // Each reader may be one file ahead: what waits here is memory.
         let (done, results) = sync_channel(threads);
-        for _ in 1..threads {
-            let (done, take, mut reader) = (done.clone(), &take, reader.twin());
+        for _ in 0..threads {
+            let (done, next, mut reader) = (done.clone(), &next, reader.twin());
             scope.spawn(move || {
-                while let Some((path, known)) = take() {
+                while let Some((path, known)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let reading = read(path, *known, &mut reader);
                     if stop.load(Ordering::Relaxed) || done.send((path, reading)).is_err() {
                         return;
@@ -111,14 +109,6 @@ pub(super) fn read_all(
             });
         }
         drop(done);
-        while let Some((path, known)) = take() {
-            if stop.load(Ordering::Relaxed) || !sink(path, read(path, *known, reader)) {
-                return;
-            }
-            if !results.try_iter().all(|(path, reading)| sink(path, reading)) {
-                return;
-            }
-        }
         for (path, reading) in results {
             if !sink(path, reading) {
                 return;
