@@ -9,12 +9,12 @@ use super::error::Error;
 use super::expr::{Expr, Rule};
 use super::layout::{ChainDefinition, class_chains, skeleton};
 use super::set::Set;
-use super::state::{endpoint_addresses, frontend_addresses, frontends, index, used_pools};
+use super::state::index;
 use super::transaction::{Batch, Encoder};
 use super::{Nftables, classes};
 use crate::dataplane::Applied;
 use crate::model::Family;
-use crate::planner::Plan;
+use crate::planner::{FrontendAddress, Plan};
 use foldhash::HashSet;
 use std::collections::BTreeMap;
 
@@ -56,25 +56,30 @@ fn uses(rule: &Rule, set: Set) -> bool {
 }
 
 impl Nftables {
-    /// All sets, with room for the plan.
+    /// All sets, with room for the plan: for its frontends, and for the endpoints of its services,
+    /// chosen or not.
     pub(super) fn sets(&self, plan: &Plan) -> Vec<Structure> {
         let mut counts = [0; Set::ALL.len()];
         let mut count = |set: Set, n: u64| counts[set.index()] += n;
-        let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
-        for service in plan.services() {
-            let service = &service;
-            for (family, ..) in frontends(service, &[]) {
-                count(Set::Services(family), 1);
-            }
-            for (port, scope) in used_pools(service) {
-                let size = port.pool(scope).len() as u32;
-                *pools[index(port.family)].entry(size).or_default() += 1;
-            }
-            for address in frontend_addresses(service) {
+        let mut last = None;
+        for (at, _) in plan.claims.iter() {
+            let FrontendAddress::Address(address) = at.at else { continue };
+            count(Set::Services(Family::of(address)), 1);
+            // Neighbours have the same address.
+            if last.replace(address) != Some(address) {
                 count(Set::Addresses(Family::of(address)), 1);
             }
-            for address in endpoint_addresses(service) {
-                count(Set::Hairpin(Family::of(address)), 1);
+        }
+        let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
+        for known in plan.known.values() {
+            let Some(service) = &known.service else { continue };
+            let mut endpoints = [0; 2];
+            for set in known.sets() {
+                endpoints[index(set.family)] += set.endpoints.len() as u32;
+            }
+            for (family, n) in Family::BOTH.into_iter().zip(endpoints).filter(|(_, n)| *n > 0) {
+                count(Set::Hairpin(family), n.into());
+                *pools[index(family)].entry(n).or_default() += service.ports.len() as u64;
             }
         }
         for family in Family::BOTH {
