@@ -19,13 +19,13 @@ mod observe;
 mod pins;
 mod pools;
 mod repair;
-pub mod room;
+mod room;
 mod rules;
 pub mod set;
 mod slots;
 pub mod state;
 mod transaction;
-mod types;
+pub mod types;
 
 pub use error::Error;
 pub use kernel::Without;

@@ -8,9 +8,9 @@ use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::expr::{Expr, Rule};
 use super::layout::{ChainDefinition, class_chains, skeleton};
-use super::set::Set;
-use super::state::index;
+use super::set::{Set, index};
 use super::transaction::{Batch, Encoder};
+use super::types::Room;
 use super::{Nftables, classes};
 use crate::dataplane::Applied;
 use crate::model::Family;
@@ -18,30 +18,9 @@ use crate::planner::{FrontendAddress, Plan};
 use foldhash::HashSet;
 use std::collections::BTreeMap;
 
-/// Elements that a set has room for; as many as memory holds, if it does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Room(Option<u32>);
-
 /// Bytes of a transaction that can carry the largest set there may be. Where the socket cannot send
 /// that much (an unprivileged daemon's send buffer is limited), sets grow by themselves.
 const WHOLE_SET: usize = 128 << 20;
-
-impl Room {
-    pub const ANY: Room = Room(None);
-
-    /// Room for twice as many elements, or a little less than that. The kernel makes a power of two
-    /// of 4⁄3 of the size: one that uses it up wastes no memory.
-    pub fn to_grow(elements: u64) -> Self {
-        const LEAST: u64 = 1 << 13;
-        const MOST: u64 = 1 << 31;
-        let buckets = (2 * elements).next_power_of_two().clamp(LEAST, MOST);
-        Room(Some((buckets / 4 * 3) as u32))
-    }
-
-    pub fn size(self) -> Option<u32> {
-        self.0
-    }
-}
 
 /// The sets whose size depends on the services.
 fn grows(set: Set) -> bool {
@@ -143,21 +122,5 @@ impl Nftables {
         users.sort_by(|a, b| a.name.cmp(&b.name));
         users.dedup_by(|a, b| a.name == b.name);
         Ok(users)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_is_room_for_growth_and_no_bucket_is_wasted() {
-        for elements in [0, 1, 5_000, 100_000, 200_000, 3_000_000] {
-            let size = Room::to_grow(elements).size().unwrap();
-            assert!(u64::from(size) * 2 >= 3 * elements, "{size} for {elements}");
-            assert!(u64::from(size) * 4 / 3 % 2 == 0);
-            assert!((u64::from(size) * 4 / 3).is_power_of_two());
-        }
-        assert_eq!(Room::to_grow(100_000).size(), Some(196_608));
     }
 }
