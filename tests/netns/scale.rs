@@ -91,16 +91,16 @@ pub fn cases() -> Vec<Case> {
                 let watch = Watch::start(w.netns(Node));
                 let load = w.load(L2, w.cip(), 80, 100);
                 let start = Instant::now();
-                let mut writes = 0;
+                let (mut writes, mut commits) = (0, 0);
                 while start.elapsed() < Duration::from_secs(if soak() { 10 } else { 3 }) {
                     writes += 1;
                     w.write(slice(if writes % 2 == 0 { [L1, R1] } else { [L1, R2] }));
                     std::thread::sleep(Duration::from_micros(700));
+                    commits += watch.changes().commits;
                 }
                 w.serve(slice([L1, L3]));
                 w.tcp(L2, w.cip(), 80).times(200).spread([L1, L3]);
                 load.stop().reached();
-                let commits = watch.changes().commits;
                 assert!(writes > 300, "only {writes} changes in {:?}", start.elapsed());
                 assert!(commits > 10, "{commits} commits for {writes} changes");
             },

@@ -7,6 +7,7 @@
 use super::netns::Netns;
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use serde_json::Value;
+use std::io::ErrorKind;
 
 /// The family and name of vipd's table.
 pub const TABLE: &str = "inet vipd";
@@ -102,7 +103,13 @@ impl Watch {
     pub fn changes(&self) -> Changes {
         const NFT_MSG_NEWGEN: u8 = 15;
         let mut changes = Changes::default();
-        while let Ok((bytes, _)) = self.socket.recv_from_full() {
+        loop {
+            let bytes = match self.socket.recv_from_full() {
+                Ok((bytes, _)) => bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return changes,
+                // Above all a full buffer: then nothing is known.
+                Err(error) => panic!("notifications of nf_tables: {error}"),
+            };
             let mut rest = bytes.as_slice();
             while rest.len() >= 16 {
                 let size = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
@@ -113,6 +120,5 @@ impl Watch {
                 rest = rest.get(size.max(16).next_multiple_of(4)..).unwrap_or_default();
             }
         }
-        changes
     }
 }
