@@ -72,7 +72,7 @@ test: deps
 
 soak: deps
 	NETNS_SOAK=1 NETNS_REPEAT=20 \
-	  $(CARGO) test --release --no-fail-fast -- --include-ignored --test-threads=$(TEST_THREADS)
+	  $(CARGO) test --profile soak --no-fail-fast -- --include-ignored --test-threads=$(TEST_THREADS)
 
 bench: deps
 	$(CARGO) bench

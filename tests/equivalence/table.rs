@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use vipd::dataplane::nftables::changes::{Changes, Structure};
 use vipd::dataplane::nftables::expr::{Rule, Verdict};
 use vipd::dataplane::nftables::lower::fixed_class_elements;
-use vipd::dataplane::nftables::room::Room;
 use vipd::dataplane::nftables::set::{Bytes, Data, Element, Set};
 use vipd::dataplane::nftables::state::{State, moved_frontends};
+use vipd::dataplane::nftables::types::Room;
 use vipd::model::Family;
 use vipd::planner::PlanDelta;
 

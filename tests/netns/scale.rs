@@ -2,7 +2,7 @@
 
 use super::support::manifests::{Manifest, Together, slice, svc};
 use super::support::nft::Watch;
-use super::support::plan::{L1, L2, L3, Node, R1, R2};
+use super::support::plan::{L1, L2, L3, Node, R1, R2, Who};
 use super::support::runner::{Case, case, soak};
 use super::support::world::World;
 use std::time::{Duration, Instant};
@@ -123,6 +123,46 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.family.cluster_ip(42), 150).refused();
         })
         .flag("--min-sync-period", "1s"),
+        case(
+            "100,000 objects: each is served, one change is served at once, over a restart too",
+            |w| {
+                const SERVICES: u16 = 50_000;
+                many(w, SERVICES);
+                w.settle_within(Duration::from_secs(300));
+                let some = || {
+                    for n in (0..SERVICES).step_by(4_999) {
+                        w.tcp(L3, w.family.bulk_cluster_ip(n), 80).times(5).reached();
+                    }
+                };
+                some();
+                let change = |pod: Who| {
+                    let start = Instant::now();
+                    w.write(svc().on([pod]));
+                    w.within(Duration::from_secs(5), || {
+                        let one =
+                            w.tcp(L2, w.cip(), 80).patience(Duration::from_millis(40)).untraced();
+                        let replies = one.replies();
+                        replies.failures() == 0 && replies.servers().contains_key(pod.name())
+                    });
+                    start.elapsed()
+                };
+                for pod in [L1, R1, L1] {
+                    let took = change(pod);
+                    assert!(took < Duration::from_millis(250), "served after {took:?}");
+                }
+                w.kill();
+                w.write(svc().on([R2]));
+                let watch = Watch::start(w.netns(Node));
+                w.launch(&[]);
+                w.settle_within(Duration::from_secs(60));
+                let changes = watch.changes();
+                assert!(changes.objects < 100, "{changes:?} for one service of {SERVICES}");
+                w.tcp(L2, w.cip(), 80).times(20).only([R2]);
+                some();
+            },
+        )
+        .once()
+        .soak(),
         case("many services that come and go leave nothing behind in memory", |w| {
             const SERVICES: u16 = 10_000;
             w.serve(svc().on([L1]));

@@ -1,8 +1,8 @@
 //! One step from what the kernel holds to what it should hold. PURE.
 
 use super::layout::ChainDefinition;
-use super::room::Room;
 use super::set::{Element, Set};
+use super::types::Room;
 
 /// Work on everything but elements.
 #[derive(Debug, Clone, PartialEq, Eq)]

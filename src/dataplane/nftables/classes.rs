@@ -1,6 +1,5 @@
 //! Class numbers: how a connection is treated, in 12 bits. PURE.
 
-use super::layout::FIRST_FREE_CLASS;
 use super::set::CLASS_MASK;
 use crate::model::{Family, Protocol};
 use foldhash::{HashMap, HashMapExt as _};
@@ -17,6 +16,11 @@ pub struct ClassKey {
     /// Seconds that a pin lasts.
     pub affinity: Option<NonZeroU32>,
 }
+
+/// Class numbers that are not made on demand.
+pub const CLASS_REFUSE: u32 = 1;
+pub const CLASS_DROP: u32 = 2;
+pub const FIRST_FREE_CLASS: u32 = 3;
 
 /// Pools with this many endpoints or fewer always get a class of their exact size.
 const ALWAYS_EXACT: u32 = 32;

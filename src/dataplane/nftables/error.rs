@@ -19,6 +19,8 @@ pub enum Error {
         object.as_ref().map(|o| format!(" (at {o})")).unwrap_or_default()
     )]
     Refused { error: ExtendedError, object: Option<String> },
+    #[error("cannot start a thread: {0}; check the limit on threads")]
+    Thread(#[source] io::Error),
     /// A set of fixed size has no room for a transaction. Nothing was changed.
     #[error("set {} of table inet vipd is full", .0.name())]
     Full(Set),

@@ -27,19 +27,13 @@
 use super::classes::ClassKey;
 use super::expr::{Expr, Rule};
 use super::rules;
-use super::set::Set;
-use super::state::index;
+use super::set::{Set, index};
 use crate::model::{Family, Protocol};
 use crate::planner::{LocalDetector, NodePlan};
 use ipnet::IpNet;
 use std::borrow::Cow;
 
 pub const TABLE: &str = "vipd";
-
-/// Class numbers that are not made on demand.
-pub const CLASS_REFUSE: u32 = 1;
-pub const CLASS_DROP: u32 = 2;
-pub const FIRST_FREE_CLASS: u32 = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {

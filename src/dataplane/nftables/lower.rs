@@ -6,19 +6,17 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::changes::{Changes, Structure};
-use super::classes::{Acquired, ClassKey};
+use super::classes::{Acquired, CLASS_DROP, CLASS_REFUSE, ClassKey};
 use super::expr::Verdict;
-use super::layout::{
-    CLASS_DROP, CLASS_REFUSE, ChainDefinition, class_chains, entry_name, record_name, skeleton,
-};
+use super::layout::{ChainDefinition, class_chains, entry_name, record_name, skeleton};
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, class_element, endpoint_element,
-    hairpin_element, pinned_element, service_element, token,
+    hairpin_element, index, pinned_element, service_element, token,
 };
 use super::slots::rebalance;
 use super::state::{
-    PoolKey, PoolState, Retimed, State, endpoint_addresses, frontend_addresses, frontends, index,
-    targets, used_pools,
+    PoolKey, PoolState, Retimed, State, endpoint_addresses, frontend_addresses, frontends, targets,
+    used_pools,
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{NodePlan, ServicePlan, Target};

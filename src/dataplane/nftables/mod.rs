@@ -12,19 +12,20 @@ pub mod hash;
 mod kernel;
 pub mod layout;
 mod listing;
+mod load;
 pub mod lower;
 mod monitor;
 mod observe;
 mod pins;
 mod pools;
 mod repair;
-pub mod room;
+mod room;
 mod rules;
 pub mod set;
 mod slots;
 pub mod state;
 mod transaction;
-mod types;
+pub mod types;
 
 pub use error::Error;
 pub use kernel::Without;
@@ -40,7 +41,6 @@ use crate::dataplane::{Applied, Dataplane};
 use crate::model::Family;
 use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServiceDelta};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
 
 /// Services that one transaction of a long delta holds: larger ones are no faster, and hold the
 /// kernel's nf_tables lock longer.
@@ -122,36 +122,6 @@ impl Nftables {
         self.state.keep_shared(&mut changes);
         applied += self.commit(&changes)?;
         Ok(applied)
-    }
-
-    /// Makes the table anew, with everything that the plan asks for.
-    fn load(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        self.state = State::default();
-        let mut changes = Changes::default();
-        if self.kernel.has_table()? {
-            changes.structure.push(Structure::RemoveTable);
-        }
-        changes.structure.push(Structure::Table);
-        changes.structure.extend(self.sets(plan));
-        self.state.lower_node(&plan.node, &mut changes);
-        changes.new_targets.extend(lower::fixed_class_elements());
-        let mut applied = self.commit(&changes)?;
-        let mut all = plan.services();
-        loop {
-            let chunk: Vec<ServiceDelta> = all
-                .by_ref()
-                .take(SERVICES_AT_ONCE)
-                .map(|plan| ServiceDelta {
-                    key: plan.key.clone(),
-                    old: None,
-                    new: Some(Arc::new(plan)),
-                })
-                .collect();
-            if chunk.is_empty() {
-                return Ok(applied);
-            }
-            applied += self.apply_services(&chunk, Changes::default())?;
-        }
     }
 }
 

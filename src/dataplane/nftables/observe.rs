@@ -2,19 +2,19 @@
 //! written. EDGE: it asks the kernel.
 
 use super::changes::{Changes, Structure};
-use super::classes::ClassKey;
+use super::classes::{ClassKey, FIRST_FREE_CLASS};
 use super::error::Error;
 use super::expr::Verdict;
 use super::kernel::{ObservedChain, ObservedSet};
-use super::layout::{FIRST_FREE_CLASS, Needs, class_chains, read_entry_name, skeleton};
+use super::layout::{Needs, class_chains, read_entry_name, skeleton};
 use super::lower::{HeldFrontend, class_elements, fixed_class_elements, range_elements};
 use super::set::{
-    Bytes, Data, Element, Set, Value, address_element, endpoint_element, hairpin_element,
+    Bytes, Data, Element, Set, Value, address_element, endpoint_element, hairpin_element, index,
     pinned_element, read_frontend_key, read_set_address, read_slot_key, read_target, slot_key,
     token,
 };
 use super::state::{
-    PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, index, used_pools,
+    PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, used_pools,
 };
 use super::types::Definition;
 use super::{Nftables, SERVICES_AT_ONCE, frontend_of};

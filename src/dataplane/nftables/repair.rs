@@ -7,10 +7,10 @@ use super::lower::{class_elements, fixed_class_elements};
 use super::monitor::{Edits, Scope};
 use super::observe::hooks_differ;
 use super::set::{
-    Bytes, Element, Set, address_element, endpoint_element, hairpin_element, pinned_element,
+    Bytes, Element, Set, address_element, endpoint_element, hairpin_element, index, pinned_element,
     read_frontend_key, read_set_address, read_slot_key, service_element,
 };
-use super::state::{State, frontends, index};
+use super::state::{State, frontends};
 use crate::dataplane::{Applied, Dataplane};
 use crate::model::Family;
 use crate::planner::{FrontendAddress, FrontendKey, Plan};

@@ -8,40 +8,19 @@ use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::expr::{Expr, Rule};
 use super::layout::{ChainDefinition, class_chains, skeleton};
-use super::set::Set;
-use super::state::{endpoint_addresses, frontend_addresses, frontends, index, used_pools};
+use super::set::{Set, index};
 use super::transaction::{Batch, Encoder};
+use super::types::Room;
 use super::{Nftables, classes};
 use crate::dataplane::Applied;
 use crate::model::Family;
-use crate::planner::Plan;
+use crate::planner::{FrontendAddress, Plan};
 use foldhash::HashSet;
 use std::collections::BTreeMap;
-
-/// Elements that a set has room for; as many as memory holds, if it does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Room(Option<u32>);
 
 /// Bytes of a transaction that can carry the largest set there may be. Where the socket cannot send
 /// that much (an unprivileged daemon's send buffer is limited), sets grow by themselves.
 const WHOLE_SET: usize = 128 << 20;
-
-impl Room {
-    pub const ANY: Room = Room(None);
-
-    /// Room for twice as many elements, or a little less than that. The kernel makes a power of two
-    /// of 4⁄3 of the size: one that uses it up wastes no memory.
-    pub fn to_grow(elements: u64) -> Self {
-        const LEAST: u64 = 1 << 13;
-        const MOST: u64 = 1 << 31;
-        let buckets = (2 * elements).next_power_of_two().clamp(LEAST, MOST);
-        Room(Some((buckets / 4 * 3) as u32))
-    }
-
-    pub fn size(self) -> Option<u32> {
-        self.0
-    }
-}
 
 /// The sets whose size depends on the services.
 fn grows(set: Set) -> bool {
@@ -56,25 +35,30 @@ fn uses(rule: &Rule, set: Set) -> bool {
 }
 
 impl Nftables {
-    /// All sets, with room for the plan.
+    /// All sets, with room for the plan: for its frontends, and for the endpoints of its services,
+    /// chosen or not.
     pub(super) fn sets(&self, plan: &Plan) -> Vec<Structure> {
         let mut counts = [0; Set::ALL.len()];
         let mut count = |set: Set, n: u64| counts[set.index()] += n;
-        let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
-        for service in plan.services() {
-            let service = &service;
-            for (family, ..) in frontends(service, &[]) {
-                count(Set::Services(family), 1);
-            }
-            for (port, scope) in used_pools(service) {
-                let size = port.pool(scope).len() as u32;
-                *pools[index(port.family)].entry(size).or_default() += 1;
-            }
-            for address in frontend_addresses(service) {
+        let mut last = None;
+        for (at, _) in plan.claims.iter() {
+            let FrontendAddress::Address(address) = at.at else { continue };
+            count(Set::Services(Family::of(address)), 1);
+            // Neighbours have the same address.
+            if last.replace(address) != Some(address) {
                 count(Set::Addresses(Family::of(address)), 1);
             }
-            for address in endpoint_addresses(service) {
-                count(Set::Hairpin(Family::of(address)), 1);
+        }
+        let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
+        for known in plan.known.values() {
+            let Some(service) = &known.service else { continue };
+            let mut endpoints = [0; 2];
+            for set in known.sets() {
+                endpoints[index(set.family)] += set.endpoints.len() as u32;
+            }
+            for (family, n) in Family::BOTH.into_iter().zip(endpoints).filter(|(_, n)| *n > 0) {
+                count(Set::Hairpin(family), n.into());
+                *pools[index(family)].entry(n).or_default() += service.ports.len() as u64;
             }
         }
         for family in Family::BOTH {
@@ -138,21 +122,5 @@ impl Nftables {
         users.sort_by(|a, b| a.name.cmp(&b.name));
         users.dedup_by(|a, b| a.name == b.name);
         Ok(users)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_is_room_for_growth_and_no_bucket_is_wasted() {
-        for elements in [0, 1, 5_000, 100_000, 200_000, 3_000_000] {
-            let size = Room::to_grow(elements).size().unwrap();
-            assert!(u64::from(size) * 2 >= 3 * elements, "{size} for {elements}");
-            assert!(u64::from(size) * 4 / 3 % 2 == 0);
-            assert!((u64::from(size) * 4 / 3).is_power_of_two());
-        }
-        assert_eq!(Room::to_grow(100_000).size(), Some(196_608));
     }
 }

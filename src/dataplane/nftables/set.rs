@@ -96,6 +96,11 @@ impl Set {
     }
 }
 
+/// The place of a family in a pair of things.
+pub fn index(family: Family) -> usize {
+    usize::from(family == Family::V6)
+}
+
 /// The largest pool number: 20 bits of the 32 that a packet carries in its priority.
 pub const MAX_POOL: u32 = (1 << 20) - 1;
 /// Bits of the priority that hold the class.

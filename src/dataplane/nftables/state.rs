@@ -1,10 +1,10 @@
 //! What the kernel holds, as vipd knows it: everything that depends on history. PURE.
 
 use super::changes::Changes;
-use super::classes::Classes;
-use super::layout::{CLASS_DROP, CLASS_REFUSE, Needs};
+use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes};
+use super::layout::Needs;
 use super::pools::PoolNumbers;
-use super::set::{Bytes, Element, Set, Value, frontend_key, read_set_address};
+use super::set::{Bytes, Element, Set, Value, frontend_key, index, read_set_address};
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
     Action, FrontendAddress, NodePlan, PortPlan, Scope, ServiceDelta, ServicePlan, Target,
@@ -177,10 +177,6 @@ pub struct State {
     pub retimed: Vec<Retimed>,
     /// Elements that each endpoint map holds, deferred ones too.
     pub slots: [u64; 2],
-}
-
-pub fn index(family: Family) -> usize {
-    usize::from(family == Family::V6)
 }
 
 /// The elements of `services` that a plan asks for, given its pools.

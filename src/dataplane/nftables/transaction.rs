@@ -6,9 +6,8 @@
 use super::changes::{Changes, Structure};
 use super::expr::{NFPROTO_INET, Rule};
 use super::layout::{ChainDefinition, TABLE};
-use super::room::Room;
 use super::set::{Element, Set, With};
-use super::types::Definition;
+use super::types::{Definition, Room};
 use crate::netlink::{
     Buffer, Messages, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_APPEND, NLM_F_CREATE,
     NLM_F_REQUEST, SUBSYS_NFTABLES,

@@ -120,6 +120,27 @@ fn length(parts: &[Part]) -> u32 {
     parts.iter().map(|part| part.length()).sum()
 }
 
+/// Elements that a set has room for; as many as memory holds, if it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room(Option<u32>);
+
+impl Room {
+    pub const ANY: Room = Room(None);
+
+    /// Room for twice as many elements, or a little less than that. The kernel makes a power of two
+    /// of 4⁄3 of the size: one that uses it up wastes no memory.
+    pub fn to_grow(elements: u64) -> Self {
+        const LEAST: u64 = 1 << 13;
+        const MOST: u64 = 1 << 31;
+        let buckets = (2 * elements).next_power_of_two().clamp(LEAST, MOST);
+        Room(Some((buckets / 4 * 3) as u32))
+    }
+
+    pub fn size(self) -> Option<u32> {
+        self.0
+    }
+}
+
 /// A set as the kernel is asked to make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
@@ -223,5 +244,16 @@ mod tests {
             "000401000000010400000000030e0004090000000106000402000000040800040100000001000604\
              00000000"
         );
+    }
+
+    #[test]
+    fn there_is_room_for_growth_and_no_bucket_is_wasted() {
+        for elements in [0, 1, 5_000, 100_000, 200_000, 3_000_000] {
+            let size = Room::to_grow(elements).size().unwrap();
+            assert!(u64::from(size) * 2 >= 3 * elements, "{size} for {elements}");
+            assert!(u64::from(size) * 4 / 3 % 2 == 0);
+            assert!((u64::from(size) * 4 / 3).is_power_of_two());
+        }
+        assert_eq!(Room::to_grow(100_000).size(), Some(196_608));
     }
 }
