@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
+use tokio::net::unix::UCred;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -50,6 +51,10 @@ pub enum Error {
         "another vipd runs in this network namespace already, with pid {pid}; stop it first, or start this one in another namespace"
     )]
     AlreadyRunning { pid: i32 },
+    #[error(
+        "another vipd runs in this network namespace already, in a PID namespace (container) of its own, so that its pid is not known here; stop it first, or start this one in another network namespace"
+    )]
+    AlreadyRunningInContainer,
     #[error("cannot take the lock of this network namespace: {0}")]
     Lock(#[source] io::Error),
     #[error(transparent)]
@@ -188,17 +193,27 @@ fn lock() -> Result<Option<UnixListener>, Error> {
             let Ok(holder) = UnixStream::connect_addr(&address) else {
                 return UnixListener::bind_addr(&address).map(Some).map_err(Error::Lock);
             };
-            let holder = rustix::net::sockopt::socket_peercred(&holder)
-                .map_err(|errno| Error::Lock(errno.into()))?;
-            if holder.uid == rustix::process::geteuid() {
-                return Err(Error::AlreadyRunning { pid: holder.pid.as_raw_nonzero().get() });
+            let holder = peer(holder).map_err(Error::Lock)?;
+            if holder.uid() == rustix::process::geteuid().as_raw() {
+                return Err(match holder.pid() {
+                    Some(pid) if pid > 0 => Error::AlreadyRunning { pid },
+                    _ => Error::AlreadyRunningInContainer,
+                });
             }
             tracing::warn!(
-                uid = holder.uid.as_raw(),
+                uid = holder.uid(),
                 "a process of another user holds vipd's lock; ignored"
             );
             Ok(None)
         }
         Err(error) => Err(Error::Lock(error)),
     }
+}
+
+/// tokio's, because rustix's type has no room for the pid 0 that the kernel gives for a process of
+/// a PID namespace that this one does not see.
+fn peer(stream: UnixStream) -> io::Result<UCred> {
+    stream.set_nonblocking(true)?;
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async { tokio::net::UnixStream::from_std(stream)?.peer_cred() })
 }

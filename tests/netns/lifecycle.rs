@@ -5,7 +5,7 @@ use super::support::nft::{Watch, listing, tables};
 use super::support::plan::{Ext, L1, L2, L3, Node, R1, R2, Who};
 use super::support::runner::{Case, case, soak};
 use super::support::servers::{Tcp, Udp};
-use super::support::vipd::arguments;
+use super::support::vipd::{PROGRAM, arguments};
 use super::support::world::World;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -71,6 +71,10 @@ pub fn cases() -> Vec<Case> {
                 w.pid(),
                 said.out
             );
+            let contained =
+                w.netns(Node).try_sh(&format!("unshare --fork --pid {PROGRAM} {second}"));
+            assert_eq!(contained.code, 2, "{}", contained.out);
+            assert!(contained.out.contains("PID namespace"), "{}", contained.out);
             w.tcp(L2, w.cip(), 80).times(10).only([L1]);
             w.kill();
             w.start(&[]);

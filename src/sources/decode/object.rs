@@ -12,6 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_ignored::Path;
 use serde_json::value::RawValue;
 
 /// An object before it is decoded.
@@ -120,7 +121,7 @@ pub(super) fn unknown_fields(kind: Kind, text: &str) -> Vec<String> {
         let mut unknown = Vec::new();
         let read = &mut serde_json::Deserializer::from_str(text);
         // What else may be wrong with the object is said elsewhere.
-        let _ = serde_ignored::deserialize::<_, _, T>(read, |path| unknown.push(path.to_string()));
+        let _ = serde_ignored::deserialize::<_, _, T>(read, |path| unknown.push(written(&path)));
         unknown
     }
     match kind {
@@ -129,6 +130,21 @@ pub(super) fn unknown_fields(kind: Kind, text: &str) -> Vec<String> {
         Kind::Endpoints => of::<Endpoints>(text),
         Kind::Node => of::<Node>(text),
         Kind::ServiceCidr => of::<ServiceCIDR>(text),
+    }
+}
+
+/// A path as the reasons of rejected objects write it: `spec.ports[0].port`.
+fn written(path: &Path<'_>) -> String {
+    match path {
+        Path::Root => String::new(),
+        Path::Map { parent, key } => match written(parent) {
+            outer if outer.is_empty() => key.clone(),
+            outer => format!("{outer}.{key}"),
+        },
+        Path::Seq { parent, index } => format!("{}[{index}]", written(parent)),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => written(parent),
     }
 }
 

@@ -41,7 +41,8 @@ fn options() -> serde_saphyr::Options {
 
 fn syntax_error(error: &serde_saphyr::Error, chunk: &Chunk<'_>) -> SyntaxError {
     let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-    let text = error.without_snippet().to_string();
+    // The other formatter speaks to programmers, of options in code.
+    let text = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
     // The parser counts lines within the document and says so in its text too.
     let reason = text.split(" at line ").next().unwrap_or(&text).trim_end_matches([':', ',', ' ']);
     SyntaxError { line: chunk.first_line + line.saturating_sub(1), column, reason: reason.into() }

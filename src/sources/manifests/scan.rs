@@ -23,11 +23,18 @@ pub(super) struct Found {
     pub unreadable: Vec<(PathBuf, io::Error)>,
 }
 
-/// Watches each directory before it lists it, so that what comes between is not lost.
-pub(super) fn walk(path: &Path, watches: &mut Option<Watches>) -> Found {
+/// Watches each directory before it lists it, so that what comes between is not lost. `path` is in
+/// the tree of `root`, whose directories above it count too: a symlink may lead back to one.
+pub(super) fn walk(path: &Path, root: &Path, watches: &mut Option<Watches>) -> Found {
     let mut found = Found::default();
-    enter(path, &mut Vec::new(), (watches, &mut found));
+    let above = path.ancestors().skip(1).take_while(|above| above.starts_with(root));
+    let mut above = above.filter_map(|above| identity(above).ok()).collect();
+    enter(path, &mut above, (watches, &mut found));
     found
+}
+
+fn identity(directory: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(directory).map(|meta| (meta.dev(), meta.ino()))
 }
 
 fn enter(
@@ -35,8 +42,8 @@ fn enter(
     above: &mut Vec<(u64, u64)>,
     (watches, found): (&mut Option<Watches>, &mut Found),
 ) {
-    let identity = match fs::metadata(path) {
-        Ok(meta) => (meta.dev(), meta.ino()),
+    let identity = match identity(path) {
+        Ok(identity) => identity,
         Err(error) => return found.unreadable.push((path.into(), error)),
     };
     if above.contains(&identity) {

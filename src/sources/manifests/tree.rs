@@ -125,7 +125,8 @@ impl Tree {
 
     fn scan(&mut self, path: &Path, stop: &AtomicBool, (out, flush): Sink<'_>) {
         let before = self.claims.under(path);
-        let Found { directories, mut files, unreadable } = walk(path, &mut self.watches);
+        let Found { directories, mut files, unreadable } =
+            walk(path, &self.root, &mut self.watches);
         // In the order of the paths: the copy that serves tends to be read first.
         files.sort_unstable();
         for directory in directories {

@@ -181,6 +181,11 @@ fn loops_of_symlinks_end() {
     followed.write("a.yaml", &service("a", 81));
     followed.until_services("a:81");
     assert_eq!(followed.known.reasons(), "");
+    fs::create_dir(followed.path("sub")).expect("mkdir");
+    symlink("..", followed.path("sub/later")).expect("symlink");
+    symlink(".", followed.path("later")).expect("symlink");
+    followed.settle();
+    assert_eq!(followed.known.reasons(), "", "as if it had been there at the start");
 }
 
 #[test]
