@@ -90,8 +90,8 @@ impl NodeFlags {
 /// The flags of `vipd run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunFlags {
-    /// Directory of Services, EndpointSlices, Endpoints and Nodes as YAML or JSON; read
-    /// recursively and followed
+    /// Directory of Services, EndpointSlices, Endpoints, Nodes and ServiceCIDRs as YAML or JSON;
+    /// read recursively and followed
     #[arg(long, env = "VIPD_MANIFESTS", value_name = "DIR")]
     manifests: PathBuf,
 
