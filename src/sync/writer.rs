@@ -137,6 +137,14 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         let ready = self.addresses.is_some() && KINDS.iter().all(|kind| self.synced.contains(kind));
         if ready && !self.status.synced {
             self.status.synced = true;
+            if self.store.node().is_none() {
+                let node = &*self.planner.plan().facts.name;
+                tracing::warn!(
+                    node,
+                    "no Node object of this name: its zone and pod CIDRs are unknown, and endpoints \
+                     are this node's only if they name it (--hostname-override)"
+                );
+            }
             self.schedule.request(Work::Resync);
         }
     }

@@ -41,6 +41,7 @@ enum Flow {
     Break,
     Jump(String),
     Goto(String),
+    Return,
     End(End),
 }
 
@@ -67,6 +68,7 @@ impl<'a> Machine<'a> {
                 }
                 // Its end is the end of this chain.
                 Flow::Goto(chain) => return self.chain(&chain, depth),
+                Flow::Return => return None,
                 Flow::End(end) => return Some(end),
             }
         }
@@ -259,6 +261,7 @@ fn flow(verdict: &Verdict) -> Flow {
     match verdict {
         Verdict::Accept => Flow::End(End::Accept),
         Verdict::Drop => Flow::End(End::Drop),
+        Verdict::Return => Flow::Return,
         Verdict::Jump(chain) => Flow::Jump(chain.to_string()),
         Verdict::Goto(chain) => Flow::Goto(chain.to_string()),
     }

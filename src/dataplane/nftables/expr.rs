@@ -51,6 +51,7 @@ pub enum Comparison {
 pub enum Verdict {
     Accept,
     Drop,
+    Return,
     Jump(Cow<'static, str>),
     Goto(Cow<'static, str>),
 }
@@ -148,12 +149,14 @@ const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
 const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
+const NFT_RETURN: i32 = -5;
 
 /// Writes a verdict as the value of a data attribute.
 pub fn put_verdict(out: &mut Buffer, verdict: &Verdict) {
     let (code, chain) = match verdict {
         Verdict::Accept => (NF_ACCEPT, None),
         Verdict::Drop => (NF_DROP, None),
+        Verdict::Return => (NFT_RETURN, None),
         Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
         Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
     };
@@ -165,7 +168,7 @@ pub fn put_verdict(out: &mut Buffer, verdict: &Verdict) {
     out.close(nest);
 }
 
-/// Reads what `put_verdict` wrote; `None` for verdicts that vipd never uses.
+/// Reads what `put_verdict` wrote; `None` for verdicts that vipd never writes there.
 pub fn read_verdict(data: crate::netlink::Attributes<'_>) -> Option<Verdict> {
     let verdict = data.find(NFTA_DATA_VERDICT)?.nested();
     let code = verdict.find(NFTA_VERDICT_CODE)?.u32()? as i32;

@@ -270,7 +270,8 @@ pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
         ));
         chains.push(ChainDefinition::new(
             record_name(family, seconds.get()),
-            vec![rules::strip_class(), rules::record_pin(family, seconds.get())],
+            // What is counted are pins that found the set full.
+            vec![rules::strip_class(), rules::record_pin(family, seconds.get()), rules::count()],
         ));
     }
     chains

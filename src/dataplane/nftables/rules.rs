@@ -276,7 +276,8 @@ pub fn find_pin(family: Family, then: Chain) -> Rule {
 }
 
 /// `delete @affinity { … } update @affinity { <client> . pool timeout T : <token> }`: an update
-/// alone refreshes the time but keeps the old value.
+/// alone refreshes the time but keeps the old value. Where the set is full the rule ends before its
+/// verdict, and the connection stays unpinned.
 pub fn record_pin(family: Family, seconds: u32) -> Rule {
     let mut rule = is_family(family).to_vec();
     for op in [DynamicSet::Delete, DynamicSet::Update] {
@@ -299,7 +300,13 @@ pub fn record_pin(family: Family, seconds: u32) -> Rule {
             },
         ]);
     }
+    rule.push(Expr::Verdict(Verdict::Return));
     Rule(rule)
+}
+
+/// `counter`
+pub fn count() -> Rule {
+    Rule(vec![Expr::Counter])
 }
 
 /// `meta l4proto P meta priority set ct original … map @services goto chain`: the connection was
