@@ -1,91 +1,11 @@
 //! Store and planner: everything at once, and one change among many services, which must cost the
 //! same whatever their number.
 
+mod objects;
+
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use objects::{changed, load, new, objects, slice};
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, LazyLock};
-use vipd::model::*;
-use vipd::planner::{DetectLocal, Planner, Policy};
-use vipd::store::Store;
-
-const NODES: usize = 10;
-
-fn address(net: u8, number: usize) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from_be_bytes([10, net, 0, 0]) + u32::try_from(number).unwrap())
-}
-
-fn service(number: usize) -> Object {
-    Object::Service(Arc::new(Service {
-        key: ServiceKey::new("default", &format!("service-{number:06}")),
-        created: Created::new(Some(1_700_000_000)),
-        service_type: ServiceType::ClusterIp,
-        cluster_ips: ClusterIps { v4: Some(address(96, number)), v6: None },
-        ports: [ServicePort {
-            name: PortName::default(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-            target_port: TargetPort::Number(8080),
-        }]
-        .into(),
-        external: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        publish_not_ready_addresses: false,
-        shown: Shown::new("", &format!("app=service-{number:06}")),
-    }))
-}
-
-/// Two endpoints; `version` moves the first one.
-fn slice(number: usize, version: usize) -> Object {
-    static PLACES: LazyLock<Vec<Arc<Place>>> = LazyLock::new(|| {
-        let place = |node| Place { node: Some(format!("node-{node}").into()), ..Place::default() };
-        (0..NODES).map(|node| Arc::new(place(node))).collect()
-    });
-    let places = &*PLACES;
-    let endpoint = |which: usize| Endpoint {
-        address: IpAddr::V4(address(180, number * 4 + which)),
-        conditions: Conditions::READY,
-        place: Arc::clone(&places[(number + which) % NODES]),
-    };
-    Object::EndpointSlice(Arc::new(EndpointSlice {
-        key: SliceKey::new("default", &format!("service-{number:06}-abcde")),
-        service: ServiceKey::new("default", &format!("service-{number:06}")),
-        origin: SliceOrigin::Own,
-        set: EndpointSet {
-            family: Family::V4,
-            ports: [EndpointPort {
-                name: PortName::default(),
-                protocol: Protocol::Tcp,
-                port: 8080,
-            }]
-            .into(),
-            endpoints: Box::new([endpoint(version % 2), endpoint(2)]),
-        },
-    }))
-}
-
-fn new() -> (Store, Planner) {
-    let policy = Policy {
-        masquerade_all: false,
-        detect: DetectLocal::NodeCidr,
-        service_ranges: vec![],
-        drop_invalid: true,
-    };
-    (Store::new("node-0".into()), Planner::new(policy, "node-0".into()))
-}
-
-fn load((store, planner): &mut (Store, Planner), objects: Vec<Object>) {
-    objects.into_iter().for_each(|object| store.upsert(object));
-    let dirty = store.take_dirty();
-    black_box(planner.replan(dirty.services, store.known()));
-}
-
-fn objects(count: usize) -> Vec<Object> {
-    (0..count).flat_map(|number| [service(number), slice(number, 0)]).collect()
-}
 
 fn full(criterion: &mut Criterion) {
     let objects = objects(10_000);
@@ -116,8 +36,7 @@ fn one_change(criterion: &mut Criterion) {
             bencher.iter_batched(
                 || {
                     version += 1;
-                    // Coprime to both counts, so that the changes wander over all services.
-                    vec![slice((version / 2 * 7919) % count, version)]
+                    vec![slice(changed(version / 2, count), version)]
                 },
                 |change| {
                     load(&mut world, change);

@@ -97,6 +97,15 @@ fn run() -> Outcome<()> {
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/out/scale.json");
     report::write_json(&rows, &out)?;
     println!("{}", out.display());
+    if effort == Effort::Full && wanted.is_empty() && failures.is_empty() {
+        let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
+        report::write_results(&rows, &machine, &results)?;
+        println!("{}", results.display());
+    }
+    let missed = rows.iter().filter(|row| row.verdict == report::Verdict::Missed);
+    for row in missed {
+        println!("missed: {} {}", row.what, row.bar);
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
 }
 

@@ -111,6 +111,17 @@ pub fn write_json(rows: &[Row], path: &Path) -> Outcome<()> {
     Ok(std::fs::write(path, serde_json::to_string_pretty(&rows)?)?)
 }
 
+/// The table that is kept with the code.
+pub fn write_results(rows: &[Row], machine: &str, path: &Path) -> Outcome<()> {
+    let text = format!(
+        "# Results\n\nOf `cargo bench --bench scale`, which `make bench` runs last, on\n{machine}.\n\n\
+         A floor or peer was measured in the same run, in turns. A ratio is the median of the rounds' \
+         ratios, with its bootstrap 95 % interval; a bar on it is met when the upper end meets it.\n\n{}\n",
+        table(rows)
+    );
+    Ok(std::fs::write(path, text)?)
+}
+
 /// The machine that the figures hold for.
 pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

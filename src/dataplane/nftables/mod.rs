@@ -24,7 +24,7 @@ mod rules;
 pub mod set;
 mod slots;
 pub mod state;
-mod transaction;
+pub mod transaction;
 pub mod types;
 
 pub use error::Error;
