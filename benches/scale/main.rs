@@ -102,10 +102,7 @@ fn run() -> Outcome<()> {
         report::write_results(&rows, &machine, &results)?;
         println!("{}", results.display());
     }
-    let missed = rows.iter().filter(|row| row.verdict == report::Verdict::Missed);
-    for row in missed {
-        println!("missed: {} {}", row.what, row.bar);
-    }
+    print!("{}", report::bars(&rows));
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
 }
 

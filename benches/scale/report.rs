@@ -111,6 +111,17 @@ pub fn write_json(rows: &[Row], path: &Path) -> Outcome<()> {
     Ok(std::fs::write(path, serde_json::to_string_pretty(&rows)?)?)
 }
 
+/// The rows that have a bar, the missed ones last, where they are seen.
+pub fn bars(rows: &[Row]) -> String {
+    [(Verdict::Met, "met"), (Verdict::Missed, "MISSED")]
+        .into_iter()
+        .flat_map(|(verdict, name)| {
+            let found = rows.iter().filter(move |row| row.verdict == verdict);
+            found.map(move |row| format!("{name}: {} {} ({})\n", row.what, row.bar, row.floor))
+        })
+        .collect()
+}
+
 /// The table that is kept with the code.
 pub fn write_results(rows: &[Row], machine: &str, path: &Path) -> Outcome<()> {
     let text = format!(

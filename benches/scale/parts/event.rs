@@ -59,7 +59,7 @@ pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
 /// one element, and the same subscriber.
 fn echo(count: u32) -> Outcome<Row> {
     progress(&format!("event: {count} changes at rest, bare"));
-    let mut writer = floor::Writer::new()?;
+    let mut writer = floor::Writer::new(floor::Declared::Growing)?;
     let watcher = Watcher::start(&writer.namespace)?;
     let directory = tempfile::Builder::new().prefix("vipd-bench-").tempdir()?;
     let watched = directory.path().join("watched");
