@@ -124,10 +124,16 @@ pub fn bars(rows: &[Row]) -> String {
 
 /// The table that is kept with the code.
 pub fn write_results(rows: &[Row], machine: &str, path: &Path) -> Outcome<()> {
+    let given: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let command = format!("cargo bench --bench scale -- {}", given.join(" "));
+    let command = command.trim_end_matches(" -- ");
+    let date = std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]).output()?;
+    let date = String::from_utf8_lossy(&date.stdout);
     let text = format!(
-        "# Results\n\nOf `cargo bench --bench scale`, which `make bench` runs last, on\n{machine}.\n\n\
+        "# Results\n\nOf `{command}` (`make bench` runs it last), {}, on\n{machine}.\n\n\
          A floor or peer was measured in the same run, in turns. A ratio is the median of the rounds' \
          ratios, with its bootstrap 95 % interval; a bar on it is met when the upper end meets it.\n\n{}\n",
+        date.trim(),
         table(rows)
     );
     Ok(std::fs::write(path, text)?)

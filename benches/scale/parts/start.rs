@@ -17,8 +17,7 @@ use serde_json::json;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Elements that a changed service may cost at a restart: one out and one in for what it is, and as
-/// many for an endpoint of it.
+/// Elements that a changed service may cost at a restart, out and in together.
 const OPERATIONS_PER_SERVICE: f64 = 4.0;
 
 fn shape(effort: Effort) -> Shape {
