@@ -16,9 +16,11 @@ const TABLE: &str = "
 table inet floor {
     map services {
         typeof ip daddr . meta l4proto . th dport : meta priority
+        SERVICES
     }
     map endpoints {
         typeof meta priority . numgen random mod 2 : ip daddr . th dport
+        ENDPOINTS
     }
     chain prerouting {
         type nat hook prerouting priority dstnat
@@ -69,6 +71,32 @@ impl Element {
     }
 }
 
+/// How the maps are declared.
+#[derive(Debug, Clone, Copy)]
+pub enum Declared {
+    /// As nft's language does it unasked: the kernel picks a hash table that grows.
+    Growing,
+    /// With `size`, of what is to come: the kernel picks a hash table of fixed size, which fills
+    /// faster.
+    Sized { services: u64, elements: u64 },
+}
+
+impl Declared {
+    pub fn sized(cluster: &Cluster) -> Self {
+        Declared::Sized { services: cluster.services.len() as u64, elements: cluster.elements() }
+    }
+
+    fn table(self) -> String {
+        let (services, endpoints) = match self {
+            Declared::Growing => (String::new(), String::new()),
+            Declared::Sized { services, elements } => {
+                (format!("size {services}"), format!("size {}", elements - services))
+            }
+        };
+        TABLE.replace("SERVICES", &services).replace("ENDPOINTS", &endpoints)
+    }
+}
+
 /// A namespace with the two maps in it, and the socket that fills them.
 pub struct Writer {
     transactions: Transactions,
@@ -76,9 +104,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new() -> Outcome<Self> {
+    pub fn new(declared: Declared) -> Outcome<Self> {
         let namespace = Namespace::new()?;
-        namespace.nft(TABLE)?;
+        namespace.nft(&declared.table())?;
         Ok(Self { transactions: Transactions::open(&namespace)?, namespace })
     }
 

@@ -1,6 +1,7 @@
 //! vipd at scale, in network namespaces of its own, beside what bounds it.
 //!
-//! In: `cargo bench --bench scale -- [PART …] [--quick]`. Out: a table on stdout, JSON in benches/out.
+//! In: `cargo bench --bench scale -- [PART …] [--quick] [--record FILE]`. Out: a table on stdout, JSON
+//! in benches/out; the table of a full run of all parts also in benches/RESULTS.md.
 //! Never: a failure because a bar is missed; a trace of itself left on the host.
 
 mod alloc;
@@ -17,13 +18,13 @@ mod stats;
 mod watch;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// The harness has no one to recover for it: errors are printed with what they were about.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: cargo bench --bench scale -- [PART …] [--quick]
+const USAGE: &str = "usage: cargo bench --bench scale -- [PART …] [--quick] [--record FILE]
 parts (all without any): load change event start restart memory repair connect";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +72,13 @@ fn main() -> std::process::ExitCode {
 fn run() -> Outcome<()> {
     let mut effort = Effort::Full;
     let mut wanted = Vec::new();
-    for argument in std::env::args().skip(1) {
+    let mut record = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             // What cargo itself adds.
             "--bench" => {}
+            "--record" => record = Some(PathBuf::from(arguments.next().ok_or(USAGE)?)),
             "--quick" => effort = Effort::Quick,
             name if PARTS.iter().any(|(part, _)| *part == name) => wanted.push(argument),
             _ => return Err(USAGE.into()),
@@ -97,15 +101,14 @@ fn run() -> Outcome<()> {
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/out/scale.json");
     report::write_json(&rows, &out)?;
     println!("{}", out.display());
-    if effort == Effort::Full && wanted.is_empty() && failures.is_empty() {
-        let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
+    if effort == Effort::Full && wanted.is_empty() && failures.is_empty() && record.is_none() {
+        record = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md"));
+    }
+    if let Some(results) = record {
         report::write_results(&rows, &machine, &results)?;
         println!("{}", results.display());
     }
-    let missed = rows.iter().filter(|row| row.verdict == report::Verdict::Missed);
-    for row in missed {
-        println!("missed: {} {}", row.what, row.bar);
-    }
+    print!("{}", report::bars(&rows));
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
 }
 

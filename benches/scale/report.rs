@@ -111,12 +111,29 @@ pub fn write_json(rows: &[Row], path: &Path) -> Outcome<()> {
     Ok(std::fs::write(path, serde_json::to_string_pretty(&rows)?)?)
 }
 
+/// The rows that have a bar, the missed ones last, where they are seen.
+pub fn bars(rows: &[Row]) -> String {
+    [(Verdict::Met, "met"), (Verdict::Missed, "MISSED")]
+        .into_iter()
+        .flat_map(|(verdict, name)| {
+            let found = rows.iter().filter(move |row| row.verdict == verdict);
+            found.map(move |row| format!("{name}: {} {} ({})\n", row.what, row.bar, row.floor))
+        })
+        .collect()
+}
+
 /// The table that is kept with the code.
 pub fn write_results(rows: &[Row], machine: &str, path: &Path) -> Outcome<()> {
+    let given: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let command = format!("cargo bench --bench scale -- {}", given.join(" "));
+    let command = command.trim_end_matches(" -- ");
+    let date = std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]).output()?;
+    let date = String::from_utf8_lossy(&date.stdout);
     let text = format!(
-        "# Results\n\nOf `cargo bench --bench scale`, which `make bench` runs last, on\n{machine}.\n\n\
+        "# Results\n\nOf `{command}` (`make bench` runs it last), {}, on\n{machine}.\n\n\
          A floor or peer was measured in the same run, in turns. A ratio is the median of the rounds' \
          ratios, with its bootstrap 95 % interval; a bar on it is met when the upper end meets it.\n\n{}\n",
+        date.trim(),
         table(rows)
     );
     Ok(std::fs::write(path, text)?)

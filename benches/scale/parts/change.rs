@@ -53,7 +53,7 @@ impl Subject {
 }
 
 fn floors(shape: Shape, cluster: &Cluster) -> Outcome<Vec<Row>> {
-    let mut writer = floor::Writer::new()?;
+    let mut writer = floor::Writer::new(floor::Declared::Growing)?;
     writer.load(cluster)?;
     let pause = Duration::from_millis(10);
     let runs = [

@@ -161,8 +161,18 @@ fn judge(
             bar(row(&service, to_service, ("one DNAT rule", one_rule)), 1.05),
             // Any address translation needs the nat hooks, whatever its rules: a bar that they miss
             // by themselves says nothing about the rules.
-            bar(row(&plain, to_plain, ("conntrack, nat hooks without a rule", empty_nat)), 1.03),
-            row(&plain, to_plain, ("conntrack without nat hooks", conntrack)),
+            bar(
+                row(
+                    &plain,
+                    to_plain,
+                    (
+                        "conntrack, nat hooks without a rule (any translation needs the hooks)",
+                        empty_nat,
+                    ),
+                ),
+                1.03,
+            ),
+            row(&plain, to_plain, ("plain conntrack, no nat hooks (for information)", conntrack)),
         ]);
     }
     Ok(rows)

@@ -23,31 +23,37 @@ pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
             Shape::MIXED,
         ],
     };
-    shapes
-        .iter()
-        .map(|&shape| {
-            progress(&format!("load {}", shape.name()));
-            load(shape, effort)
-        })
-        .collect()
+    let mut rows = Vec::new();
+    for &shape in shapes {
+        progress(&format!("load {}", shape.name()));
+        rows.extend(load(shape, effort)?);
+    }
+    Ok(rows)
 }
 
-fn load(shape: Shape, effort: Effort) -> Outcome<Row> {
+/// Seconds of the bare writer, in a namespace of its own.
+fn bare(cluster: &Cluster, declared: floor::Declared) -> Outcome<f64> {
+    let elements = cluster.elements();
+    let mut writer = floor::Writer::new(declared)?;
+    let seconds = writer.load(cluster)?;
+    if writer.held()? != elements {
+        return Err(format!("{elements} elements written, {} held", writer.held()?).into());
+    }
+    drop(writer);
+    settle(elements);
+    Ok(seconds)
+}
+
+fn load(shape: Shape, effort: Effort) -> Outcome<[Row; 2]> {
     let cluster = Cluster::new(shape);
     let elements = cluster.elements();
     let rounds = effort.pick(5, if elements > 200_000 { 9 } else { 15 });
-    let (mut floors, mut ours) = (Vec::new(), Vec::new());
+    let (mut floors, mut sized, mut ours) = (Vec::new(), Vec::new(), Vec::new());
     let mut held = 0;
     let mut rooms = Rooms::new(&cluster)?;
     for _ in 0..rounds {
-        let mut writer = floor::Writer::new()?;
-        floors.push(writer.load(&cluster)?);
-        if writer.held()? != elements {
-            return Err(format!("{elements} elements written, {} held", writer.held()?).into());
-        }
-        drop(writer);
-        settle(elements);
-
+        floors.push(bare(&cluster, floor::Declared::Growing)?);
+        sized.push(bare(&cluster, floor::Declared::sized(&cluster))?);
         let (seconds, _) = rooms.load()?;
         ours.push(seconds);
         held = Census::open(&rooms.namespace, "vipd")?.total()?;
@@ -59,19 +65,23 @@ fn load(shape: Shape, effort: Effort) -> Outcome<Row> {
         Shape { services: 10_000 | 100_000, endpoints: Spread::Each(2) } => Some(1.8),
         _ => None,
     };
-    let row = Row::new(
-        format!("full load {}", shape.name()),
-        format!("{:.1} ms, {held} elements", median(&ours) * 1e3),
-    )
-    .floor(
-        format!("bare writer: {:.1} ms, {elements} elements", median(&floors) * 1e3),
-        ratio(&ours, &floors),
-    )
-    .numbers(json!({"seconds": ours, "floor_seconds": floors, "elements": held}));
-    Ok(match bar {
-        Some(bar) => row.ratio_bar(bar),
-        None => row,
-    })
+    let row = |writer: &str, floor: &[f64]| {
+        Row::new(
+            format!("full load {}", shape.name()),
+            format!("{:.1} ms, {held} elements", median(&ours) * 1e3),
+        )
+        .floor(
+            format!("{writer}: {:.1} ms, {elements} elements", median(floor) * 1e3),
+            ratio(&ours, floor),
+        )
+        .numbers(json!({"seconds": ours, "floor_seconds": floor, "elements": held}))
+    };
+    let growing = row("bare writer", &floors);
+    let growing = match bar {
+        Some(bar) => growing.ratio_bar(bar),
+        None => growing,
+    };
+    Ok([growing, row("bare writer, maps declared with `size`", &sized)])
 }
 
 /// The kernel frees a namespace's elements behind our back: the next round must not pay for it.
