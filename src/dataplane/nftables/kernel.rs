@@ -45,6 +45,8 @@ pub struct Kernel {
     capacity: usize,
     keys_at_once: usize,
     without: Without,
+    /// The last conversation ended early, and some of it may be unread.
+    unread: bool,
 }
 
 /// A set as the kernel describes it.
@@ -81,6 +83,7 @@ impl Kernel {
             capacity,
             keys_at_once,
             without,
+            unread: false,
         })
     }
 
@@ -120,6 +123,7 @@ impl Kernel {
                 self.generation = self.read_generation()?;
             }
             self.drain()?;
+            self.unread = true;
             self.socket.send(batch.bytes_for(self.generation)).map_err(Error::Send)?;
             match self.batch_outcome(batch)? {
                 Outcome::Done => {
@@ -139,17 +143,19 @@ impl Kernel {
 
     /// Nothing unread is left from a conversation that ended early.
     fn drain(&mut self) -> Result<(), Error> {
-        loop {
+        while self.unread {
             match self.socket.receive() {
                 Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.unread = false,
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(e) => return Err(Error::Receive(e)),
             }
         }
+        Ok(())
     }
 
-    /// A batch is carried out within `send`: all answers are there already.
+    /// A batch is carried out within `send`: all answers are there already, in the order of their
+    /// messages.
     fn batch_outcome(&mut self, batch: &Batch) -> Result<Outcome, Error> {
         let mut refused: Option<ExtendedError> = None;
         let mut done = false;
@@ -159,18 +165,24 @@ impl Kernel {
                     for message in messages {
                         let Some(answer) = ExtendedError::of(&message) else { continue };
                         match answer.errno {
-                            0 => done |= answer.seq == batch.last_seq,
+                            0 if answer.seq == batch.last_seq => done = true,
+                            0 => {}
                             ERESTART => return Ok(Outcome::Restart),
                             _ => {
                                 refused.get_or_insert(answer);
                             }
                         }
                     }
+                    if done && refused.is_none() {
+                        self.unread = false;
+                        return Ok(Outcome::Done);
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(Error::Receive(e)),
             }
         }
+        self.unread = false;
         match refused {
             Some(error) => {
                 self.generation = 0;
@@ -180,7 +192,6 @@ impl Kernel {
                 let object = batch.describe(error.seq);
                 Err(Error::Refused { error, object })
             }
-            None if done => Ok(Outcome::Done),
             None => Err(Error::NoAnswer),
         }
     }
@@ -340,6 +351,7 @@ impl Kernel {
         self.request.end();
         let seq = self.socket.seq();
         self.drain()?;
+        self.unread = true;
         self.socket.send(self.request.bytes()).map_err(Error::Send)?;
         loop {
             let messages = match self.socket.receive() {
@@ -353,10 +365,14 @@ impl Kernel {
                     continue;
                 }
                 if message.kind == NLMSG_DONE {
+                    self.unread = false;
                     return Ok(());
                 }
                 match ExtendedError::of(&message) {
-                    Some(answer) if answer.errno == 0 => return Ok(()),
+                    Some(answer) if answer.errno == 0 => {
+                        self.unread = false;
+                        return Ok(());
+                    }
                     Some(error) => return Err(Error::Read { what, error }),
                     None => each(&message),
                 }
