@@ -12,6 +12,7 @@ use crate::planner::Plan;
 use crate::sources::manifests;
 use crate::sync::{Settings, Writer};
 use crate::{admin, conntrack, dataplane, node, sync};
+use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
@@ -103,7 +104,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let admin = tokio::spawn(admin::serve(listener, writer.published(), stop.clone()));
 
     let (batches, changes) = mpsc::channel(BATCHES);
-    let _source = manifests::spawn(config.manifests.clone(), batches)?;
+    let source = manifests::open(config.manifests.clone())?;
     let (send_addresses, addresses) = watch::channel(Vec::new());
     let node = tokio::spawn(watch_addresses(send_addresses, stop.clone()));
 
@@ -115,7 +116,19 @@ async fn serve(config: Config) -> Result<(), Error> {
             let _ended = ended;
             // Commits block: on a runtime of their own they delay nobody.
             match runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(sync::run(writer, changes, addresses, stop_writer)),
+                Ok(runtime) => runtime.block_on(async {
+                    let writer = sync::run(writer, changes, addresses, stop_writer);
+                    // On the same thread: a change reaches the writer without a wake-up.
+                    let source = async {
+                        source.run(batches).await;
+                        pending().await
+                    };
+                    tokio::select! {
+                        biased;
+                        () = source => {}
+                        () = writer => {}
+                    }
+                }),
                 Err(error) => tracing::error!("the writer cannot start: {error}"),
             }
         })

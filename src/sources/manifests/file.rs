@@ -5,11 +5,13 @@
 
 use crate::model::{Kind, Object, ObjectRef, Origin, Problem, Severity};
 use crate::sources::decode::{self, Decoded, Format, Names, SyntaxError};
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use tracing::debug;
@@ -137,24 +139,39 @@ fn fill(path: &Path, buffer: &mut Vec<u8>) -> io::Result<Found> {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
             Ok(Found::Nothing)
         }
-        // A loop of symlinks leads nowhere, as a dangling one does.
-        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(Found::Nothing),
-        _ => Err(error),
+        _ => match Errno::from_io_error(&error) {
+            // A loop of symlinks leads nowhere, as a dangling one does; a socket cannot be opened.
+            Some(Errno::LOOP | Errno::NXIO) => Ok(Found::Nothing),
+            _ => Err(error),
+        },
     };
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
-    let meta = match path.metadata() {
-        Ok(meta) if meta.is_file() => meta,
-        Ok(_) => return Ok(Found::Nothing),
-        Err(error) => return gone(error),
-    };
-    let mut file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(error) => return gone(error),
     };
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Ok(Found::Nothing);
+    }
+    let expected = usize::try_from(meta.len()).unwrap_or(0);
     buffer.clear();
-    buffer.reserve(usize::try_from(meta.len()).unwrap_or(0) + 1);
-    file.read_to_end(buffer)?;
-    Ok(Found::File)
+    buffer.reserve(expected + 1);
+    loop {
+        let room = buffer.capacity() - buffer.len();
+        let read = rustix::io::read(&file, spare_capacity(buffer))?;
+        // A read that leaves room met the end of the file. Where no size is known (some files of
+        // /proc), only a read of nothing tells.
+        if read == 0 || (expected > 0 && read < room) {
+            return Ok(Found::File);
+        }
+        buffer.reserve(KEPT_BUFFER);
+    }
+}
+
+/// Opening a FIFO would wait for a writer, and a terminal must not become ours.
+fn open(path: &Path) -> io::Result<File> {
+    const WITHOUT_WAITING: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+    File::options().read(true).custom_flags(WITHOUT_WAITING).open(path)
 }
 
 fn contents(hash: u64, documents: Vec<decode::Document>, path: &Path) -> Contents {

@@ -4,17 +4,21 @@
 
 use super::Stop;
 use super::file::{format_of, is_hidden};
-use super::tree::Tree;
+use super::tree::{Look, Tree};
 use super::watches::Event;
 use crate::sources::{Batch, Change};
 use rustix::fs::inotify::ReadFlags;
 use std::collections::HashMap;
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::Sender;
+use tokio::task::{spawn_blocking, yield_now};
+use tokio::time::{timeout, timeout_at};
 use tracing::{error, warn};
 
 /// A file that its writer keeps open is read when it has been quiet for this long.
@@ -22,10 +26,14 @@ pub(super) const QUIET: Duration = Duration::from_millis(50);
 /// How long the second half of a rename may take. The kernel queues both in one go, but the reader
 /// may wake up in between.
 const OTHER_HALF: Duration = Duration::from_millis(2);
+/// Bytes of a file that is decoded where events are read: half a millisecond's work.
+const SMALL: u64 = 64 * 1024;
+/// How long this may keep the thread from whoever receives.
+const TURN: Duration = Duration::from_millis(1);
 
 pub(super) struct Follower {
     tree: Tree,
-    stop: Arc<Stop>,
+    stop: Stop,
     /// Files that are being written, and when they are read all the same.
     writing: HashMap<PathBuf, Instant>,
 }
@@ -44,58 +52,78 @@ struct Step {
 }
 
 impl Follower {
-    pub fn new(tree: Tree, stop: Arc<Stop>) -> Self {
+    pub fn new(tree: Tree, stop: Stop) -> Self {
         Self { tree, stop, writing: HashMap::new() }
     }
 
-    pub fn run(mut self, send: &mut dyn FnMut(Batch) -> bool) {
+    /// Until nobody receives any more.
+    pub async fn run(self, out: &Sender<Batch>) {
+        if let Err(error) = self.follow(out).await {
+            error!(%error, "cannot read inotify events; manifests are no longer followed");
+        }
+    }
+
+    async fn follow(mut self, out: &Sender<Batch>) -> io::Result<()> {
+        let Some(watches) = &self.tree.watches else { return Ok(()) };
+        let readable = watched(watches.descriptor()?)?;
         loop {
-            let timeout =
-                self.writing.values().min().map(|at| at.saturating_duration_since(Instant::now()));
-            if let Some(watches) = &self.tree.watches {
-                watches.wait(&self.stop.wake, timeout);
-            }
-            if self.stop.flag.load(Ordering::Relaxed) {
-                return;
-            }
+            self.wait(&readable).await?;
             let seen = Instant::now();
-            let events = match self.events() {
-                Ok(events) => events,
-                Err(error) => {
-                    error!(%error, "cannot read inotify events; manifests are no longer followed");
-                    return;
-                }
-            };
+            let events = self.events(&readable).await?;
             let mut steps = self.steps(events, seen);
             steps.extend(self.quiet(seen));
+            let mut turn = seen;
             for step in steps {
-                let mut changes = Vec::new();
-                self.perform(step, &mut changes);
-                if !changes.is_empty() && !send(Batch { changes, seen }) {
-                    return;
+                let (changes, after) = self.perform(step).await?;
+                self = after;
+                if !changes.is_empty() && out.send(Batch { changes, seen }).await.is_err() {
+                    return Ok(());
+                }
+                if turn.elapsed() > TURN {
+                    yield_now().await;
+                    turn = Instant::now();
                 }
             }
         }
     }
 
-    fn events(&mut self) -> std::io::Result<Vec<Event>> {
+    /// Until there are events, or a file has been quiet for long enough.
+    async fn wait(&self, readable: &AsyncFd<OwnedFd>) -> io::Result<()> {
+        match self.writing.values().min() {
+            None => woken(readable).await,
+            Some(at) => timeout_at((*at).into(), woken(readable)).await.unwrap_or(Ok(())),
+        }
+    }
+
+    async fn events(&mut self, readable: &AsyncFd<OwnedFd>) -> io::Result<Vec<Event>> {
         let Some(watches) = &mut self.tree.watches else { return Ok(Vec::new()) };
         let mut events = watches.events()?;
         if events.last().is_some_and(|event| event.flags.contains(ReadFlags::MOVED_FROM)) {
-            watches.wait(&self.stop.wake, Some(OTHER_HALF));
+            timeout(OTHER_HALF, woken(readable)).await.unwrap_or(Ok(()))?;
             events.extend(watches.events()?);
         }
         Ok(events)
     }
 
-    fn perform(&mut self, step: Step, changes: &mut Vec<Change>) {
-        if step.paths.is_empty() {
-            warn!("inotify queue overflow; reading all manifests again");
-            self.writing.clear();
-            self.tree.scan_all(&self.stop.flag, changes, &mut |_| true);
-        } else {
-            self.tree.refresh(&step.paths, changes);
+    /// Carries one step out; where it is long, on another thread.
+    async fn perform(mut self, step: Step) -> io::Result<(Vec<Change>, Self)> {
+        let mut changes = Vec::new();
+        let looks: Vec<Look> = step.paths.into_iter().map(Look::at).collect();
+        if !looks.is_empty() && looks.iter().all(|look| look.is_small(SMALL)) {
+            self.tree.refresh(looks, &mut changes);
+            return Ok((changes, self));
         }
+        let long = spawn_blocking(move || {
+            if looks.is_empty() {
+                warn!("inotify queue overflow; reading all manifests again");
+                self.writing.clear();
+                self.tree.scan_all(&self.stop.flag(), &mut changes, &mut |_| true);
+            } else {
+                self.tree.refresh(looks, &mut changes);
+            }
+            (changes, self)
+        });
+        Ok(long.await?)
     }
 
     /// One step per path, but one for all that one event or rename touches. A step without paths
@@ -187,4 +215,19 @@ fn add(steps: &mut Vec<Step>, cookie: u32, paths: Vec<PathBuf>) {
         }
         None => steps.push(Step { cookie, paths }),
     }
+}
+
+/// The descriptor says once that it became readable. That is forgotten before anything is read: what
+/// comes later wakes again, and all that came before is read.
+async fn woken(readable: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    readable.readable().await?.clear_ready();
+    Ok(())
+}
+
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe, and an OwnedFd keeps the one promise that it asks for"
+)]
+fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(descriptor)
 }

@@ -3,8 +3,9 @@
 //! In: a directory. Out: [`Batch`]es; [`Change::Synced`] for every kind after the first scan.
 //! Never: a lost change (it watches before it reads), a debounce, an object twice.
 //!
-//! inotify is used directly: a thread that polls its descriptor acts on an event without a hand-over
-//! to another thread, and sees close-write, rename cookies and overflow as the kernel tells them.
+//! inotify is used directly: the task that waits on its descriptor acts on an event without a
+//! hand-over to another thread, and sees close-write, rename cookies and overflow as the kernel
+//! tells them.
 
 mod claims;
 mod file;
@@ -18,15 +19,14 @@ mod watches;
 use crate::model::Kind;
 use crate::sources::{Batch, Change};
 use follow::Follower;
-use rustix::event::{EventfdFlags, eventfd};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::mpsc::Sender;
+use tokio::task::spawn_blocking;
 use tree::Tree;
 use watches::Watches;
 
@@ -48,8 +48,6 @@ pub enum Error {
     Watch { path: PathBuf, source: io::Error },
     #[error("cannot use inotify: {0}; check the limit fs.inotify.max_user_instances")]
     Inotify(io::Error),
-    #[error("cannot start the thread that follows the manifests: {0}; check the limit on threads")]
-    Thread(io::Error),
 }
 
 /// Reads the directory once. The last batch says that every kind is complete.
@@ -64,48 +62,56 @@ pub fn load(dir: &Path) -> Result<Vec<Batch>, Error> {
     Ok(batches)
 }
 
-/// A followed directory; dropping it ends the thread.
-#[derive(Debug)]
-pub struct Watch {
-    stop: Arc<Stop>,
+/// A directory to be followed.
+pub struct Source {
+    dir: PathBuf,
+    watches: Watches,
 }
 
-/// Tells the thread to end: the flag while it scans, the descriptor while it waits.
-#[derive(Debug)]
-struct Stop {
-    flag: AtomicBool,
-    wake: OwnedFd,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.flag.store(true, Ordering::Relaxed);
-        // A full counter is a wake-up as well.
-        let _ = rustix::io::write(&self.stop.wake, &1u64.to_ne_bytes());
-    }
-}
-
-/// Reads the directory and follows it, on a thread of its own, until the returned value or the
-/// receiver is dropped.
-pub fn spawn(dir: PathBuf, out: Sender<Batch>) -> Result<Watch, Error> {
+/// Opens a directory as a source. What changes from now on is not missed.
+pub fn open(dir: PathBuf) -> Result<Source, Error> {
     check(&dir)?;
     let mut watches = Watches::new().map_err(Error::Inotify)?;
     watches.add_directory(&dir).map_err(|source| Error::Watch { path: dir.clone(), source })?;
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|errno| Error::Thread(errno.into()))?;
-    let stop = Arc::new(Stop { flag: AtomicBool::new(false), wake });
-    let stopped = Arc::clone(&stop);
-    std::thread::Builder::new()
-        .name("manifests".into())
-        .spawn(move || {
-            let mut send = |batch| out.blocking_send(batch).is_ok();
-            let mut tree = Tree::new(&dir, Some(watches));
-            if first_scan(&mut tree, &stopped.flag, &mut send) {
-                Follower::new(tree, stopped).run(&mut send);
-            }
-        })
-        .map_err(Error::Thread)?;
-    Ok(Watch { stop })
+    Ok(Source { dir, watches })
+}
+
+impl Source {
+    /// Reads the directory and follows it, until the future or the receiver is dropped.
+    ///
+    /// What is long (the first scan, a directory, a large file) is done on another thread; a small
+    /// file in the task that calls this. Where that is the thread of whoever receives, a change goes
+    /// from its event to them without waking anybody.
+    pub async fn run(self, out: Sender<Batch>) {
+        let stop = Stop::default();
+        let mut tree = Tree::new(&self.dir, Some(self.watches));
+        let (stopped, batches) = (stop.flag(), out.clone());
+        let scanned = spawn_blocking(move || {
+            let mut send = |batch| batches.blocking_send(batch).is_ok();
+            first_scan(&mut tree, &stopped, &mut send).then_some(tree)
+        });
+        match scanned.await {
+            Ok(Some(tree)) => Follower::new(tree, stop).run(&out).await,
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the first scan of the manifests failed"),
+        }
+    }
+}
+
+/// Ends what runs on another thread once it is dropped.
+#[derive(Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn check(dir: &Path) -> Result<(), Error> {

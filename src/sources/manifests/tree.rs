@@ -16,6 +16,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+/// A path, and what was found there when it was looked at.
+pub(super) struct Look {
+    path: PathBuf,
+    own: io::Result<fs::Metadata>,
+}
+
+impl Look {
+    pub fn at(path: PathBuf) -> Self {
+        let own = fs::symlink_metadata(&path);
+        Self { path, own }
+    }
+
+    /// Nothing, or a file of no more than `bytes`: neither a directory nor a symlink, which may
+    /// lead to one.
+    pub fn is_small(&self, bytes: u64) -> bool {
+        self.own.as_ref().map_or(true, |own| own.is_file() && own.len() <= bytes)
+    }
+}
+
 pub(super) struct Tree {
     root: PathBuf,
     /// Its own name is watched by this path: a relative one may have no parent to watch.
@@ -62,19 +81,19 @@ impl Tree {
 
     /// Looks at some paths again, as one step: what came is known before what went is dropped, so
     /// that an object which only moved to another file never ceases to be served.
-    pub fn refresh(&mut self, paths: &[PathBuf], out: &mut Vec<Change>) {
+    pub fn refresh(&mut self, looks: Vec<Look>, out: &mut Vec<Change>) {
         let (mut gone, mut forgotten) = (Vec::new(), Vec::new());
-        for path in paths {
+        for Look { path, own } in &looks {
             if *path == self.root || *path == self.absolute_root {
                 self.scan_all(&AtomicBool::new(false), out, &mut |_| true);
                 continue;
             }
-            let own = fs::symlink_metadata(path);
             let is_link = own.as_ref().is_ok_and(fs::Metadata::is_symlink);
             if is_link && let Some(watches) = &mut self.watches {
                 watches.add_link(path);
             }
-            let target = if is_link { fs::metadata(path) } else { own };
+            let followed = is_link.then(|| fs::metadata(path));
+            let target = followed.as_ref().unwrap_or(own);
             match target {
                 Ok(meta) if meta.is_dir() => {
                     self.scan(path, &AtomicBool::new(false), (out, &mut |_| true));

@@ -3,7 +3,6 @@
 //! In: directories and symlinks of the tree. Out: [`Event`]s that name paths of the tree.
 //! Never: a file's contents.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -15,7 +14,6 @@ use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
 
 /// One thing that happened, as far as it concerns the tree.
 #[derive(Debug)]
@@ -56,6 +54,10 @@ const CONTENTS: WatchFlags =
     WatchFlags::CLOSE_WRITE.union(WatchFlags::MODIFY).union(WatchFlags::ATTRIB);
 
 const BUFFER: usize = 64 * 1024;
+/// `struct inotify_event` without a name; names are padded to a multiple of it (inotify(7)).
+const HEADER: usize = 16;
+/// An event with the longest name, NAME_MAX bytes and a zero.
+const LARGEST: usize = HEADER + 256;
 /// As many links as Linux itself follows in one path (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 
@@ -147,21 +149,18 @@ impl Watches {
         Ok(inotify::add_watch(&self.inotify, directory, flags | how)?)
     }
 
-    /// Waits for events or for `wake`; `None` waits for ever.
-    pub fn wait(&self, wake: &OwnedFd, timeout: Option<Duration>) {
-        let timeout =
-            timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
-        let mut fds = [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
-        // An interrupted wait is a short one: the caller looks at everything again anyway.
-        let _ = poll(&mut fds, timeout.as_ref());
+    /// To wait on.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.inotify.try_clone()
     }
 
-    /// What has happened, at most one buffer of it.
+    /// All that has happened.
     pub fn events(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut reader = Reader::new(self.inotify.as_fd(), &mut buffer);
         let mut ended = Vec::new();
+        let mut filled = 0;
         loop {
             let event = match reader.next() {
                 Ok(event) => event,
@@ -170,6 +169,7 @@ impl Watches {
             };
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
             let (descriptor, flags, cookie) = (event.wd(), event.events(), event.cookie());
+            filled += HEADER + name.as_ref().map_or(0, |n| (n.len() + 1).next_multiple_of(HEADER));
             self.concerns(descriptor, name.as_deref(), |paths, through_link| {
                 events.push(Event { flags, cookie, paths, through_link });
             });
@@ -180,7 +180,11 @@ impl Watches {
                 ended.push(descriptor);
             }
             if reader.is_buffer_empty() {
-                break;
+                // The kernel fills a buffer for as long as one more event has room in it.
+                if filled + LARGEST <= BUFFER {
+                    break;
+                }
+                filled = 0;
             }
         }
         for descriptor in ended {

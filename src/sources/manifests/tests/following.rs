@@ -1,14 +1,13 @@
 //! What happens to a followed directory.
 
 use super::{Followed, service};
-use crate::sources::manifests::spawn;
+use crate::sources::manifests::open;
 use rstest::rstest;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::channel;
 
 fn one_file() -> Followed {
     Followed::new(|root| fs::write(root.join("a.yaml"), service("a", 80)).expect("write"))
@@ -249,7 +248,7 @@ fn a_queue_overflow_is_answered_by_reading_everything_again() {
 }
 
 #[test]
-fn dropping_the_watch_ends_the_thread() {
+fn dropping_the_future_ends_the_thread() {
     let mut followed = one_file();
     drop(followed.watch.take());
     let end = Instant::now() + Duration::from_secs(10);
@@ -261,8 +260,8 @@ fn dropping_the_watch_ends_the_thread() {
 
 #[test]
 fn a_directory_that_is_none_is_an_error_that_says_what_to_check() {
-    let (out, _batches) = channel(1);
-    let error = spawn("/nonexistent/manifests".into(), out).expect_err("no such directory");
+    let opened = open("/nonexistent/manifests".into()).map(|_| ());
+    let error = opened.expect_err("no such directory");
     assert!(
         error.to_string().contains("/nonexistent/manifests") && error.to_string().contains("check")
     );

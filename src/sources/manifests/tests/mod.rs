@@ -4,7 +4,7 @@ mod following;
 mod loading;
 mod owners;
 
-use super::{Watch, spawn};
+use super::open;
 use crate::model::{Kind, Object, Problem};
 use crate::sources::{Batch, Change, Scope};
 use std::collections::BTreeMap;
@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::sync::mpsc::{Receiver, channel, error::TryRecvError};
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{Receiver, Sender, channel, error::TryRecvError};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What a store would know.
 #[derive(Debug, Default)]
@@ -69,7 +71,7 @@ struct Followed {
     root: PathBuf,
     batches: Receiver<Batch>,
     known: Known,
-    watch: Option<Watch>,
+    watch: Option<DropGuard>,
 }
 
 impl Followed {
@@ -80,7 +82,7 @@ impl Followed {
         fs::create_dir(&root).expect("mkdir");
         fill(&root);
         let (out, batches) = channel(16);
-        let watch = Some(spawn(root.clone(), out).expect("can be followed"));
+        let watch = Some(follow(&root, out));
         let mut followed = Self { dir, root, batches, known: Known::default(), watch };
         followed.until("the first scan", |known| !known.synced.is_empty());
         followed
@@ -126,6 +128,18 @@ impl Followed {
         fs::remove_file(self.path("zz-settle.yaml")).expect("remove");
         self.until("its removal", |known| !known.services().contains("settle:1"));
     }
+}
+
+/// Follows the directory on a thread of its own until the guard is dropped.
+fn follow(root: &Path, out: Sender<Batch>) -> DropGuard {
+    let source = open(root.into()).expect("can be followed");
+    let stop = CancellationToken::new();
+    let guard = stop.clone().drop_guard();
+    thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(stop.run_until_cancelled(source.run(out)));
+    });
+    guard
 }
 
 fn service(name: &str, port: u16) -> String {
