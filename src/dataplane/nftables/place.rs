@@ -36,8 +36,7 @@ impl State {
         let same = old.as_ref().is_some_and(|pool| pool.affinity == wanted.affinity);
         let unchanged = same
             && old.as_ref().is_some_and(|pool| {
-                let size = self.classes.key(pool.class()).map_or(0, |class| class.size);
-                pool.slots.len() == size as usize
+                pool.slots.len() == self.size(pool) as usize
                     && pool.slots.len() == wanted.targets.len()
                     && is_permutation(&pool.slots, &wanted.targets)
             });
@@ -53,6 +52,7 @@ impl State {
             }
             other => other,
         };
+        let old_map = old.as_ref().map(|pool| self.map_of(pool));
         let (number, old_slots, old_class, old_affinity) = match old {
             Some(pool) => (pool.value.pool(), pool.slots, Some(pool.value.class()), pool.affinity),
             None => (self.new_number(owner, &wanted)?, Box::default(), None, None),
@@ -76,8 +76,14 @@ impl State {
                 class
             }
         };
-        let slots = rebalance(&old_slots, &wanted.targets, size as usize);
-        self.write_slots((family, number), &old_slots, &slots, changes);
+        let map = Set::endpoints(family, size);
+        let left = old_map.filter(|old| *old != map);
+        let kept = if left.is_some() { &[] } else { &*old_slots };
+        let slots = rebalance(kept, &wanted.targets, size as usize);
+        self.write_slots((map, number), kept, &slots, changes);
+        if let Some(left) = left {
+            self.leave_slots((left, number), old_slots.iter().enumerate(), &slots, changes);
+        }
         let before = if old_affinity.is_some() { &*old_slots } else { &[] };
         let after = if wanted.affinity.is_some() { &*wanted.targets } else { &[] };
         self.write_tokens((family, number), before, after, changes);
@@ -89,31 +95,41 @@ impl State {
         })
     }
 
+    /// `old`: what the map holds of the pool.
     fn write_slots(
         &mut self,
-        (family, number): (Family, u32),
+        (set, number): (Set, u32),
         old: &[Target],
         new: &[Target],
         changes: &mut Changes,
     ) {
-        let set = Set::Endpoints(family);
         for (slot, target) in new.iter().enumerate() {
             let element = || (set, endpoint_element(number, slot as u32, target));
             match old.get(slot) {
                 Some(before) if before == target => {}
                 Some(_) => changes.replaced_targets.push(element()),
                 None => {
-                    self.slots[index(family)] += 1;
+                    self.slots[set.index()] += 1;
                     changes.new_targets.push(element());
                 }
             }
         }
-        // Packets that met the former class may still pick these slots: they lead to living
-        // endpoints now, and go with the next commit.
-        for (slot, before) in old.iter().enumerate().skip(new.len()) {
-            let stand_in = &new[slot % new.len()];
+        self.leave_slots((set, number), old.iter().enumerate().skip(new.len()), new, changes);
+    }
+
+    /// Packets that met the former class may still pick these slots: they lead to living endpoints
+    /// now, and go with the next commit.
+    fn leave_slots<'a>(
+        &mut self,
+        (set, number): (Set, u32),
+        slots: impl Iterator<Item = (usize, &'a Target)>,
+        living: &[Target],
+        changes: &mut Changes,
+    ) {
+        for (slot, before) in slots {
+            let stand_in = &living[slot % living.len()];
             let element = endpoint_element(number, slot as u32, stand_in);
-            if !new.contains(before) {
+            if !living.contains(before) {
                 changes.replaced_targets.push((set, element.clone()));
             }
             self.deferred.push((set, element));
@@ -188,7 +204,7 @@ impl State {
         if pool.affinity.is_some() {
             self.write_tokens((family, number), &pool.slots, &[], changes);
         }
-        let set = Set::Endpoints(family);
+        let set = self.map_of(&pool);
         let slots = pool.slots.iter().enumerate();
         self.deferred.extend(
             slots.map(|(slot, target)| (set, endpoint_element(number, slot as u32, target))),
@@ -202,4 +218,175 @@ fn is_permutation(slots: &[Target], sorted: &[Target]) -> bool {
     let mut slots = slots.to_vec();
     slots.sort_unstable();
     slots == sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::dataplane::nftables::changes::Changes;
+    use crate::dataplane::nftables::set::{
+        Element, Set, Value, endpoint_element, frontend_key, read_slot_key, service_element,
+    };
+    use crate::dataplane::nftables::state::State;
+    use crate::model::{Family, Protocol, ServiceKey};
+    use crate::planner::{
+        Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Locality,
+        Masquerade, PoolEndpoint, PortPlan, Scope, ServicePlan, Target,
+    };
+    use std::collections::BTreeSet;
+    use std::net::IpAddr;
+    use std::ops::RangeInclusive;
+
+    fn target(last: u8) -> Target {
+        Target { address: [10, 1, 0, last].into(), port: 8080 }
+    }
+
+    fn address() -> IpAddr {
+        [10, 96, 0, 1].into()
+    }
+
+    /// One frontend that leads to the endpoints with these last bytes.
+    fn plan(endpoints: RangeInclusive<u8>) -> ServicePlan {
+        let at = FrontendAddress::Address(address());
+        let forward = Forward { scope: Scope::Cluster, masquerade: Masquerade::Never, allow: None };
+        let frontend = Frontend {
+            at: FrontendKey { at, protocol: Protocol::Tcp, port: 80 },
+            kind: FrontendKind::ClusterIp,
+            action: Action::Forward(forward),
+            lost_to: None,
+        };
+        let endpoint = |last| PoolEndpoint {
+            target: target(last),
+            locality: Locality::Unknown,
+            terminating: false,
+        };
+        let port = PortPlan {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            family: Family::V4,
+            affinity: None,
+            cluster: endpoints.map(endpoint).collect(),
+            local: Box::default(),
+            serving: Box::default(),
+            frontends: [frontend].into(),
+        };
+        ServicePlan { key: ServiceKey::new("ns", "web"), ports: [port].into() }
+    }
+
+    #[derive(Default)]
+    struct Lowered {
+        state: State,
+        plan: Option<ServicePlan>,
+    }
+
+    impl Lowered {
+        fn to(&mut self, endpoints: RangeInclusive<u8>) -> Changes {
+            let new = plan(endpoints);
+            let mut changes = Changes::default();
+            self.state.take_overdue(&mut changes);
+            self.state.lower(&new.key, self.plan.as_ref(), Some(&new), &mut changes);
+            self.plan = Some(new);
+            changes
+        }
+
+        fn value(&self) -> Value {
+            self.state.services.values().flatten().next().expect("one pool").value
+        }
+
+        /// Elements of the maps for small, medium and large pools.
+        fn counts(&self) -> [u64; 3] {
+            [1, 33, 49].map(|size| self.state.slots[Set::endpoints(Family::V4, size).index()])
+        }
+    }
+
+    fn map(slots: u32) -> Set {
+        Set::endpoints(Family::V4, slots)
+    }
+
+    fn slots_in(set: Set, elements: &[(Set, Element)]) -> Vec<u32> {
+        let of = elements.iter().filter(|(of, _)| *of == set);
+        of.map(|(_, element)| read_slot_key(&element.key).expect("a slot").1).collect()
+    }
+
+    fn touched(elements: &[(Set, Element)]) -> BTreeSet<Set> {
+        let maps = elements.iter().map(|(set, _)| *set);
+        maps.filter(|set| matches!(set, Set::Endpoints(..))).collect()
+    }
+
+    #[test]
+    fn a_pool_that_comes_to_another_map_is_written_there_and_left_in_the_former() {
+        let mut lowered = Lowered::default();
+        lowered.to(1..=32);
+        let mut before = 32;
+        for size in [33u8, 32, 48, 49, 48, 64, 1, 33] {
+            let (old, new) = (map(before.into()), map(size.into()));
+            let number = lowered.value().pool();
+            let class = lowered.value().class();
+            let changes = lowered.to(1..=size);
+            assert_eq!(slots_in(new, &changes.new_targets), (0..size.into()).collect::<Vec<_>>());
+            assert_eq!(touched(&changes.new_targets), [new].into());
+            assert_ne!(old, new);
+            let gone: Vec<u32> = (size.into()..before.into()).collect();
+            let replaced = slots_in(old, &changes.replaced_targets);
+            assert_eq!(replaced, gone, "{before} to {size}: only what leads to what is gone");
+            let deferred = slots_in(old, &lowered.state.deferred);
+            assert_eq!(deferred, (0..before.into()).collect::<Vec<_>>());
+            assert_eq!(touched(&lowered.state.deferred), [old].into());
+
+            let value = lowered.value();
+            assert_eq!(value.pool(), number, "pins name the pool by its number");
+            assert_ne!(value.class(), class);
+            let key = frontend_key(address(), Protocol::Tcp, 80);
+            let frontend = (Set::Services(Family::V4), service_element(key, value));
+            assert_eq!(changes.replaced_frontends, [frontend]);
+
+            let mut overdue = Changes::default();
+            lowered.state.take_overdue(&mut overdue);
+            assert_eq!(slots_in(old, &overdue.overdue).len(), usize::from(before));
+            let mut counts = [0; 3];
+            counts[[1, 33, 49].iter().position(|s| map(*s) == new).expect("a map")] = size.into();
+            assert_eq!(lowered.counts(), counts);
+            before = size;
+        }
+    }
+
+    #[test]
+    fn a_former_slot_never_leads_to_an_endpoint_that_is_gone() {
+        let mut lowered = Lowered::default();
+        lowered.to(1..=33);
+        let number = lowered.value().pool();
+        let changes = lowered.to(3..=33);
+        let replaced: Vec<_> =
+            changes.replaced_targets.iter().filter(|(set, _)| *set == map(33)).collect();
+        let stand_in =
+            |slot: u32| (map(33), endpoint_element(number, slot, &target(slot as u8 + 3)));
+        assert_eq!(replaced, [&stand_in(0), &stand_in(1)]);
+        assert_eq!(lowered.counts(), [31, 33, 0], "the former slots are still there");
+    }
+
+    #[test]
+    fn within_a_map_one_endpoint_more_writes_one_slot() {
+        let mut lowered = Lowered::default();
+        for (from, to) in [(31, 32), (33, 34), (47, 48), (49, 50)] {
+            lowered.to(1..=from);
+            lowered.state.take_overdue(&mut Changes::default());
+            let changes = lowered.to(1..=to);
+            assert_eq!(slots_in(map(to.into()), &changes.new_targets), [u32::from(from)]);
+            assert!(touched(&changes.replaced_targets).is_empty());
+            assert!(lowered.state.deferred.is_empty());
+            lowered.to(1..=from);
+            assert_eq!(slots_in(map(to.into()), &lowered.state.deferred), [u32::from(from)]);
+        }
+    }
+
+    #[test]
+    fn a_pool_that_goes_leaves_its_own_map() {
+        let mut lowered = Lowered::default();
+        lowered.to(1..=40);
+        let (key, old) = (ServiceKey::new("ns", "web"), lowered.plan.take());
+        lowered.state.lower(&key, old.as_ref(), None, &mut Changes::default());
+        assert_eq!(slots_in(map(40), &lowered.state.deferred).len(), 40);
+        lowered.state.take_overdue(&mut Changes::default());
+        assert_eq!(lowered.counts(), [0; 3]);
+    }
 }

@@ -24,7 +24,7 @@ const WHOLE_SET: usize = 128 << 20;
 
 /// The sets whose size depends on the services.
 fn grows(set: Set) -> bool {
-    matches!(set, Set::Services(_) | Set::Endpoints(_) | Set::Addresses(_) | Set::Hairpin(_))
+    matches!(set, Set::Services(_) | Set::Endpoints(..) | Set::Addresses(_) | Set::Hairpin(_))
 }
 
 fn uses(rule: &Rule, set: Set) -> bool {
@@ -62,7 +62,9 @@ impl Nftables {
             }
         }
         for family in Family::BOTH {
-            count(Set::Endpoints(family), classes::slots(&pools[index(family)]));
+            for (size, slots) in classes::slots(&pools[index(family)]) {
+                count(Set::endpoints(family, size), slots);
+            }
         }
         let fixed = self.kernel.largest() >= WHOLE_SET;
         let room = |set: Set| match grows(set) && fixed {
