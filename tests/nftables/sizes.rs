@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("within a map, one endpoint more or less costs little", little),
     ("meanwhile the former map leads to living endpoints", in_flight),
     ("a start after half of a change cleans up", started_in_between),
+    ("a map of large pools takes more than it was made for", more_than_room),
 ];
 
 /// A service whose pool is checked, among others that stay.
@@ -147,4 +148,21 @@ fn started_in_between() {
             assert_eq!(next.resync(&plan).expect("it can be read").operations, 0);
         }
     }
+}
+
+/// Where sets have a size, these are more than any is made for.
+fn more_than_room() {
+    let mut cluster = Cluster::new(policy());
+    let (node, mut nftables) = loaded(&mut cluster);
+    for (range, endpoints) in [(2, 32), (3, 40), (4, 50)] {
+        for n in 0..7000 / endpoints {
+            let service = format!("s{range}-{n} 10.96.{range}.{n} 80/tcp");
+            cluster.put(&format!("{service} -> 10.1.{range}.1-{endpoints}"));
+        }
+    }
+    let delta = cluster.replan();
+    let plan = cluster.plan();
+    nftables.apply(&delta, &plan).expect("sets grow");
+    assert_eq!(Held::read(&node).lines(), Held::of(&plan).lines());
+    assert_eq!(open(&node, BOTH[0]).resync(&plan).expect("it can be read").operations, 0);
 }

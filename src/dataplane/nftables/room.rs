@@ -79,18 +79,19 @@ impl Nftables {
         let mut applied = Applied::default();
         for _ in Set::ALL {
             match self.kernel.commit(batch) {
-                Err(Error::Full(set)) => applied += self.grow(set)?,
+                Err(Error::Full(set)) => applied += self.grow(set, batch.added_to(set))?,
                 outcome => return Ok(applied + outcome?),
             }
         }
         Ok(applied + self.kernel.commit(batch)?)
     }
 
-    /// Makes a set anew with twice the room, within one transaction: every packet sees the old one
-    /// or the new one, with the same elements.
-    fn grow(&mut self, set: Set) -> Result<Applied, Error> {
+    /// Makes a set anew with twice the room, or with room for so many more elements, within one
+    /// transaction: every packet sees the old one or the new one, with the same elements.
+    fn grow(&mut self, set: Set, more: u64) -> Result<Applied, Error> {
         let elements = self.kernel.dump(set)?;
-        let room = Room::to_grow(2 * elements.len() as u64);
+        let held = elements.len() as u64;
+        let room = Room::to_grow(held + held.max(more));
         tracing::info!(set = set.name(), elements = elements.len(), ?room, "making a set larger");
         let users = self.users(set)?;
         let mut changes = Changes::default();
