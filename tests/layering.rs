@@ -39,6 +39,7 @@ const PURE: &[&str] = &[
     "conntrack/stale",
     "dataplane/nftables/listing",
     "dataplane/nftables/lower",
+    "dataplane/nftables/place",
 ];
 
 const PURE_LINE: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";

@@ -5,6 +5,7 @@
 
 mod machine;
 mod packet;
+mod sizes;
 mod table;
 #[path = "../properties/world.rs"]
 #[allow(dead_code, reason = "`properties` uses all of it")]

@@ -4,7 +4,7 @@
 use crate::elements::open;
 use crate::held::Held;
 use crate::netns::Netns;
-use crate::plans::{Cluster, EVERY_KIND, policy};
+use crate::plans::{Cluster, EVERY_KIND, WIDE, policy};
 use crate::runner::{Case, namespace, random, remove};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -16,8 +16,11 @@ use vipd::dataplane::Dataplane;
 use vipd::dataplane::nftables::{Error, Nftables};
 use vipd::planner::Plan;
 
-pub const CASES: &[Case] =
-    &[("each single edit is undone", each_edit), ("any edits are undone", any_edits)];
+pub const CASES: &[Case] = &[
+    ("each single edit is undone", each_edit),
+    ("each single edit of pools of many endpoints is undone", each_wide_edit),
+    ("any edits are undone", any_edits),
+];
 
 /// What an administrator could do with `nft`. An index picks one of what is there.
 #[derive(Debug, Clone)]
@@ -40,6 +43,8 @@ const SCRIPTS: &[&str] = &[
     "add element inet vipd endpoints4 { 0:1000 . 77 : 10.9.9.9 . 9 }",
     "add element inet vipd endpoints4 { ff:f000 . 0 : 10.9.9.9 . 9 }",
     "add element inet vipd endpoints6 { 0:1000 . 0 : fd09::9 . 9 }",
+    "add element inet vipd endpoints4-33 { 0:1000 . 0 : 10.1.0.1 . 8080 }",
+    "add element inet vipd endpoints6-49 { ff:f000 . 48 : fd09::9 . 9 }",
     "add element inet vipd addresses4 { 10.96.9.9, 192.0.2.1 }",
     "add element inet vipd addresses6 { fd00:96::99 }",
     "add element inet vipd hairpin4 { 10.9.9.9 . 10.9.9.9, 10.9.9.9 . 10.9.9.8 }",
@@ -79,6 +84,24 @@ const SCRIPTS: &[&str] = &[
     "flush ruleset",
     "delete table inet vipd\nadd table inet vipd\nadd chain inet vipd ours4\n\
      add map inet vipd services4 { type ipv4_addr : mark; }",
+];
+
+/// The same for `WIDE`, whose pools are 1 in `endpoints4-33`, and 2 and 3 in `endpoints4-49`.
+const WIDE_SCRIPTS: &[&str] = &[
+    "delete element inet vipd endpoints4-33 { 0:1000 . 32 }",
+    "delete element inet vipd endpoints4-49 { 0:2000 . 0 }",
+    "delete element inet vipd endpoints4-49 { 0:3000 . 48 }\n\
+     add element inet vipd endpoints4-49 { 0:3000 . 48 : 10.9.9.9 . 9 }",
+    "add element inet vipd endpoints4 { 0:1000 . 0 : 10.1.1.1 . 8080 }",
+    "add element inet vipd endpoints4-33 { 0:1000 . 33 : 10.1.1.1 . 8080 }",
+    "add element inet vipd endpoints4-33 { 0:2000 . 0 : 10.1.1.1 . 8061 }",
+    "add element inet vipd endpoints4-49 { 0:1000 . 0 : 10.1.1.1 . 8080 }",
+    "add element inet vipd endpoints4-49 { * : 10.9.9.9 . 9 }",
+    "flush map inet vipd endpoints4-33",
+    "flush map inet vipd endpoints4-33\nflush map inet vipd endpoints4-49",
+    "flush chain inet vipd spread4-tcp-33\ndelete map inet vipd endpoints4-33",
+    "flush chain inet vipd spread4-tcp-33",
+    "delete element inet vipd services4 { 10.96.0.20 . tcp . 80 }",
 ];
 
 fn edit() -> impl Strategy<Value = Edit> {
@@ -226,9 +249,9 @@ struct Expected {
 }
 
 impl Expected {
-    fn new() -> Self {
+    fn new(services: &[&str]) -> Self {
         let node = namespace();
-        let plan = Cluster::of(policy(), EVERY_KIND).plan();
+        let plan = Cluster::of(policy(), services).plan();
         open(&node).resync(&plan).expect("an empty namespace takes it");
         assert_eq!(Held::read(&node), Held::of(&plan));
         Self { plan, structure: structure(&node) }
@@ -266,9 +289,16 @@ impl Expected {
 }
 
 fn each_edit() {
-    let expected = Expected::new();
+    each_of(SCRIPTS, &Expected::new(EVERY_KIND));
+}
+
+fn each_wide_edit() {
+    each_of(WIDE_SCRIPTS, &Expected::new(WIDE));
+}
+
+fn each_of(scripts: &[&'static str], expected: &Expected) {
     let mut wrong = Vec::new();
-    for script in SCRIPTS {
+    for script in scripts {
         for healer in HEALERS {
             match expected.check(&[Edit::Script(script)], healer) {
                 Ok(1) => {}
@@ -281,7 +311,7 @@ fn each_edit() {
 }
 
 fn any_edits() {
-    let expected = Expected::new();
+    let expected = Expected::new(EVERY_KIND);
     let (tried, made) = (Cell::new(0), Cell::new(0));
     let edits = (prop::collection::vec(edit(), 1..6), prop::sample::select(&HEALERS[..]));
     let outcome = TestRunner::new(random(60)).run(&edits, |(edits, healer)| {

@@ -42,17 +42,20 @@ pub fn service() -> impl Strategy<Value = String> {
         prop::sample::subsequence(text, 0..=text.len()).prop_map(|some| some.join(","))
     };
     let v4 = endpoints(&["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4@elsewhere", "10.1.0.5"]);
+    // With the ones above, pools of sizes that lie in two maps.
+    let many = prop_oneof![6 => Just(""), 1 => Just("10.1.1.1-30"), 1 => Just("10.1.1.1-46")];
     let v6 = endpoints(&["fd01::1", "fd01::2", "fd01::3@elsewhere"]);
     let ports = prop::sample::select(&["80/tcp", "80/udp", "80/tcp,81/tcp", "9/sctp,80/tcp"][..]);
     let sticky = prop::sample::select(&["", "sticky=10", "sticky=60"][..]);
     let local = prop::sample::select(&["", "", "local"][..]);
-    (0..6u8, 1..6u8, any::<bool>(), ports, v4, v6, sticky, local).prop_map(
-        |(name, ip, dual, ports, v4, v6, sticky, local)| {
+    let endpoints = (v4, many, v6);
+    (0..6u8, 1..6u8, any::<bool>(), ports, endpoints, sticky, local).prop_map(
+        |(name, ip, dual, ports, (v4, many, v6), sticky, local)| {
             let ips = match dual {
                 true => format!("10.96.0.{ip},fd00:96::{ip}"),
                 false => format!("10.96.0.{ip}"),
             };
-            let endpoints = [v4, v6].into_iter().filter(|some| !some.is_empty());
+            let endpoints = [v4, many.to_owned(), v6].into_iter().filter(|some| !some.is_empty());
             let endpoints = endpoints.collect::<Vec<_>>().join(",");
             format!("s{name} {ips} {ports} -> {endpoints} {sticky} {local}")
         },

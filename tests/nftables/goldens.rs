@@ -4,7 +4,7 @@
 //! `INSTA_UPDATE=always cargo test --test nftables` rewrites the goldens.
 
 use crate::commit::DEBIAN;
-use crate::plans::{Cluster, EVERY_KIND, policy};
+use crate::plans::{Cluster, EVERY_KIND, WIDE, policy};
 use crate::runner::{Case, namespace};
 use vipd::dataplane::Dataplane;
 use vipd::dataplane::nftables::{Nftables, Without};
@@ -47,7 +47,8 @@ fn few() {
 
 /// In full with a CIDR; of other detectors, the chain that differs.
 fn every_kind() {
-    let mut text = listing(&Cluster::of(policy(), EVERY_KIND).plan(), "-t");
+    let services = [EVERY_KIND, WIDE].concat();
+    let mut text = listing(&Cluster::of(policy(), &services).plan(), "-t");
     let detectors = [
         DetectLocal::None,
         DetectLocal::ClusterCidr(vec!["10.1.0.0/20".parse().expect("a CIDR")]),
@@ -70,7 +71,7 @@ fn the_other_flags() {
 
 fn round_trip() {
     for detect in [policy().detect, DetectLocal::InterfaceNamePrefix("veth".into())] {
-        let plan = Cluster::of(of(detect), EVERY_KIND).plan();
+        let plan = Cluster::of(of(detect), &[EVERY_KIND, WIDE].concat()).plan();
         let printed = listing(&plan, "");
         let elsewhere = namespace();
         elsewhere.nft(&printed);

@@ -39,9 +39,10 @@ pub struct Held {
 }
 
 impl Held {
-    /// What a plan means. Only for pools of at most 32 endpoints: larger ones may get more slots.
+    /// What a plan means. Only for as many sizes of pools as get a slot per endpoint.
     pub fn of(plan: &Plan) -> Self {
         let mut held = Self::default();
+        let mut sizes = BTreeSet::new();
         for service in plan.services() {
             let mut pools = HashMap::new();
             for (port, frontend) in service.held() {
@@ -56,7 +57,8 @@ impl Held {
                             .iter()
                             .map(|e| (e.target.address, e.target.port))
                             .collect();
-                        assert!((1..=32).contains(&targets.len()));
+                        assert!(!targets.is_empty());
+                        sizes.insert(targets.len());
                         held.hairpin.extend(targets.iter().map(|(address, _)| address));
                         let sticky = port.affinity.map(|seconds| seconds.get());
                         if let Some(seconds) = sticky {
@@ -74,6 +76,7 @@ impl Held {
             }
             held.pinned.extend(pools.into_values().flatten());
         }
+        assert!(sizes.len() <= 64, "{sizes:?}");
         held.pinned.sort_unstable();
         held.ranges = plan.node.service_ranges.iter().map(ToString::to_string).collect();
         held
@@ -97,20 +100,22 @@ impl Held {
     /// What the kernel holds.
     pub fn read(node: &Netns) -> Self {
         let listed = elements(node);
+        let maps = endpoint_maps(node);
         let each = |name: &'static str| ["4", "6"].map(|f| listed[&format!("{name}{f}")].iter());
         let classes: HashMap<u32, Verdict<'_>> =
             listed["classes"].iter().map(mapping).map(|(k, v)| (number(k), verdict(v))).collect();
         let recorders: HashMap<u32, Verdict<'_>> =
             listed["recorders"].iter().map(mapping).map(|(k, v)| (number(k), verdict(v))).collect();
-        let mut slots: [BTreeMap<(u32, u32), Socket>; 2] = Default::default();
-        for (elements, slots) in each("endpoints").into_iter().zip(&mut slots) {
-            for (key, value) in elements.map(mapping) {
+        let mut slots: HashMap<&str, BTreeMap<(u32, u32), Socket>> = HashMap::new();
+        for (map, elements) in listed.iter().filter(|(name, _)| name.starts_with("endpoints")) {
+            let slots = slots.entry(map).or_default();
+            for (key, value) in elements.iter().map(mapping) {
                 let [pool, slot] = concat(key) else { panic!("pool . slot: {key:?}") };
                 slots.insert((number(pool), number(slot)), socket(value));
             }
         }
         let mut held = Self::default();
-        let mut used: [BTreeSet<u32>; 2] = Default::default();
+        let mut used: BTreeSet<(&str, u32)> = BTreeSet::new();
         for (family, elements) in each("services").into_iter().enumerate() {
             for (key, value) in elements.map(mapping) {
                 let [ip, protocol, port] = concat(key) else { panic!("a frontend: {key:?}") };
@@ -121,12 +126,15 @@ impl Held {
                     Some(Verdict::Goto(to)) => {
                         let (size, sticky) =
                             read_chain(&to.target, [b'4', b'6'][family], text(protocol));
-                        let of_pool = slots[family].range((pool, 0)..=(pool, u32::MAX));
+                        let spread =
+                            format!("spread{}-{}-{size}", ['4', '6'][family], text(protocol));
+                        let map = maps[&spread].as_str();
+                        let of_pool = slots[map].range((pool, 0)..=(pool, u32::MAX));
                         let mut targets: Vec<Socket> = of_pool.clone().map(|(_, to)| *to).collect();
                         let numbers: Vec<u32> = of_pool.map(|((_, slot), _)| *slot).collect();
                         assert_eq!(numbers, (0..size).collect::<Vec<_>>(), "slots of {key:?}");
                         targets.sort_unstable();
-                        used[family].insert(pool);
+                        used.insert((map, pool));
                         if let Some(seconds) = sticky {
                             let Some(Verdict::Jump(to)) = recorders.get(&class) else {
                                 panic!("no recorder of class {class}")
@@ -143,8 +151,9 @@ impl Held {
                 assert_eq!(held.frontends.insert(frontend, treatment), None);
             }
         }
-        for (slots, used) in slots.iter().zip(&used) {
-            held.unreachable += slots.keys().filter(|(pool, _)| !used.contains(pool)).count();
+        for (map, slots) in &slots {
+            let unreachable = slots.keys().filter(|(pool, _)| !used.contains(&(*map, *pool)));
+            held.unreachable += unreachable.count();
         }
         held.addresses = each("addresses").into_iter().flatten().map(address).collect();
         for element in each("hairpin").into_iter().flatten() {
@@ -171,6 +180,20 @@ fn read_chain(name: &str, family: u8, protocol: &str) -> (u32, Option<u32>) {
         ("sticky", [size, seconds]) => (*size, Some(*seconds)),
         _ => panic!("no class begins at {name}"),
     }
+}
+
+/// The map that each chain takes its endpoints from.
+fn endpoint_maps(node: &Netns) -> HashMap<String, String> {
+    let listing = node.sh("nft -j -t list table inet vipd");
+    let listing: Value = serde_json::from_str(&listing).expect("nft prints JSON");
+    let rules = listing["nftables"].as_array().expect("a list").iter();
+    let maps = rules.filter_map(|object| {
+        let rule = object.get("rule")?;
+        let mut statements = rule["expr"].as_array()?.iter();
+        let map = statements.find_map(|one| one.pointer("/dnat/addr/map/data"))?.as_str()?;
+        Some((rule["chain"].as_str()?.to_owned(), map.strip_prefix('@')?.to_owned()))
+    });
+    maps.filter(|(_, map)| map.starts_with("endpoints")).collect()
 }
 
 /// The elements of every named set and map.

@@ -16,9 +16,9 @@ pub const CASES: &[Case] = &[
     ("a restart over any changes ends right", restart_over_anything),
 ];
 
-const BOTH: [Without; 2] = [Without { element_count: false }, Without { element_count: true }];
+pub const BOTH: [Without; 2] = [Without { element_count: false }, Without { element_count: true }];
 
-fn open(node: &Netns, without: Without) -> Nftables {
+pub fn open(node: &Netns, without: Without) -> Nftables {
     node.enter(|| Nftables::open(without)).expect("root in its namespace")
 }
 

@@ -18,6 +18,7 @@ mod held;
 mod idempotence;
 mod plans;
 mod runner;
+mod sizes;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     runner::main(&[
         ("goldens", goldens::CASES),
         ("elements", elements::CASES),
+        ("sizes", sizes::CASES),
         ("idempotence", idempotence::CASES),
         ("damage", damage::CASES),
         ("commit", commit::CASES),

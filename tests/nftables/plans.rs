@@ -21,6 +21,12 @@ pub const EVERY_KIND: &[&str] = &[
     "away 10.96.0.16 80/tcp -> 10.1.0.9@elsewhere local",
 ];
 
+/// Pools that have maps of their own for their size.
+pub const WIDE: &[&str] = &[
+    "many 10.96.0.20 80/tcp -> 10.1.1.1-33",
+    "most 10.96.0.21 80/tcp,53/udp -> 10.1.1.1-49 sticky=10800",
+];
+
 pub fn policy() -> Policy {
     Policy {
         masquerade_all: false,
@@ -58,7 +64,8 @@ impl Cluster {
     }
 
     /// `name cluster,IPs port/protocol,… -> address[@node],… [sticky=SECONDS] [local]`; endpoints
-    /// without a node are on this one, their port is the service's plus 8000. `->` alone: none.
+    /// without a node are on this one, their port is the service's plus 8000. `->` alone: none;
+    /// `10.1.0.1-3`: three.
     pub fn put(&mut self, text: &str) {
         let known = known(text);
         let key = known.service.as_ref().expect("made here").key.clone();
@@ -96,6 +103,24 @@ fn addresses(list: &str) -> impl Iterator<Item = IpAddr> + '_ {
 fn protocol(text: &str) -> Protocol {
     let named = |protocol: &Protocol| protocol.name().eq_ignore_ascii_case(text);
     Protocol::ALL.into_iter().find(named).expect("a protocol")
+}
+
+fn some_endpoints(text: &str) -> Vec<Endpoint> {
+    let (text, node) = text.split_once('@').unwrap_or((text, NODE));
+    let (first, last) = text.split_once('-').unwrap_or((text, ""));
+    let first = first.parse().expect("an address");
+    let addresses: Vec<IpAddr> = match first {
+        IpAddr::V4(v4) if !last.is_empty() => {
+            let [a, b, c, d] = v4.octets();
+            let last: u8 = last.parse().expect("the last byte of an address");
+            (d..=last).map(|d| IpAddr::from([a, b, c, d])).collect()
+        }
+        _ => vec![first],
+    };
+    let place = Arc::new(Place { node: Some(node.into()), hints: Hints::default() });
+    let endpoint =
+        |address| Endpoint { address, conditions: Conditions::READY, place: place.clone() };
+    addresses.into_iter().map(endpoint).collect()
 }
 
 fn known(text: &str) -> Known {
@@ -142,16 +167,8 @@ fn known(text: &str) -> Known {
         publish_not_ready_addresses: false,
         shown: Shown::default(),
     };
-    let endpoint = |text: &str| {
-        let (address, node) = text.split_once('@').unwrap_or((text, NODE));
-        Endpoint {
-            address: address.parse().expect("an address"),
-            conditions: Conditions::READY,
-            place: Arc::new(Place { node: Some(node.into()), hints: Hints::default() }),
-        }
-    };
     let endpoints: Vec<Endpoint> =
-        endpoints.split(',').filter(|text| !text.is_empty()).map(endpoint).collect();
+        endpoints.split(',').filter(|text| !text.is_empty()).flat_map(some_endpoints).collect();
     let slice = |family: Family| EndpointSlice {
         key: SliceKey::new("ns", &format!("{name}-{family:?}")),
         service: key.clone(),

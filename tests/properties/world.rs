@@ -1,4 +1,4 @@
-//! A small world: three services, four slices, a handful of addresses.
+//! A small world: three services, four slices, a handful of addresses; now and then many.
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -173,12 +173,26 @@ fn set() -> impl Strategy<Value = EndpointSet> {
     let port = (port_name(), protocol(), prop_oneof![4 => Just(8080u16), 1 => Just(8081)])
         .prop_map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port });
     (family, prop::collection::vec(port, 1..3)).prop_flat_map(|(family, ports)| {
-        let endpoints = prop::collection::vec(endpoint(family), 0..5);
+        let few = prop::collection::vec(endpoint(family), 0..5);
+        let endpoints = prop_oneof![8 => few, 1 => many_endpoints(family)];
         endpoints.prop_map(move |endpoints| EndpointSet {
             family,
             ports: ports.clone().into_iter().collect(),
             endpoints: endpoints.into(),
         })
+    })
+}
+
+/// Of the sizes at which pools change their map.
+fn many_endpoints(family: Family) -> impl Strategy<Value = Vec<Endpoint>> {
+    let count = prop_oneof![31u8..35, 47u8..51];
+    (endpoint(family), count).prop_map(|(first, count)| {
+        let next = |address: IpAddr, n: u8| match address {
+            IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) + u32::from(n)).into()),
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) + u128::from(n)).into()),
+        };
+        let at = |n| Endpoint { address: next(first.address, n), ..first.clone() };
+        (0..count).map(at).collect()
     })
 }
 

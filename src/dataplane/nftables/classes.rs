@@ -25,7 +25,7 @@ pub const FIRST_FREE_CLASS: u32 = 3;
 /// Pools with this many endpoints or fewer always get a class of their exact size.
 const ALWAYS_EXACT: u32 = 32;
 /// Sizes with classes of their own, per family. Adding an element costs more with each rule bound
-/// to the endpoint map (21 ns a rule), hence a bound.
+/// to its map, hence a bound.
 const EXACT_SIZES: usize = 64;
 
 #[derive(Debug)]
@@ -61,11 +61,12 @@ pub enum Acquired {
     Known(u32),
 }
 
-/// Slots that pools take, given how many pools there are of each number of endpoints.
-pub fn slots(pools: &BTreeMap<u32, u64>) -> u64 {
+/// Slots of one pool and of all of its kind, given how many pools there are of each number of
+/// endpoints.
+pub fn slots(pools: &BTreeMap<u32, u64>) -> impl Iterator<Item = (u32, u64)> {
     let exact = |size: u32| size <= ALWAYS_EXACT || pools.len() <= EXACT_SIZES;
-    let slots = |size: u32| if exact(size) { size } else { table_size(size) };
-    pools.iter().map(|(size, count)| u64::from(slots(*size)) * count).sum()
+    let slots = move |size: u32| if exact(size) { size } else { table_size(size) };
+    pools.iter().map(move |(size, count)| (slots(*size), u64::from(slots(*size)) * count))
 }
 
 /// A power of two, so large that no endpoint gets over 8 % more than another.
@@ -166,5 +167,20 @@ impl Classes {
             }
         }
         unused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::nftables::set::PoolSize;
+
+    #[test]
+    fn tables_of_several_slots_per_endpoint_are_large() {
+        for endpoints in ALWAYS_EXACT + 1..200 {
+            assert_eq!(PoolSize::of(table_size(endpoints)), PoolSize::Large);
+        }
+        let sizes: Vec<(u32, u64)> = slots(&(1..=65).map(|size| (size, 2)).collect()).collect();
+        assert_eq!(sizes[31..33], [(32, 64), (512, 1024)]);
     }
 }

@@ -55,7 +55,7 @@ pub fn listing(plan: &Plan) -> String {
 /// Numbers stand in their keys in the machine's byte order.
 fn order(set: Set, element: &Element) -> (u32, u32, Vec<u8>) {
     match set {
-        Set::Endpoints(_) => {
+        Set::Endpoints(..) => {
             let (pool, slot) = read_slot_key(&element.key).unwrap_or_default();
             (pool, slot, Vec::new())
         }
@@ -80,7 +80,7 @@ fn line(set: Set, element: &Element) -> String {
             let (pool, class) = (value.pool(), value.class());
             format!("{address} . {protocol} . {port} : pool {pool} class {class}")
         }),
-        Set::Endpoints(_) => read_slot_key(&element.key)
+        Set::Endpoints(..) => read_slot_key(&element.key)
             .map(|(pool, slot)| format!("pool {pool} . {slot} : {}", target(value))),
         Set::Addresses(_) => address(&element.key).map(|address| address.to_string()),
         Set::Hairpin(_) => {

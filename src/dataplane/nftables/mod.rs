@@ -17,6 +17,7 @@ pub mod lower;
 mod monitor;
 mod observe;
 mod pins;
+mod place;
 mod pools;
 mod repair;
 mod room;

@@ -248,22 +248,21 @@ impl Nftables {
     }
 
     fn read_slots(&mut self, seen: &mut [Seen], suspects: &mut Suspects) -> Result<(), Error> {
-        for family in Family::BOTH {
-            let pools = || {
-                seen.iter().flat_map(|seen| &seen.pools).filter(|pool| pool.key.family == family)
-            };
-            let size =
-                |pool: &PoolState| self.state.classes.key(pool.class()).map_or(0, |c| c.size);
-            let keys: Vec<Bytes> = pools()
-                .flat_map(|pool| (0..size(pool)).map(|slot| slot_key(pool.number(), slot)))
+        for set in Set::all_endpoints() {
+            let state = &self.state;
+            let keys: Vec<Bytes> = seen
+                .iter()
+                .flat_map(|seen| &seen.pools)
+                .filter(|pool| state.map_of(pool) == set)
+                .flat_map(|pool| (0..state.size(pool)).map(|slot| slot_key(pool.number(), slot)))
                 .collect();
-            let mut found = self.kernel.get(Set::Endpoints(family), &keys)?.into_iter();
+            let mut found = self.kernel.get(set, &keys)?.into_iter();
             for pool in seen.iter_mut().flat_map(|seen| &mut seen.pools) {
-                if pool.key.family != family {
+                if self.state.map_of(pool) != set {
                     continue;
                 }
-                let size = self.state.classes.key(pool.class()).map_or(0, |class| class.size);
-                let read: Vec<_> = found.by_ref().take(size as usize).collect();
+                let size = self.state.size(pool) as usize;
+                let read: Vec<_> = found.by_ref().take(size).collect();
                 pool.slots = read
                     .iter()
                     .map_while(|data| match data {
@@ -271,11 +270,11 @@ impl Nftables {
                         _ => None,
                     })
                     .collect();
-                self.state.slots[index(family)] += pool.slots.len() as u64;
+                self.state.slots[set.index()] += pool.slots.len() as u64;
                 suspects.endpoints.extend(pool.slots.iter().map(|target| target.address));
                 if pool.affinity.is_some() {
                     for target in &pool.slots {
-                        self.state.tokens[index(family)]
+                        self.state.tokens[index(pool.key.family)]
                             .insert(token(pool.number(), target), *target);
                     }
                 }
@@ -327,14 +326,14 @@ impl Nftables {
         };
         let size = self.state.classes.key(value.class()).map_or(0, |class| class.size);
         let keys: Vec<Bytes> = (0..size).map(|slot| slot_key(value.pool(), slot)).collect();
-        let set = Set::Endpoints(family);
+        let set = Set::endpoints(family, size);
         for (slot, data) in self.kernel.get(set, &keys)?.into_iter().enumerate() {
             let Some(Data::Value(bytes)) = data else { continue };
             let Some(target) = read_target(&bytes) else { continue };
             let element = endpoint_element(value.pool(), slot as u32, &target);
             if !self.state.deferred.iter().any(|(s, e)| *s == set && e.key == element.key) {
                 suspects.endpoints.push(target.address);
-                self.state.slots[index(family)] += 1;
+                self.state.slots[set.index()] += 1;
                 self.state.deferred.push((set, element));
             }
         }
@@ -422,14 +421,13 @@ impl Nftables {
     /// Slots of pools that nobody owns: what a crash between two commits leaves.
     fn remove_unowned_endpoints(&mut self, seen: &[Seen]) -> Result<Applied, Error> {
         let mut changes = Changes::default();
-        for family in Family::BOTH {
-            let set = Set::Endpoints(family);
-            if self.kernel.count(set)? == Some(self.state.slots[index(family)]) {
+        for set in Set::all_endpoints() {
+            if self.kernel.count(set)? == Some(self.state.slots[set.index()]) {
                 continue;
             }
             let mut owned: HashSet<Bytes> = HashSet::default();
             let pools = seen.iter().flat_map(|seen| &seen.pools);
-            for pool in pools.filter(|pool| pool.key.family == family) {
+            for pool in pools.filter(|pool| self.state.map_of(pool) == set) {
                 owned
                     .extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number(), slot)));
             }

@@ -98,8 +98,8 @@ impl Nftables {
                 // To be deleted anyway: gone already, or still to go.
                 if seen.is_none() {
                     self.state.deferred.swap_remove(at);
-                    if let Set::Endpoints(family) = set {
-                        self.state.slots[index(family)] -= 1;
+                    if let Set::Endpoints(..) = set {
+                        self.state.slots[set.index()] -= 1;
                     }
                 }
                 continue;
@@ -130,11 +130,11 @@ impl State {
                     .find(|(_, candidate, _)| candidate == key)
                     .map(|(_, key, value)| service_element(key, value))
             }
-            Set::Endpoints(family) => {
+            Set::Endpoints(..) => {
                 let (number, slot) = read_slot_key(key)?;
                 let owner = self.numbers.owner(number)?;
                 let pools = self.services.get(owner)?;
-                let pool = pools.iter().find(|p| p.number() == number && p.key.family == family)?;
+                let pool = pools.iter().find(|p| p.number() == number && self.map_of(p) == set)?;
                 let slots = pool.slots_under(&plan.service(owner)?);
                 Some(endpoint_element(number, slot, slots.get(slot as usize)?))
             }

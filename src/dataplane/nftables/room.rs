@@ -24,7 +24,7 @@ const WHOLE_SET: usize = 128 << 20;
 
 /// The sets whose size depends on the services.
 fn grows(set: Set) -> bool {
-    matches!(set, Set::Services(_) | Set::Endpoints(_) | Set::Addresses(_) | Set::Hairpin(_))
+    matches!(set, Set::Services(_) | Set::Endpoints(..) | Set::Addresses(_) | Set::Hairpin(_))
 }
 
 fn uses(rule: &Rule, set: Set) -> bool {
@@ -62,7 +62,9 @@ impl Nftables {
             }
         }
         for family in Family::BOTH {
-            count(Set::Endpoints(family), classes::slots(&pools[index(family)]));
+            for (size, slots) in classes::slots(&pools[index(family)]) {
+                count(Set::endpoints(family, size), slots);
+            }
         }
         let fixed = self.kernel.largest() >= WHOLE_SET;
         let room = |set: Set| match grows(set) && fixed {
@@ -77,18 +79,19 @@ impl Nftables {
         let mut applied = Applied::default();
         for _ in Set::ALL {
             match self.kernel.commit(batch) {
-                Err(Error::Full(set)) => applied += self.grow(set)?,
+                Err(Error::Full(set)) => applied += self.grow(set, batch.added_to(set))?,
                 outcome => return Ok(applied + outcome?),
             }
         }
         Ok(applied + self.kernel.commit(batch)?)
     }
 
-    /// Makes a set anew with twice the room, within one transaction: every packet sees the old one
-    /// or the new one, with the same elements.
-    fn grow(&mut self, set: Set) -> Result<Applied, Error> {
+    /// Makes a set anew with twice the room, or with room for so many more elements, within one
+    /// transaction: every packet sees the old one or the new one, with the same elements.
+    fn grow(&mut self, set: Set, more: u64) -> Result<Applied, Error> {
         let elements = self.kernel.dump(set)?;
-        let room = Room::to_grow(2 * elements.len() as u64);
+        let held = elements.len() as u64;
+        let room = Room::to_grow(held + held.max(more));
         tracing::info!(set = set.name(), elements = elements.len(), ?room, "making a set larger");
         let users = self.users(set)?;
         let mut changes = Changes::default();

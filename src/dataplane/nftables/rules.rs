@@ -225,7 +225,7 @@ pub fn spread(family: Family, protocol: Protocol, size: u32) -> Rule {
     rule.extend(pool());
     rule.extend([
         Expr::Random { to: 9, modulus: size },
-        lookup(Set::Endpoints(family), Find::Data(1)),
+        lookup(Set::endpoints(family, size), Find::Data(1)),
         dnat(family),
     ]);
     Rule(rule)

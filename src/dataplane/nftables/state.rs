@@ -4,7 +4,7 @@ use super::changes::Changes;
 use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes};
 use super::layout::Needs;
 use super::pools::PoolNumbers;
-use super::set::{Bytes, Element, Set, Value, frontend_key, index, read_set_address};
+use super::set::{Bytes, Element, Set, Value, frontend_key, read_set_address};
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
     Action, FrontendAddress, NodePlan, PortPlan, Scope, ServiceDelta, ServicePlan, Target,
@@ -175,8 +175,8 @@ pub struct State {
     pub moved: HashSet<Bytes>,
     /// Pools whose pins last for another time than they were written with.
     pub retimed: Vec<Retimed>,
-    /// Elements that each endpoint map holds, deferred ones too.
-    pub slots: [u64; 2],
+    /// Elements that each map of endpoints holds, deferred ones too; 0 for every other set.
+    pub slots: [u64; Set::ALL.len()],
 }
 
 /// The elements of `services` that a plan asks for, given its pools.
@@ -264,6 +264,16 @@ pub fn endpoint_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
 }
 
 impl State {
+    /// How many slots a pool has by its class.
+    pub fn size(&self, pool: &PoolState) -> u32 {
+        self.classes.key(pool.class()).map_or(0, |class| class.size)
+    }
+
+    /// The map that holds a pool's slots.
+    pub fn map_of(&self, pool: &PoolState) -> Set {
+        Set::endpoints(pool.key.family, self.size(pool))
+    }
+
     /// Deletions come last in a transaction: what one service gave up and another took up in the
     /// same one must not be among them.
     pub fn keep_shared(&self, changes: &mut Changes) {
@@ -302,8 +312,8 @@ impl State {
     /// Queues the deletions that the last commit left behind.
     pub fn take_overdue(&mut self, changes: &mut Changes) {
         for (set, _) in &self.deferred {
-            if let Set::Endpoints(family) = set {
-                self.slots[index(*family)] -= 1;
+            if let Set::Endpoints(..) = set {
+                self.slots[set.index()] -= 1;
             }
         }
         changes.overdue.append(&mut self.deferred);

@@ -9,8 +9,8 @@ use super::layout::{ChainDefinition, TABLE};
 use super::set::{Element, Set, With};
 use super::types::{Definition, Room};
 use crate::netlink::{
-    Buffer, Messages, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_APPEND, NLM_F_CREATE,
-    NLM_F_REQUEST, SUBSYS_NFTABLES,
+    Buffer, Message, Messages, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_APPEND,
+    NLM_F_CREATE, NLM_F_REQUEST, SUBSYS_NFTABLES,
 };
 
 pub const NFT_MSG_NEWTABLE: u16 = 0;
@@ -76,6 +76,13 @@ impl Batch {
         Set::by_name(name.str())
     }
 
+    /// How many elements the batch adds to a set.
+    pub fn added_to(&self, set: Set) -> u64 {
+        let adds = message_type(NFT_MSG_NEWSETELEM);
+        let lists = Messages(self.buffer.bytes()).filter(|message| message.kind == adds);
+        lists.map(|message| elements_of(&message, set)).sum()
+    }
+
     /// What the message with this sequence number is about, for an operator.
     pub fn describe(&self, seq: u32) -> Option<String> {
         let message = Messages(self.buffer.bytes()).find(|message| message.seq == seq)?;
@@ -93,6 +100,16 @@ impl Batch {
         };
         let name = message.attributes().find(name).map_or("", |a| a.str());
         Some(format!("{verb} {name}"))
+    }
+}
+
+/// How many elements of this set the message is about.
+fn elements_of(message: &Message<'_>, set: Set) -> u64 {
+    let name = message.attributes().find(NFTA_SET_ELEM_LIST_SET);
+    let list = message.attributes().find(NFTA_SET_ELEM_LIST_ELEMENTS);
+    match (name, list) {
+        (Some(name), Some(list)) if name.str() == set.name() => list.nested().count() as u64,
+        _ => 0,
     }
 }
 
@@ -342,4 +359,29 @@ impl Encoder {
 pub fn read_fingerprint(user_data: &[u8]) -> Option<u64> {
     let value = user_data.strip_prefix(&FINGERPRINT)?;
     Some(u64::from_le_bytes(value.get(..8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::nftables::set::address_element;
+    use crate::model::Family;
+
+    #[test]
+    fn a_batch_knows_what_it_adds_to_a_set() {
+        let [v4, v6] = Family::BOTH.map(Set::Addresses);
+        let address = |n: u16| (v4, address_element([10, 96, (n >> 8) as u8, n as u8].into()));
+        let changes = Changes {
+            // More than one list holds.
+            new_targets: (0..5_000).map(address).collect(),
+            replaced_targets: vec![address(6_000)],
+            removed: vec![address(6_001)],
+            ..Changes::default()
+        };
+        let mut encoder = Encoder::new(1 << 20, 0);
+        encoder.changes(&changes);
+        let (batches, _) = encoder.finish();
+        let added = [v4, v6].map(|set| batches[0].added_to(set));
+        assert_eq!((batches.len(), added), (1, [5_001, 0]));
+    }
 }

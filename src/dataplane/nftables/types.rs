@@ -168,7 +168,7 @@ impl Definition {
         let target = |f| vec![Part::Destination(f), Part::Port];
         let (key, data, flags) = match set {
             Set::Services(f) => (frontend(f), vec![Part::Priority], 0),
-            Set::Endpoints(f) => (vec![Part::Priority, Part::Number], target(f), 0),
+            Set::Endpoints(f, _) => (vec![Part::Priority, Part::Number], target(f), 0),
             Set::Addresses(f) => (vec![Part::Destination(f)], vec![], 0),
             Set::Hairpin(f) => (vec![Part::Source(f), Part::Destination(f)], vec![], 0),
             Set::Ranges(f) => (vec![Part::Destination(f)], vec![], NFT_SET_INTERVAL),
@@ -229,7 +229,7 @@ mod tests {
         );
         assert_eq!((services.key_type, services.key_length), (0x730d, 12));
         assert_eq!(services.data, Some((0x17, 4)));
-        let endpoints = Definition::of(Set::Endpoints(Family::V6));
+        let endpoints = Definition::of(Set::endpoints(Family::V6, 1));
         assert_eq!(
             hex(&endpoints.user_data),
             "000400000000010400000000033400040d000000012c000e0004090000000106000402000000011a00041700\

@@ -1,0 +1,153 @@
+//! Pools of sizes at which they change their map: what new packets get, and what those get that
+//! looked up the frontend before the change and look up the endpoint after it.
+
+use super::machine::{End, Machine};
+use super::packet::Packet;
+use super::table::Table;
+use super::world::policy;
+use super::{expected, is_own, run};
+use proptest::prelude::*;
+use std::net::IpAddr;
+use std::sync::Arc;
+use vipd::dataplane::nftables::expr::Verdict;
+use vipd::dataplane::nftables::set::{Bytes, Data, Set, Value};
+use vipd::model::*;
+use vipd::planner::{Planner, Target};
+use vipd::store::Store;
+
+const FAMILIES: [(Family, &str, &str); 2] =
+    [(Family::V4, "10.254.0.1", "10.1.0.9"), (Family::V6, "fd00::1", "fd01::9")];
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// TCP port 80 of both families.
+fn service() -> Service {
+    Service {
+        key: ServiceKey::new("ns", "s"),
+        created: Created::new(None),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: ClusterIps {
+            v4: Some([10, 254, 0, 1].into()),
+            v6: Some("fd00::1".parse().expect("an address")),
+        },
+        ports: [ServicePort {
+            name: "p0".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+            target_port: TargetPort::Unset,
+        }]
+        .into(),
+        external: None,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        publish_not_ready_addresses: false,
+        shown: Shown::default(),
+    }
+}
+
+/// So many endpoints from this last byte of their addresses on.
+fn slice(family: Family, first: u8, count: u8) -> EndpointSlice {
+    let place = Arc::new(Place { node: None, hints: Hints::default() });
+    let at = |last: u8| match family {
+        Family::V4 => IpAddr::from([10, 1, 0, last]),
+        Family::V6 => IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, u16::from(last)]),
+    };
+    let endpoint =
+        |last| Endpoint { address: at(last), conditions: Conditions::READY, place: place.clone() };
+    EndpointSlice {
+        key: SliceKey::new("ns", &format!("s-{family:?}")),
+        service: ServiceKey::new("ns", "s"),
+        origin: SliceOrigin::Own,
+        set: EndpointSet {
+            family,
+            ports: [EndpointPort { name: "p0".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
+            endpoints: (first..first + count).map(endpoint).collect(),
+        },
+    }
+}
+
+/// A packet between its two look-ups.
+struct InFlight {
+    packet: Packet,
+    chain: String,
+    choices: u32,
+}
+
+/// Where a packet stands once it has found its class.
+fn dispatched(table: &mut Table, packet: &Packet) -> InFlight {
+    let mut machine = Machine::new(table, packet.clone(), &is_own);
+    assert!(matches!(machine.run("prerouting"), End::Dnat(_)), "{packet:?}");
+    let (choices, priority) = (machine.modulus, machine.packet.priority);
+    let class = Bytes::from_slice(&Value(priority).class().to_ne_bytes());
+    match &table.sets[&Set::Classes][&(class, false)] {
+        Data::Verdict(Verdict::Goto(chain)) => InFlight {
+            packet: Packet { priority, ..packet.clone() },
+            chain: chain.to_string(),
+            choices,
+        },
+        other => panic!("a class leads to {other:?}"),
+    }
+}
+
+/// What the rest of its way gives it, for everything that `numgen random` may say.
+fn arrivals(table: &mut Table, in_flight: &InFlight) -> Vec<Target> {
+    let arrival = |random| {
+        let mut machine = Machine::new(table, in_flight.packet.clone(), &is_own);
+        machine.random = random;
+        match machine.run(&in_flight.chain) {
+            End::Dnat(target) => target,
+            other => panic!("{other:?} in {} for {random}", in_flight.chain),
+        }
+    };
+    (0..in_flight.choices).map(arrival).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pools_change_their_map(
+        steps in prop::collection::vec(
+            (1u8..6, prop_oneof![2 => 31u8..35, 2 => 47u8..51, 1 => 1u8..4]),
+            2..6,
+        ),
+    ) {
+        let mut store = Store::new("n0".into());
+        let mut planner = Planner::new(policy(), "n0".into());
+        planner.set_facts(NodeFacts { name: "n0".into(), ..NodeFacts::default() }, &[]);
+        store.upsert(Object::Service(Arc::new(service())));
+        let mut table = Table::new();
+        let packets = FAMILIES.map(|(_, to, from)| Packet {
+            source: address(from),
+            destination: address(to),
+            protocol: Protocol::Tcp,
+            port: 80,
+            in_interface: Some("eth0".to_owned()),
+            original: None,
+            priority: 0,
+        });
+        let mut in_flight: Vec<InFlight> = Vec::new();
+        for (first, count) in steps {
+            for (family, ..) in FAMILIES {
+                store.upsert(Object::EndpointSlice(Arc::new(slice(family, first, count))));
+            }
+            let dirty = store.take_dirty();
+            table.apply(&planner.replan(dirty.services, store.known()));
+            let answers = packets.each_ref().map(|packet| expected(planner.plan(), packet));
+            for (in_flight, (_, targets)) in in_flight.iter().zip(&answers) {
+                for target in arrivals(&mut table, in_flight) {
+                    prop_assert!(targets.contains_key(&target), "{target} in flight");
+                }
+            }
+            for (packet, answer) in packets.iter().zip(&answers) {
+                prop_assert_eq!(answer.1.len(), usize::from(count));
+                prop_assert_eq!(&run(&mut table, packet), answer, "{:?}", packet);
+            }
+            in_flight = packets.iter().map(|packet| dispatched(&mut table, packet)).collect();
+        }
+    }
+}
