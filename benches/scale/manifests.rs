@@ -8,11 +8,23 @@ use crate::generate::{Cluster, NAMESPACE, SERVICE_PORT, ServiceSpec, TARGET_PORT
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Json,
     Yaml,
+}
+
+fn directory(parent: &Path) -> Outcome<TempDir> {
+    Ok(tempfile::Builder::new().prefix("vipd-bench-").tempdir_in(parent)?)
+}
+
+/// A directory on a tmpfs, where there is one.
+pub fn in_memory() -> Outcome<TempDir> {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.into() } else { std::env::temp_dir() };
+    directory(&parent)
 }
 
 /// Objects per file where services do not have a file each.
@@ -22,14 +34,26 @@ const PER_FILE: usize = 1_000;
 /// one costs what a change of one file costs; the others share files of 1,000 objects.
 #[derive(Debug)]
 pub struct Manifests {
-    directory: tempfile::TempDir,
+    directory: TempDir,
     format: Format,
     singles: usize,
 }
 
 impl Manifests {
     pub fn write(cluster: &Cluster, format: Format, singles: usize) -> Outcome<Self> {
-        let directory = tempfile::Builder::new().prefix("vipd-bench-").tempdir()?;
+        Self::write_in(directory(&std::env::temp_dir())?, cluster, (format, singles))
+    }
+
+    /// Where a rename costs next to nothing: what a disk's file system does meanwhile is not vipd's.
+    pub fn write_in_memory(cluster: &Cluster, format: Format, singles: usize) -> Outcome<Self> {
+        Self::write_in(in_memory()?, cluster, (format, singles))
+    }
+
+    fn write_in(
+        directory: TempDir,
+        cluster: &Cluster,
+        (format, singles): (Format, usize),
+    ) -> Outcome<Self> {
         let manifests = Self { directory, format, singles };
         std::fs::create_dir(manifests.path())?;
         std::fs::create_dir(manifests.staging())?;

@@ -1,12 +1,12 @@
 //! From the rename of a manifest to the commit that carries it, in a running `vipd run`.
 //!
-//! In: changes of services that have a file each, one at a time and 100 a second. Out: latencies as
+//! In: changes of services that have a file each (in memory), one at a time and 100 a second. Out: latencies as
 //! a subscriber of nf_tables' notifications sees them, and the daemon's CPU time.
 //! Never: a change counted by another one's commit: each brings an address of its own.
 
 use crate::daemon::Daemon;
 use crate::generate::{Cluster, Shape};
-use crate::manifests::{Format, Manifests};
+use crate::manifests::{Format, Manifests, in_memory};
 use crate::nft::Census;
 use crate::report::{Row, Verdict};
 use crate::stats::{median, quantile, ratio};
@@ -142,7 +142,7 @@ impl Bare {
     fn new() -> Outcome<Self> {
         let mut writer = floor::Writer::new(floor::Declared::Growing)?;
         let watcher = Watcher::start(&writer.namespace)?;
-        let directory = tempfile::Builder::new().prefix("vipd-bench-").tempdir()?;
+        let directory = in_memory()?;
         let watched = directory.path().join("watched");
         std::fs::create_dir(&watched)?;
         let events = inotify::init(inotify::CreateFlags::CLOEXEC)?;
@@ -168,6 +168,8 @@ impl Follower for Bare {
         let staged = self.directory.path().join("staged");
         std::fs::write(&staged, "")?;
         let published = self.directory.path().join("watched").join(address.to_string());
+        // As vipd's: a rename that replaces a file.
+        std::fs::write(&published, "")?;
         let start = Instant::now();
         std::fs::rename(&staged, published)?;
         Ok((address, start))
@@ -190,7 +192,7 @@ struct Subject {
 impl Subject {
     fn new(shape: Shape) -> Outcome<Self> {
         let cluster = Cluster::new(shape);
-        let manifests = Manifests::write(&cluster, Format::Json, SINGLES)?;
+        let manifests = Manifests::write_in_memory(&cluster, Format::Json, SINGLES)?;
         let namespace = Namespace::new()?;
         let mut daemon = Daemon::start(&namespace, &manifests)?;
         daemon.settled(&mut Census::open(&namespace, "vipd")?, cluster.elements())?;
