@@ -8,9 +8,12 @@ use crate::model::{Kind, ObjectRef, Origin, Problem, Severity};
 use crate::sources::{Change, Scope};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::ops::Bound;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,12 +23,47 @@ type Key<'a> = (Kind, &'a str);
 /// Objects are shared with the store, so that remembering one costs a pointer.
 #[derive(Default)]
 pub(super) struct Claims {
-    by_path: BTreeMap<Arc<Path>, u32>,
+    by_path: BTreeMap<ByBytes, u32>,
     files: Vec<Option<File>>,
     free: Vec<u32>,
     /// (file, position in its claims), found by the object's name
     index: HashTable<(u32, u32)>,
 }
+
+/// A path in the order of its bytes: to compare two by their components takes ten times as long.
+struct ByBytes(Arc<Path>);
+
+impl ByBytes {
+    fn bytes(&self) -> &[u8] {
+        self.0.as_os_str().as_bytes()
+    }
+}
+
+impl Borrow<[u8]> for ByBytes {
+    fn borrow(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl Ord for ByBytes {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes().cmp(other.bytes())
+    }
+}
+
+impl PartialOrd for ByBytes {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for ByBytes {}
 
 struct File {
     path: Arc<Path>,
@@ -74,8 +112,13 @@ impl Claims {
 
     /// Known files at and below a path.
     pub fn under(&self, path: &Path) -> Vec<Arc<Path>> {
-        let from = self.by_path.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
-        from.map(|(known, _)| known).take_while(|k| k.starts_with(path)).cloned().collect()
+        let path = path.as_os_str().as_bytes();
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+        let inside = [&path[..end], b"/"].concat();
+        let from = self.by_path.range::<[u8], _>((Bound::Included(&inside[..]), Bound::Unbounded));
+        let below = from.map(|(known, _)| known).take_while(|k| k.bytes().starts_with(&inside));
+        let own = self.by_path.get_key_value(path).map(|(known, _)| known);
+        own.into_iter().chain(below).map(|known| Arc::clone(&known.0)).collect()
     }
 
     /// The file now holds these objects.
@@ -113,24 +156,28 @@ impl Claims {
 
     /// The file is gone.
     pub fn remove(&mut self, path: &Path, out: &mut Vec<Change>) {
-        let Some(id) = self.by_path.get(path).copied() else { return };
+        let Some(id) = self.id_of(path) else { return };
         if let Some(file) = &mut self.files[id as usize] {
             file.problems.clear();
             file.trouble = None;
         }
         self.replace(id, Vec::new(), out);
-        self.by_path.remove(path);
+        self.by_path.remove(path.as_os_str().as_bytes());
         self.files[id as usize] = None;
         self.free.push(id);
     }
 
     fn file(&self, path: &Path) -> Option<&File> {
-        self.files[*self.by_path.get(path)? as usize].as_ref()
+        self.files[self.id_of(path)? as usize].as_ref()
+    }
+
+    fn id_of(&self, path: &Path) -> Option<u32> {
+        self.by_path.get(path.as_os_str().as_bytes()).copied()
     }
 
     fn id(&mut self, path: &Arc<Path>) -> u32 {
-        if let Some(id) = self.by_path.get(path) {
-            return *id;
+        if let Some(id) = self.id_of(path) {
+            return id;
         }
         let file = File {
             path: Arc::clone(path),
@@ -146,7 +193,7 @@ impl Claims {
             (self.files.len() - 1) as u32
         });
         self.files[id as usize] = Some(file);
-        self.by_path.insert(Arc::clone(path), id);
+        self.by_path.insert(ByBytes(Arc::clone(path)), id);
         id
     }
 

@@ -1,7 +1,10 @@
 //! The same object in several files.
 
 use super::{Followed, service};
+use crate::sources::manifests::claims::Claims;
+use crate::sources::manifests::file::Contents;
 use std::fs;
+use std::path::Path;
 
 fn three() -> Followed {
     Followed::new(|root| {
@@ -69,4 +72,23 @@ fn in_one_file_the_first_document_serves() {
     let followed = Followed::new(|root| fs::write(root.join("a.yaml"), text).expect("write"));
     assert_eq!(followed.known.services(), "web:1");
     assert!(followed.known.reasons().contains("a.yaml document 2"), "{}", followed.known.reasons());
+}
+
+#[test]
+fn a_path_holds_what_is_below_it_and_not_its_namesakes() {
+    let mut claims = Claims::default();
+    let names = ["m/a", "m/a-1.yaml", "m/a.yaml", "m/a/b.yaml", "m/a/c/d.yaml", "m/ab.yaml"];
+    for name in names {
+        let nothing = Contents { hash: 0, values: Vec::new(), problems: Vec::new() };
+        claims.set(&Path::new(name).into(), nothing, &mut Vec::new());
+    }
+    let under = |path: &str| {
+        let found = claims.under(Path::new(path));
+        found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(under("m/a"), ["m/a", "m/a/b.yaml", "m/a/c/d.yaml"]);
+    assert_eq!(under("m/a/"), ["m/a/b.yaml", "m/a/c/d.yaml"]);
+    assert_eq!(under("m/a.yaml"), ["m/a.yaml"]);
+    assert_eq!(under("m/").len(), names.len());
+    assert_eq!(under("m/x"), [""; 0]);
 }
