@@ -7,6 +7,7 @@ use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::kernel::Kernel;
 use super::lower::fixed_class_elements;
+use super::room::sets;
 use super::state::State;
 use super::transaction::{Batch, Encoder};
 use super::{Nftables, SERVICES_AT_ONCE};
@@ -18,35 +19,32 @@ use std::thread;
 /// Finished transactions that may wait for the kernel.
 const AHEAD: usize = 4;
 
+/// Sequence numbers kept for the messages of a table without services.
+const OF_SKELETON: u32 = 1 << 16;
+
 impl Nftables {
     /// Makes the table anew, with everything that the plan asks for.
     pub(super) fn load(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let applied = self.load_skeleton(plan)?;
-        match load_services(&mut self.kernel, &mut self.state, plan) {
-            Ok(services) => Ok(applied + services),
+        let skeleton = self.begin(plan);
+        match load_side_by_side(&mut self.kernel, &mut self.state, (skeleton, plan)) {
             // More than was estimated (or no thread): one after the other, sets can grow.
-            Err(Error::Full(_) | Error::Thread(_)) => {
-                Ok(self.load_skeleton(plan)? + self.load_in_turn(plan)?)
-            }
-            Err(error) => Err(error),
+            Err(Error::Full(_) | Error::Thread(_)) => self.load_in_turn(plan),
+            outcome => outcome,
         }
     }
 
-    fn load_skeleton(&mut self, plan: &Plan) -> Result<Applied, Error> {
+    /// The state of a table without services, and what it takes to be there but for the sets.
+    fn begin(&mut self, plan: &Plan) -> Changes {
         self.state = State::default();
         let mut changes = Changes::default();
-        if self.kernel.has_table()? {
-            changes.structure.push(Structure::RemoveTable);
-        }
-        changes.structure.push(Structure::Table);
-        changes.structure.extend(self.sets(plan));
         self.state.lower_node(&plan.node, &mut changes);
         changes.new_targets.extend(fixed_class_elements());
-        self.commit(&changes)
+        changes
     }
 
     fn load_in_turn(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let mut applied = Applied::default();
+        let skeleton = self.begin(plan);
+        let mut applied = commit_skeleton(&mut self.kernel, skeleton, plan)?;
         let mut services = plan.services();
         while let Some(changes) = next_changes(&mut self.state, &mut services) {
             applied += self.commit(&changes)?;
@@ -55,32 +53,58 @@ impl Nftables {
     }
 }
 
-/// Writes all services into a table that has none.
-fn load_services(kernel: &mut Kernel, state: &mut State, plan: &Plan) -> Result<Applied, Error> {
-    let (capacity, first_seq) = (kernel.capacity(), kernel.seq());
+/// Makes the table, in the place of one that may be there.
+fn commit_skeleton(
+    kernel: &mut Kernel,
+    mut skeleton: Changes,
+    plan: &Plan,
+) -> Result<Applied, Error> {
+    let mut structure = Vec::new();
+    if kernel.has_table()? {
+        structure.push(Structure::RemoveTable);
+    }
+    structure.push(Structure::Table);
+    structure.extend(sets(kernel, plan));
+    structure.append(&mut skeleton.structure);
+    skeleton.structure = structure;
+    let mut encoder = Encoder::new(kernel.capacity(), kernel.seq());
+    encoder.changes(&skeleton);
+    let (batches, seq) = encoder.finish();
+    kernel.set_seq(seq);
+    let mut applied = Applied::default();
+    for mut batch in batches {
+        applied += kernel.commit(&mut batch)?;
+    }
+    Ok(applied)
+}
+
+/// Writes the table and all services. The first ones are lowered while the table is made.
+fn load_side_by_side(
+    kernel: &mut Kernel,
+    state: &mut State,
+    (skeleton, plan): (Changes, &Plan),
+) -> Result<Applied, Error> {
+    let (capacity, first_seq) = (kernel.capacity(), kernel.seq().wrapping_add(OF_SKELETON));
     thread::scope(|scope| {
         let (send, batches) = sync_channel(AHEAD);
         let lowering = thread::Builder::new()
             .name("lowering".into())
             .spawn_scoped(scope, move || lower_all(state, plan, (capacity, first_seq), &send))
             .map_err(Error::Thread)?;
-        let mut applied = Applied::default();
-        let mut outcome = Ok(());
+        let mut outcome = commit_skeleton(kernel, skeleton, plan);
         for mut batch in batches {
+            // Without a receiver the other thread ends.
+            let Ok(applied) = &mut outcome else { break };
             match kernel.commit(&mut batch) {
-                Ok(more) => applied += more,
-                // Without a receiver the other thread ends.
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
+                Ok(more) => *applied += more,
+                Err(error) => outcome = Err(error),
             }
         }
         match lowering.join() {
             Ok(seq) => kernel.set_seq(seq),
             Err(panic) => std::panic::resume_unwind(panic),
         }
-        outcome.map(|()| applied)
+        outcome
     })
 }
 

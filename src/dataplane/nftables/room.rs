@@ -7,6 +7,7 @@
 use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::expr::{Expr, Rule};
+use super::kernel::Kernel;
 use super::layout::{ChainDefinition, class_chains, skeleton};
 use super::set::{Set, index};
 use super::transaction::{Batch, Encoder};
@@ -34,46 +35,46 @@ fn uses(rule: &Rule, set: Set) -> bool {
     })
 }
 
-impl Nftables {
-    /// All sets, with room for the plan: for its frontends, and for the endpoints of its services,
-    /// chosen or not.
-    pub(super) fn sets(&self, plan: &Plan) -> Vec<Structure> {
-        let mut counts = [0; Set::ALL.len()];
-        let mut count = |set: Set, n: u64| counts[set.index()] += n;
-        let mut last = None;
-        for (at, _) in plan.claims.iter() {
-            let FrontendAddress::Address(address) = at.at else { continue };
-            count(Set::Services(Family::of(address)), 1);
-            // Neighbours have the same address.
-            if last.replace(address) != Some(address) {
-                count(Set::Addresses(Family::of(address)), 1);
-            }
+/// All sets, with room for the plan: for its frontends, and for the endpoints of its services,
+/// chosen or not.
+pub(super) fn sets(kernel: &Kernel, plan: &Plan) -> Vec<Structure> {
+    let mut counts = [0; Set::ALL.len()];
+    let mut count = |set: Set, n: u64| counts[set.index()] += n;
+    let mut last = None;
+    for (at, _) in plan.claims.iter() {
+        let FrontendAddress::Address(address) = at.at else { continue };
+        count(Set::Services(Family::of(address)), 1);
+        // Neighbours have the same address.
+        if last.replace(address) != Some(address) {
+            count(Set::Addresses(Family::of(address)), 1);
         }
-        let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
-        for known in plan.known.values() {
-            let Some(service) = &known.service else { continue };
-            let mut endpoints = [0; 2];
-            for set in known.sets() {
-                endpoints[index(set.family)] += set.endpoints.len() as u32;
-            }
-            for (family, n) in Family::BOTH.into_iter().zip(endpoints).filter(|(_, n)| *n > 0) {
-                count(Set::Hairpin(family), n.into());
-                *pools[index(family)].entry(n).or_default() += service.ports.len() as u64;
-            }
-        }
-        for family in Family::BOTH {
-            for (size, slots) in classes::slots(&pools[index(family)]) {
-                count(Set::endpoints(family, size), slots);
-            }
-        }
-        let fixed = self.kernel.largest() >= WHOLE_SET;
-        let room = |set: Set| match grows(set) && fixed {
-            true => Room::to_grow(counts[set.index()]),
-            false => Room::ANY,
-        };
-        Set::ALL.map(|set| Structure::Set(set, room(set))).into()
     }
+    let mut pools: [BTreeMap<u32, u64>; 2] = Default::default();
+    for known in plan.known.values() {
+        let Some(service) = &known.service else { continue };
+        let mut endpoints = [0; 2];
+        for set in known.sets() {
+            endpoints[index(set.family)] += set.endpoints.len() as u32;
+        }
+        for (family, n) in Family::BOTH.into_iter().zip(endpoints).filter(|(_, n)| *n > 0) {
+            count(Set::Hairpin(family), n.into());
+            *pools[index(family)].entry(n).or_default() += service.ports.len() as u64;
+        }
+    }
+    for family in Family::BOTH {
+        for (size, slots) in classes::slots(&pools[index(family)]) {
+            count(Set::endpoints(family, size), slots);
+        }
+    }
+    let fixed = kernel.largest() >= WHOLE_SET;
+    let room = |set: Set| match grows(set) && fixed {
+        true => Room::to_grow(counts[set.index()]),
+        false => Room::ANY,
+    };
+    Set::ALL.map(|set| Structure::Set(set, room(set))).into()
+}
 
+impl Nftables {
     /// Commits one batch; a set that is full for it is made larger first.
     pub(super) fn commit_batch(&mut self, batch: &mut Batch) -> Result<Applied, Error> {
         let mut applied = Applied::default();
