@@ -2,7 +2,6 @@
 //!
 //! In: events, the clock. Out: one batch per file or rename. Never: a delay for a finished write.
 
-use super::Stop;
 use super::file::{format_of, is_hidden};
 use super::tree::{Look, Tree};
 use super::watches::Event;
@@ -14,6 +13,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Sender;
@@ -33,7 +34,8 @@ const TURN: Duration = Duration::from_millis(1);
 
 pub(super) struct Follower {
     tree: Tree,
-    stop: Stop,
+    /// Ends what runs on another thread.
+    stop: Arc<AtomicBool>,
     /// Files that are being written, and when they are read all the same.
     writing: HashMap<PathBuf, Instant>,
 }
@@ -52,7 +54,7 @@ struct Step {
 }
 
 impl Follower {
-    pub fn new(tree: Tree, stop: Stop) -> Self {
+    pub fn new(tree: Tree, stop: Arc<AtomicBool>) -> Self {
         Self { tree, stop, writing: HashMap::new() }
     }
 
@@ -117,7 +119,7 @@ impl Follower {
             if looks.is_empty() {
                 warn!("inotify queue overflow; reading all manifests again");
                 self.writing.clear();
-                self.tree.scan_all(&self.stop.flag(), &mut changes, &mut |_| true);
+                self.tree.scan_all(&self.stop, &mut changes, &mut |_| true);
             } else {
                 self.tree.refresh(looks, &mut changes);
             }

@@ -91,7 +91,7 @@ impl Source {
             first_scan(&mut tree, &stopped, &mut send).then_some(tree)
         });
         match scanned.await {
-            Ok(Some(tree)) => Follower::new(tree, stop).run(&out).await,
+            Ok(Some(tree)) => Follower::new(tree, stop.flag()).run(&out).await,
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "the first scan of the manifests failed"),
         }
