@@ -89,6 +89,11 @@ impl Socket {
         self.inner.add_membership(group)
     }
 
+    /// Leaves a multicast group; what it said already can still be read.
+    pub fn leave(&self, group: u32) -> io::Result<()> {
+        self.inner.drop_membership(group)
+    }
+
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.inner.set_non_blocking(nonblocking)
     }

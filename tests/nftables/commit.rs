@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("2,000 services through a small send buffer", small_buffer),
     ("others commit in between", others_in_between),
     ("others commit all the time", others_all_the_time),
+    ("others write while the table is made anew", others_during_a_reload),
     ("a refused commit changes nothing, and a resync mends it", refused),
     ("a long delta that is refused half-way is mended by a resync", refused_half_way),
     ("what is not vipd's stays", foreign_tables),
@@ -109,6 +110,43 @@ fn others_all_the_time() {
     nftables.settle().expect("nobody is in the way");
     assert!(edits.load(Ordering::Relaxed) > 1);
     assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+}
+
+/// Nobody listens while the table is made anew: what others did by then is found all the same.
+fn others_during_a_reload() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    let mut cluster = many(1500);
+    cluster.replan();
+    let plan = cluster.plan();
+    nftables.resync(&plan).expect("an empty namespace takes it");
+    node.enter(|| nftables.subscribe()).expect("notifications can be had");
+    for _ in 0..2 {
+        let (done, edits) = (AtomicBool::new(false), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                node.nft("flush ruleset");
+                edits.fetch_add(1, Ordering::Relaxed);
+                while !done.load(Ordering::Relaxed) {
+                    let said = node.try_sh("nft flush map inet vipd services4");
+                    edits.fetch_add(u32::from(said.code == 0), Ordering::Relaxed);
+                }
+            });
+            while edits.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            let outcome = nftables.repair(&plan);
+            done.store(true, Ordering::Relaxed);
+            assert!(!matches!(outcome, Ok(None)), "the flush was heard");
+            if outcome.is_err() {
+                nftables.resync(&plan).expect("nobody is in the way for long");
+            }
+        });
+        while nftables.repair(&plan).expect("nobody is in the way").is_some() {}
+        nftables.settle().expect("nobody is in the way");
+        let right = Held::read(&node).lines() == Held::of(&plan).lines();
+        assert!(right, "what was flushed meanwhile is there again");
+    }
 }
 
 /// The element that a delta removes was removed by somebody before.

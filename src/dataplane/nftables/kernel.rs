@@ -47,6 +47,8 @@ pub struct Kernel {
     without: Without,
     /// The last conversation ended early, and some of it may be unread.
     unread: bool,
+    /// Commits that met one of somebody else's and had to be tried again.
+    restarts: u64,
 }
 
 /// A set as the kernel describes it.
@@ -84,6 +86,7 @@ impl Kernel {
             keys_at_once,
             without,
             unread: false,
+            restarts: 0,
         })
     }
 
@@ -135,7 +138,10 @@ impl Kernel {
                         bytes: batch.buffer.len() as u64,
                     });
                 }
-                Outcome::Restart => self.generation = 0,
+                Outcome::Restart => {
+                    self.generation = 0;
+                    self.restarts += 1;
+                }
             }
         }
         Err(Error::Contended(TRIES))
@@ -194,6 +200,22 @@ impl Kernel {
             }
             None => Err(Error::NoAnswer),
         }
+    }
+
+    /// Commits so far that met one of somebody else's.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// The next commit is to meet the ruleset as it is now.
+    pub fn follow_generation(&mut self) -> Result<(), Error> {
+        self.generation = self.read_generation()?;
+        Ok(())
+    }
+
+    /// Whether the last commit of all was ours.
+    pub fn has_the_last_word(&mut self) -> Result<bool, Error> {
+        Ok(self.read_generation()? == self.generation)
     }
 
     pub fn read_generation(&mut self) -> Result<u32, Error> {

@@ -23,8 +23,27 @@ const AHEAD: usize = 4;
 const OF_SKELETON: u32 = 1 << 16;
 
 impl Nftables {
-    /// Makes the table anew, with everything that the plan asks for.
+    /// Makes the table anew, with everything that the plan asks for. Nobody listens meanwhile: a
+    /// subscriber about doubles what a commit costs.
     pub(super) fn load(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        let Some(monitor) = &self.monitor else { return self.write_all(plan) };
+        monitor.pause()?;
+        self.kernel.follow_generation()?;
+        let met = self.kernel.restarts();
+        let outcome = self.write_all(plan);
+        if let Some(monitor) = &self.monitor {
+            monitor.resume()?;
+        }
+        let applied = outcome?;
+        if self.kernel.restarts() == met && self.kernel.has_the_last_word()? {
+            return Ok(applied);
+        }
+        // Others wrote too, and were not heard.
+        let more = self.observe(plan)?.ok_or(Error::Contended(1))?;
+        Ok(applied + more)
+    }
+
+    fn write_all(&mut self, plan: &Plan) -> Result<Applied, Error> {
         let skeleton = self.begin(plan);
         match load_side_by_side(&mut self.kernel, &mut self.state, (skeleton, plan)) {
             // More than was estimated (or no thread): one after the other, sets can grow.

@@ -74,6 +74,15 @@ impl Monitor {
         Ok(Self { socket })
     }
 
+    /// Hears nothing until `resume`, and costs nothing meanwhile.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.socket.leave(GROUP).map_err(Error::Open)
+    }
+
+    pub fn resume(&self) -> Result<(), Error> {
+        self.socket.join(GROUP).map_err(Error::Open)
+    }
+
     /// Everything that has arrived.
     pub fn read(&mut self) -> Result<Edits, Error> {
         let mut edits = Edits::default();

@@ -248,6 +248,23 @@ fn a_queue_overflow_is_answered_by_reading_everything_again() {
 }
 
 #[test]
+fn a_large_file_is_followed_as_a_small_one_is() {
+    let mut followed = one_file();
+    let objects = |port| (0..1000).map(move |n| service(&format!("many-{n}"), port));
+    let many = |port| objects(port).collect::<Vec<_>>().join("---\n");
+    for port in [1, 2] {
+        followed.write("many.yaml", &many(port));
+        followed.write("a.yaml", &service("a", 80 + port));
+        let last = format!("many-999:{port}");
+        followed.until("the last object of the file", |known| known.services().contains(&last));
+        let small = format!("a:{} ", 80 + port);
+        followed.until("the small file", |known| known.services().contains(&small));
+    }
+    fs::remove_file(followed.path("many.yaml")).expect("remove");
+    followed.until_services("a:82");
+}
+
+#[test]
 fn dropping_the_future_ends_the_thread() {
     let mut followed = one_file();
     drop(followed.watch.take());
