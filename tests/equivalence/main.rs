@@ -4,6 +4,8 @@
 //! No kernel: the rules are run here, from the values that are sent to it.
 
 mod machine;
+#[path = "../objects/mod.rs"]
+mod objects;
 mod packet;
 mod sizes;
 mod table;

@@ -2,72 +2,21 @@
 //! looked up the frontend before the change and look up the endpoint after it.
 
 use super::machine::{End, Machine};
+use super::objects::{Example, policy, service};
 use super::packet::Packet;
 use super::table::Table;
-use super::world::policy;
 use super::{expected, is_own, run};
 use proptest::prelude::*;
-use std::net::IpAddr;
-use std::sync::Arc;
 use vipd::dataplane::nftables::expr::Verdict;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set, Value};
-use vipd::model::*;
+use vipd::model::{Family, NodeFacts, Protocol};
 use vipd::planner::{Planner, Target};
 use vipd::store::Store;
 
-const FAMILIES: [(Family, &str, &str); 2] =
-    [(Family::V4, "10.254.0.1", "10.1.0.9"), (Family::V6, "fd00::1", "fd01::9")];
-
-fn address(text: &str) -> IpAddr {
-    text.parse().expect("an address")
-}
-
-/// TCP port 80 of both families.
-fn service() -> Service {
-    Service {
-        key: ServiceKey::new("ns", "s"),
-        created: Created::new(None),
-        service_type: ServiceType::ClusterIp,
-        cluster_ips: ClusterIps {
-            v4: Some([10, 254, 0, 1].into()),
-            v6: Some("fd00::1".parse().expect("an address")),
-        },
-        ports: [ServicePort {
-            name: "p0".into(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            node_port: None,
-            target_port: TargetPort::Unset,
-        }]
-        .into(),
-        external: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        publish_not_ready_addresses: false,
-        shown: Shown::default(),
-    }
-}
-
-/// So many endpoints from this last byte of their addresses on.
-fn slice(family: Family, first: u8, count: u8) -> EndpointSlice {
-    let place = Arc::new(Place { node: None, hints: Hints::default() });
-    let at = |last: u8| match family {
-        Family::V4 => IpAddr::from([10, 1, 0, last]),
-        Family::V6 => IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, u16::from(last)]),
-    };
-    let endpoint =
-        |last| Endpoint { address: at(last), conditions: Conditions::READY, place: place.clone() };
-    EndpointSlice {
-        key: SliceKey::new("ns", &format!("s-{family:?}")),
-        service: ServiceKey::new("ns", "s"),
-        origin: SliceOrigin::Own,
-        set: EndpointSet {
-            family,
-            ports: [EndpointPort { name: "p0".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
-            endpoints: (first..first + count).map(endpoint).collect(),
-        },
-    }
+/// So many endpoints, from this number on; TCP port 80 of both families.
+fn example(first: u8, count: u8) -> Example {
+    let hosts: Vec<u8> = (first..first + count).collect();
+    service("s", 1).dual_stack().endpoints(&hosts)
 }
 
 /// A packet between its two look-ups.
@@ -119,11 +68,11 @@ proptest! {
         let mut store = Store::new("n0".into());
         let mut planner = Planner::new(policy(), "n0".into());
         planner.set_facts(NodeFacts { name: "n0".into(), ..NodeFacts::default() }, &[]);
-        store.upsert(Object::Service(Arc::new(service())));
         let mut table = Table::new();
-        let packets = FAMILIES.map(|(_, to, from)| Packet {
-            source: address(from),
-            destination: address(to),
+        let clients = [(Family::V4, "10.180.0.9"), (Family::V6, "fd00:180::9")];
+        let packets = clients.map(|(family, from)| Packet {
+            source: from.parse().expect("an address"),
+            destination: service("s", 1).cluster_ip(family),
             protocol: Protocol::Tcp,
             port: 80,
             in_interface: Some("eth0".to_owned()),
@@ -132,9 +81,7 @@ proptest! {
         });
         let mut in_flight: Vec<InFlight> = Vec::new();
         for (first, count) in steps {
-            for (family, ..) in FAMILIES {
-                store.upsert(Object::EndpointSlice(Arc::new(slice(family, first, count))));
-            }
+            example(first, count).objects().into_iter().for_each(|object| store.upsert(object));
             let dirty = store.take_dirty();
             table.apply(&planner.replan(dirty.services, store.known()));
             let answers = packets.each_ref().map(|packet| expected(planner.plan(), packet));
