@@ -1,7 +1,7 @@
 //! From the rename of a manifest to the commit that carries it, in a running `vipd run`.
 //!
-//! In: changes of services that have a file each (in memory), one at a time and 100 a second. Out: latencies as
-//! a subscriber of nf_tables' notifications sees them, and the daemon's CPU time.
+//! In: changes of services that have a file each (in memory), one at a time and 100 a second. Out:
+//! latencies as a subscriber of nf_tables' notifications sees them, and the daemon's CPU time.
 //! Never: a change counted by another one's commit: each brings an address of its own.
 
 use crate::daemon::Daemon;

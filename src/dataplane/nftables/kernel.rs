@@ -3,14 +3,15 @@
 //! In: batches, keys. Out: what the kernel says.
 //! Never: a decision about what the table should hold.
 
+use super::changes::Changes;
 use super::error::Error;
 use super::expr::NFPROTO_INET;
 use super::layout::TABLE;
 use super::set::{Bytes, Data, Element, Set, With};
 use super::transaction::{
-    Batch, NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM,
-    NFT_MSG_GETTABLE, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE, message_type, read_fingerprint,
+    Batch, Encoder, NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETSET,
+    NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, message_type, read_fingerprint,
 };
 use crate::dataplane::Applied;
 use crate::netlink::{
@@ -117,6 +118,15 @@ impl Kernel {
 
     pub fn set_seq(&mut self, seq: u32) {
         self.socket.set_seq(seq);
+    }
+
+    /// Changes as batches of no more than `capacity` bytes, numbered on.
+    pub fn batches(&mut self, changes: &Changes, capacity: usize) -> Vec<Batch> {
+        let mut encoder = Encoder::new(capacity, self.socket.seq());
+        encoder.changes(changes);
+        let (batches, seq) = encoder.finish();
+        self.socket.set_seq(seq);
+        batches
     }
 
     /// Commits one batch, atomically. Meets foreign commits by trying again with their generation.

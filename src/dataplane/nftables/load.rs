@@ -27,8 +27,9 @@ impl Nftables {
     /// subscriber about doubles what a commit costs.
     pub(super) fn load(&mut self, plan: &Plan) -> Result<Applied, Error> {
         let Some(monitor) = &self.monitor else { return self.write_all(plan) };
-        monitor.pause()?;
+        // Before: whatever comes from here on is heard, or shows by the generation.
         self.kernel.follow_generation()?;
+        monitor.pause()?;
         let met = self.kernel.restarts();
         let outcome = self.write_all(plan);
         if let Some(monitor) = &self.monitor {
@@ -86,12 +87,8 @@ fn commit_skeleton(
     structure.extend(sets(kernel, plan));
     structure.append(&mut skeleton.structure);
     skeleton.structure = structure;
-    let mut encoder = Encoder::new(kernel.capacity(), kernel.seq());
-    encoder.changes(&skeleton);
-    let (batches, seq) = encoder.finish();
-    kernel.set_seq(seq);
     let mut applied = Applied::default();
-    for mut batch in batches {
+    for mut batch in kernel.batches(&skeleton, kernel.capacity()) {
         applied += kernel.commit(&mut batch)?;
     }
     Ok(applied)

@@ -37,7 +37,6 @@ use self::kernel::Kernel;
 use self::monitor::Monitor;
 use self::set::Set;
 use self::state::{State, moved_frontends};
-use self::transaction::Encoder;
 use crate::dataplane::{Applied, Dataplane};
 use crate::model::Family;
 use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServiceDelta};
@@ -78,11 +77,7 @@ impl Nftables {
         if changes.is_empty() {
             return Ok(applied);
         }
-        let mut encoder = Encoder::new(self.kernel.capacity(), self.kernel.seq());
-        encoder.changes(changes);
-        let (batches, seq) = encoder.finish();
-        self.kernel.set_seq(seq);
-        for mut batch in batches {
+        for mut batch in self.kernel.batches(changes, self.kernel.capacity()) {
             applied += self.commit_batch(&mut batch)?;
         }
         Ok(applied)

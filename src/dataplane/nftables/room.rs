@@ -10,7 +10,7 @@ use super::expr::{Expr, Rule};
 use super::kernel::Kernel;
 use super::layout::{ChainDefinition, class_chains, skeleton};
 use super::set::{Set, index};
-use super::transaction::{Batch, Encoder};
+use super::transaction::Batch;
 use super::types::Room;
 use super::{Nftables, classes};
 use crate::dataplane::Applied;
@@ -101,10 +101,7 @@ impl Nftables {
         changes.structure.extend([Structure::RemoveSet(set), Structure::Set(set, room)]);
         changes.structure.extend(users.into_iter().map(Structure::Rewrite));
         changes.new_targets.extend(elements.into_iter().map(|element| (set, element)));
-        let mut encoder = Encoder::new(self.kernel.largest(), self.kernel.seq());
-        encoder.changes(&changes);
-        let (batches, seq) = encoder.finish();
-        self.kernel.set_seq(seq);
+        let batches = self.kernel.batches(&changes, self.kernel.largest());
         let [mut batch] =
             <[Batch; 1]>::try_from(batches).map_err(|_| Error::TooLarge(set.name()))?;
         self.kernel.commit(&mut batch)
