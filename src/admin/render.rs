@@ -20,6 +20,8 @@ pub fn render_plan_view(plan: &PlanView) -> String {
     field(out, "interface addresses", &joined(&node.interface_addresses));
     field(out, "pod CIDRs", &joined(&node.pod_cidrs));
     field(out, "service ranges", &joined(&node.service_ranges));
+    field(out, "node port addresses", &joined(&node.node_port_addresses));
+    field(out, "localhost node ports", &joined(&node.localhost_node_ports));
     field(out, "masquerade all", yes_no(node.masquerade_all));
     field(out, "drop invalid", yes_no(node.drop_invalid));
     field(out, "local IPv4 pods", &node.local_v4);
@@ -29,6 +31,10 @@ pub fn render_plan_view(plan: &PlanView) -> String {
         line(out, 0, &format!("service {}/{}", service.namespace, service.name));
         for port in &service.ports {
             render_port(out, port);
+        }
+        if let Some(health) = &service.health {
+            let (port, here) = (health.port, health.local_endpoints);
+            line(out, 1, &format!("health check node port {port}: {here} ready here"));
         }
     }
     text

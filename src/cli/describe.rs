@@ -150,13 +150,24 @@ fn render_frontend(out: &mut String, port: &DescribedPort, frontend: &FrontendVi
         line("Action:", &format!("none: {holder} holds this address and port"));
         return;
     }
-    let used = port.endpoints.iter().filter(|endpoint| endpoint.used).count();
+    let spread = |used: usize| {
+        let noun = if used == 1 { "endpoint" } else { "endpoints" };
+        format!("spread over {used} {noun}")
+    };
     match (&*frontend.action, frontend.scope.as_deref()) {
-        ("forward", scope) => {
-            let local = if scope == Some("local") { " of this node" } else { "" };
-            let noun = if used == 1 { "endpoint" } else { "endpoints" };
-            line("Action:", &format!("forward, spread over {used} {noun}{local}"));
+        ("forward", Some("local-from-outside")) => {
+            let outside = match port.local_pool {
+                0 => "drop: policy Local, and no endpoint on this node".to_owned(),
+                used => format!("forward, {} of this node", spread(used)),
+            };
+            line("Action:", &format!("from outside {outside}"));
+            let inside = spread(port.cluster_pool);
+            line("", &format!("from this node and its pods forward, {inside}"));
         }
+        ("forward", Some("local")) => {
+            line("Action:", &format!("forward, {} of this node", spread(port.local_pool)));
+        }
+        ("forward", _) => line("Action:", &format!("forward, {}", spread(port.cluster_pool))),
         ("reject", _) => line("Action:", "reject at once: no endpoint can take a connection"),
         _ => line("Action:", "drop: policy Local, and no endpoint on this node"),
     }
@@ -175,6 +186,7 @@ fn render_masquerade(masquerade: &str, local: Option<&str>) -> String {
     match (masquerade, local) {
         ("unless-local", Some(local)) => format!("unless it comes from a local pod ({local})"),
         ("always", _) => "always".to_owned(),
+        ("node-only", _) => "only what this node itself sends".to_owned(),
         _ => "only when an endpoint reaches itself".to_owned(),
     }
 }

@@ -2,9 +2,9 @@
 
 use super::{
     Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log, LogFormat, LogLevel,
-    NodeConfig, ProxyMode, Warning, cidr, detect, duration, value,
+    NodeConfig, ProxyMode, Warning, cidr, detect, duration, node_ports, value,
 };
-use crate::planner::Policy;
+use crate::planner::{NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 use std::path::PathBuf;
@@ -51,6 +51,21 @@ pub struct NodeFlags {
     #[arg(value_delimiter = ',', value_parser = value::cidr)]
     service_cluster_ip_range: Vec<IpNet>,
 
+    /// Where node ports answer: CIDRs (addresses of interfaces within them), `primary` (the Node
+    /// object's), `localhost`, `all`; a family without an entry: all its addresses
+    /// [default: primary,localhost]
+    #[arg(long, env = "VIPD_NODEPORT_ADDRESSES", value_name = "CIDR|KEYWORD[,…]")]
+    #[arg(value_delimiter = ',', value_parser = node_ports::parse)]
+    nodeport_addresses: Vec<NodePortAddresses>,
+
+    /// Answer at node ports of 127.0.0.1 and ::1 too, where --nodeport-addresses has them
+    #[arg(long, alias = "iptables-localhost-nodeports")]
+    #[arg(env = "VIPD_LOCALHOST_NODEPORTS", value_name = "true|false")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "true")]
+    localhost_nodeports: bool,
+
     /// Drop packets of service addresses that conntrack calls INVALID
     #[arg(long, env = "VIPD_DROP_INVALID", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
@@ -62,6 +77,10 @@ pub struct NodeFlags {
 impl NodeFlags {
     pub fn check(self) -> Result<NodeConfig, Error> {
         let mut warnings = Vec::new();
+        if let Some(value) = node_ports::repeated(&self.nodeport_addresses) {
+            let (flag, reason) = ("--nodeport-addresses", "is there twice");
+            return Err(Error::Value { flag, value, reason });
+        }
         let given = detect::Given {
             mode: self.detect_local_mode,
             cluster_cidr: &self.cluster_cidr,
@@ -77,6 +96,8 @@ impl NodeFlags {
                 &mut warnings,
             )?,
             drop_invalid: self.drop_invalid,
+            node_ports_at: self.nodeport_addresses,
+            localhost_node_ports: self.localhost_nodeports,
         };
         let node_name = self.hostname_override.map_or_else(host_name, Ok)?.into();
         Ok(NodeConfig { node_name, policy, warnings })

@@ -7,6 +7,7 @@ mod cidr;
 mod detect;
 mod duration;
 mod flags;
+mod node_ports;
 mod value;
 
 pub use detect::Mode as DetectLocalMode;

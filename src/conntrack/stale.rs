@@ -132,12 +132,11 @@ fn among(serving: &[Target], answerer: Target) -> Verdict {
 }
 
 /// The frontends that a destination may be, in the order in which packets meet them. A node port
-/// only counts at the node's own addresses: elsewhere the same number is somebody else's. Nor at
-/// loopback addresses, which are never translated in the kernel.
+/// only counts where node ports answer: elsewhere the same number is somebody else's.
 fn candidates(plan: &Plan, destination: Target) -> [Option<FrontendKey>; 2] {
     let Target { address, port } = destination;
     let key = |at| FrontendKey { at, protocol: Protocol::Udp, port };
-    let own = !address.is_loopback() && plan.facts.owns(address);
+    let own = plan.node.answers_node_ports_at(address);
     [
         Some(key(FrontendAddress::Address(address))),
         own.then(|| key(FrontendAddress::NodePort(Family::of(address)))),

@@ -45,6 +45,11 @@ impl NodeFacts {
             || self.addresses.contains(&address)
     }
 
+    /// The Node object's first address of a family.
+    pub fn primary_address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|ip| Family::of(*ip) == family)
+    }
+
     /// The first `podCIDR` of a family.
     pub fn pod_cidr(&self, family: Family) -> Option<IpNet> {
         self.pod_cidrs.iter().copied().find(|net| Family::of(net.addr()) == family)

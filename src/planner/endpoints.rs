@@ -2,6 +2,7 @@
 
 use super::{EndpointUse, Locality, Pool, PoolEndpoint, Scope, Target};
 use crate::model::{Endpoint, Family, Known, NodeFacts, PortName, Protocol};
+use std::net::IpAddr;
 
 /// A service port in one family; endpoints carry the same name and protocol.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +102,12 @@ impl<'a> Choice<'a> {
     /// Whether any node could serve this port: tells "nobody is there" from "not for you".
     pub(super) fn any_usable(&self) -> bool {
         self.any_ready || self.candidates.iter().any(Candidate::serves_while_terminating)
+    }
+
+    /// Addresses of ready endpoints on this node.
+    pub(super) fn ready_here(&self) -> impl Iterator<Item = IpAddr> {
+        let here = self.candidates.iter().filter(|c| c.ready && c.is_here());
+        here.filter(|c| !c.endpoint.conditions.terminating).map(|c| c.target.address)
     }
 
     /// Endpoints whose established flows may go on. What `publishNotReadyAddresses` calls ready is

@@ -1,15 +1,22 @@
 //! Every address and port that a service answers on, and what happens there.
 
 use super::endpoints::{Choice, PortRef};
+use super::policy::disjoint;
 use super::{
-    Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade, Policy,
-    Pool, PortPlan, Scope, ServicePlan,
+    Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, HealthCheck, Masquerade,
+    Policy, Pool, PortPlan, Reach, Scope, ServicePlan,
 };
-use crate::model::{Family, Known, NodeFacts, Protocol, Service, ServicePort, TrafficPolicy};
+use crate::model::{
+    Family, Known, NodeFacts, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+};
+use ipnet::IpNet;
+use smallvec::SmallVec;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The plan that a service would have if nobody else claimed its frontends; `None` without a
-/// Service object. Of `facts` only name and zone count.
+/// Service object. Of `facts` only name, zone and the Node's addresses count.
 pub fn plan_service(known: &Known, facts: &NodeFacts, policy: &Policy) -> Option<ServicePlan> {
     let service = known.service.as_deref()?;
     let site = Site { service, known, facts, policy };
@@ -17,23 +24,49 @@ pub fn plan_service(known: &Known, facts: &NodeFacts, policy: &Policy) -> Option
     wanted.sort_by_key(|port| (port.port, port.protocol));
     // The API allows no number twice; should it come, the first is the one that counts.
     wanted.dedup_by_key(|port| (port.port, port.protocol));
-    let ports = wanted
+    let ports: Box<[PortPlan]> = wanted
         .into_iter()
         .flat_map(|port| Family::BOTH.into_iter().filter_map(move |family| site.port(port, family)))
         .collect();
-    Some(ServicePlan { key: service.key.clone(), ports })
+    let idle = site.idle(&ports);
+    Some(ServicePlan { key: service.key.clone(), ports, idle, health: site.health() })
 }
 
 /// The frontends that a service's plan has, in no particular order.
 pub(super) fn wanted_frontends(service: &Service) -> impl Iterator<Item = FrontendKey> {
     service.ports.iter().flat_map(move |port| {
-        service.cluster_ips.iter().map(move |address| cluster_ip(address, port))
+        let families = Family::BOTH.into_iter();
+        families.flat_map(move |family| frontends(service, port, family)).map(|(at, _)| at)
     })
 }
 
-fn cluster_ip(address: IpAddr, port: &ServicePort) -> FrontendKey {
-    let at = FrontendAddress::Address(address);
-    FrontendKey { at, protocol: port.protocol, port: port.port }
+/// Where a port answers in one family: nowhere, if the service has no cluster IP of it. An address
+/// that is named twice counts once, and source ranges hold for it.
+fn frontends(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+) -> SmallVec<[(FrontendKey, FrontendKind); 1]> {
+    let mut found: SmallVec<[(FrontendKey, FrontendKind); 1]> = SmallVec::new();
+    let Some(cluster_ip) = service.cluster_ips.get(family) else { return found };
+    let mut add = |at, number, kind| {
+        let at = FrontendKey { at, protocol: port.protocol, port: number };
+        if found.iter().all(|(other, _)| *other != at) {
+            found.push((at, kind));
+        }
+    };
+    add(FrontendAddress::Address(cluster_ip), port.port, FrontendKind::ClusterIp);
+    if let Some(external) = &service.external {
+        let vips = external.vips.iter().map(|ip| (ip, FrontendKind::LoadBalancer));
+        let ips = external.ips.iter().map(|ip| (ip, FrontendKind::ExternalIp));
+        for (ip, kind) in vips.chain(ips).filter(|(ip, _)| Family::of(**ip) == family) {
+            add(FrontendAddress::Address(*ip), port.port, kind);
+        }
+    }
+    if let Some(node_port) = port.node_port {
+        add(FrontendAddress::NodePort(family), node_port.get(), FrontendKind::NodePort);
+    }
+    found
 }
 
 /// What a service is planned from.
@@ -48,19 +81,24 @@ struct Site<'a> {
 impl Site<'_> {
     /// `None` where the service has no address of this family.
     fn port(self, port: &ServicePort, family: Family) -> Option<PortPlan> {
-        let address = self.service.cluster_ips.get(family)?;
-        let wanted = PortRef { name: &port.name, protocol: port.protocol, family };
-        let mut pools = Pools::new(Choice::new(self.known, self.facts, wanted));
-        let scope = match self.service.internal_policy {
-            TrafficPolicy::Cluster => Scope::Cluster,
-            TrafficPolicy::Local => Scope::Local,
-        };
-        let cluster_ip = Frontend {
-            at: cluster_ip(address, port),
-            kind: FrontendKind::ClusterIp,
-            action: pools.action(scope, self.policy.cluster_ip_masquerade(family)),
-            lost_to: None,
-        };
+        let wanted = frontends(self.service, port, family);
+        if wanted.is_empty() {
+            return None;
+        }
+        let mut pools = Pools::new(self.choice(port, family));
+        let frontends = wanted
+            .into_iter()
+            .map(|(at, kind)| Frontend {
+                at,
+                kind,
+                action: self.action(kind, family, &mut pools),
+                allow: match kind {
+                    FrontendKind::LoadBalancer => self.allow(family),
+                    _ => None,
+                },
+                lost_to: None,
+            })
+            .collect();
         Some(PortPlan {
             name: port.name.clone(),
             protocol: port.protocol,
@@ -71,10 +109,81 @@ impl Site<'_> {
                 Protocol::Udp => pools.choice.serving(),
                 Protocol::Tcp | Protocol::Sctp => Box::default(),
             },
-            frontends: Box::new([cluster_ip]),
+            frontends,
             cluster: pools.cluster.unwrap_or_default(),
             local: pools.local.unwrap_or_default(),
         })
+    }
+
+    fn choice(&self, port: &ServicePort, family: Family) -> Choice<'_> {
+        let wanted = PortRef { name: &port.name, protocol: port.protocol, family };
+        Choice::new(self.known, self.facts, wanted)
+    }
+
+    fn action(&self, kind: FrontendKind, family: Family, pools: &mut Pools<'_>) -> Action {
+        let policy = match kind {
+            FrontendKind::ClusterIp => self.service.internal_policy,
+            _ => self.service.external_policy,
+        };
+        let inside = self.policy.cluster_ip_masquerade(family);
+        match (kind, policy) {
+            (FrontendKind::ClusterIp, TrafficPolicy::Cluster) => {
+                pools.action(Reach::Cluster, inside)
+            }
+            (FrontendKind::ClusterIp, TrafficPolicy::Local) => pools.action(Reach::Local, inside),
+            (_, TrafficPolicy::Cluster) => pools.action(Reach::Cluster, Masquerade::Always),
+            (_, TrafficPolicy::Local) => {
+                pools.action(Reach::LocalFromOutside, Masquerade::NodeOnly)
+            }
+        }
+    }
+
+    /// Who may ask at a load balancer's address. Ranges of one family close the other. Where they
+    /// allow this node, they allow its own packets too, which have the address as their source
+    /// where it is bound to an interface.
+    fn allow(&self, family: Family) -> Option<Arc<[IpNet]>> {
+        let external = self.service.external.as_deref()?;
+        if external.source_ranges.is_empty() {
+            return None;
+        }
+        let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
+        let mut ranges: Vec<IpNet> =
+            external.source_ranges.iter().filter(of_family).copied().collect();
+        if ranges.iter().any(|range| range.prefix_len() == 0) {
+            return None;
+        }
+        if ranges.iter().any(|range| self.facts.addresses.iter().any(|ip| range.contains(ip))) {
+            let vips = external.vips.iter().filter(|ip| Family::of(**ip) == family);
+            ranges.extend(vips.map(|ip| IpNet::from(*ip)));
+        }
+        Some(disjoint(ranges.iter()).into())
+    }
+
+    fn idle(&self, ports: &[PortPlan]) -> Box<[IpAddr]> {
+        let in_a_pool = |address: IpAddr| {
+            let mut pools = ports.iter().flat_map(|port| [&port.cluster, &port.local]);
+            pools.any(|pool| pool.iter().any(|endpoint| endpoint.target.address == address))
+        };
+        let listed = self.known.sets().flat_map(|set| set.endpoints.iter().map(|e| e.address));
+        let mut idle: Vec<IpAddr> = listed.filter(|address| !in_a_pool(*address)).collect();
+        idle.sort_unstable();
+        idle.dedup();
+        idle.into()
+    }
+
+    /// The API allocates the port only for type LoadBalancer with externalTrafficPolicy Local; a
+    /// left-over one means nothing.
+    fn health(&self) -> Option<HealthCheck> {
+        let port = self.service.external.as_deref()?.health_check_node_port?;
+        let asked = self.service.service_type == ServiceType::LoadBalancer
+            && self.service.external_policy == TrafficPolicy::Local;
+        let mut here = BTreeSet::new();
+        for port in self.service.ports.iter().filter(|_| asked) {
+            for family in Family::BOTH {
+                here.extend(self.choice(port, family).ready_here());
+            }
+        }
+        asked.then_some(HealthCheck { port, local_endpoints: here.len() as u32 })
     }
 }
 
@@ -90,14 +199,17 @@ impl<'a> Pools<'a> {
         Self { choice, cluster: None, local: None }
     }
 
-    fn action(&mut self, scope: Scope, masquerade: Masquerade) -> Action {
-        let pool = match scope {
-            Scope::Cluster => &mut self.cluster,
-            Scope::Local => &mut self.local,
-        };
-        let pool = pool.get_or_insert_with(|| self.choice.pool(scope));
-        if !pool.is_empty() {
-            Action::Forward(Forward { scope, masquerade, allow: None })
+    fn action(&mut self, reach: Reach, masquerade: Masquerade) -> Action {
+        let mut any = false;
+        for scope in reach.scopes() {
+            let pool = match scope {
+                Scope::Cluster => &mut self.cluster,
+                Scope::Local => &mut self.local,
+            };
+            any |= !pool.get_or_insert_with(|| self.choice.pool(*scope)).is_empty();
+        }
+        if any {
+            Action::Forward(Forward { reach, masquerade })
         } else if self.choice.any_usable() {
             Action::Drop
         } else {

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 /// Where a connection may be sent.
@@ -87,6 +87,9 @@ pub struct Frontend {
     pub at: FrontendKey,
     pub kind: FrontendKind,
     pub action: Action,
+    /// `loadBalancerSourceRanges`, with what follows from them: who may ask at all, sorted, none
+    /// inside another. Others meet silence, whatever the action. `None`: everybody may.
+    pub allow: Option<Arc<[IpNet]>>,
     /// The service that holds the same address and port by an older claim; then this frontend is
     /// not programmed.
     pub lost_to: Option<ServiceKey>,
@@ -150,7 +153,7 @@ impl FrontendKind {
 }
 
 /// What happens to a new connection to a frontend.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Forward(Forward),
     /// No endpoint anywhere: the client is told at once.
@@ -159,12 +162,33 @@ pub enum Action {
     Drop,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forward {
-    pub scope: Scope,
+    pub reach: Reach,
     pub masquerade: Masquerade,
-    /// `loadBalancerSourceRanges` that a client must be in; `None`: anyone.
-    pub allow: Option<Arc<[IpNet]>>,
+}
+
+/// Which of a port's endpoints a frontend leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reach {
+    Cluster,
+    /// Local endpoints, of which there are some.
+    Local,
+    /// `externalTrafficPolicy: Local`: who comes from outside gets local endpoints, or silence
+    /// where there are none. This node and its own pods get those of the cluster, as if they had
+    /// gone to the load balancer and come back by a node that has some.
+    LocalFromOutside,
+}
+
+impl Reach {
+    /// The pools that connections may go to.
+    pub fn scopes(self) -> &'static [Scope] {
+        match self {
+            Reach::Cluster => &[Scope::Cluster],
+            Reach::Local => &[Scope::Local],
+            Reach::LocalFromOutside => &[Scope::Cluster, Scope::Local],
+        }
+    }
 }
 
 /// When the source address becomes the node's. A hairpin (endpoint = client) always does.
@@ -175,6 +199,8 @@ pub enum Masquerade {
     /// Unless the local detector of the family says that the source is a local pod; without a
     /// detector, never.
     UnlessLocal,
+    /// What the node itself sends; a pod or a client from outside keeps its address.
+    NodeOnly,
 }
 
 /// The plan of one Service. Equal plans mean that nothing is to be written.
@@ -183,6 +209,19 @@ pub struct ServicePlan {
     pub key: ServiceKey,
     /// Sorted by (port, protocol, family).
     pub ports: Box<[PortPlan]>,
+    /// Addresses of endpoints that are in no pool, sorted: connections from before may still be
+    /// answered from there (a pod that terminates, or is not hinted for this node any more).
+    pub idle: Box<[IpAddr]>,
+    pub health: Option<HealthCheck>,
+}
+
+/// What a load balancer asks this node about a service (`healthCheckNodePort`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    pub port: NonZeroU16,
+    /// Addresses of ready endpoints on this node; one that terminates counts no more, although it
+    /// still serves.
+    pub local_endpoints: u32,
 }
 
 impl ServicePlan {
@@ -219,6 +258,11 @@ pub struct NodePlan {
     pub service_ranges: Vec<IpNet>,
     /// Packets of service addresses that conntrack calls INVALID are dropped.
     pub drop_invalid: bool,
+    /// Where node ports answer; sorted, no loopback address among them.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// Families whose loopback addresses answer at node ports too (by a listener: the kernel does
+    /// not translate what never leaves the loopback interface).
+    pub localhost_node_ports: [bool; 2],
 }
 
 impl NodePlan {
@@ -227,6 +271,10 @@ impl NodePlan {
             Family::V4 => &self.local_v4,
             Family::V6 => &self.local_v6,
         }
+    }
+
+    pub fn answers_node_ports_at(&self, address: IpAddr) -> bool {
+        self.node_port_addresses.binary_search(&address).is_ok()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{LocalDetector, Masquerade, NodePlan};
 use crate::model::{Family, NodeFacts};
 use ipnet::IpNet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// From the configuration; constant while the planner lives.
@@ -13,6 +14,22 @@ pub struct Policy {
     /// Ranges given by flag; ServiceCIDR objects add to them.
     pub service_ranges: Vec<IpNet>,
     pub drop_invalid: bool,
+    /// Which of the node's addresses answer at node ports; none given: [`NodePortAddresses::Primary`].
+    pub node_ports_at: Vec<NodePortAddresses>,
+    /// Loopback addresses answer at node ports, where they are asked for or nothing is.
+    pub localhost_node_ports: bool,
+}
+
+/// One entry of `nodePortAddresses`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NodePortAddresses {
+    /// Addresses of interfaces within a range.
+    Within(IpNet),
+    /// The Node object's first address of each family.
+    Primary,
+    /// 127.0.0.0/8 and ::1
+    Localhost,
+    All,
 }
 
 /// How to tell a local pod by its packets.
@@ -52,7 +69,67 @@ impl Policy {
             local_v6: self.detector(facts, Family::V6),
             service_ranges: disjoint(self.service_ranges.iter().chain(service_cidrs)),
             drop_invalid: self.drop_invalid,
+            node_port_addresses: self.node_port_addresses(facts),
+            localhost_node_ports: Family::BOTH
+                .map(|family| self.localhost_node_ports && self.names_loopback(facts, family)),
         }
+    }
+
+    fn node_ports_at(&self) -> &[NodePortAddresses] {
+        match &self.node_ports_at[..] {
+            [] => &[NodePortAddresses::Primary],
+            given => given,
+        }
+    }
+
+    /// Whether an entry says something about this family. One that none does has all its addresses
+    /// (as in kube-proxy: the service API knows no way to ask for no node ports in a family).
+    fn concerns(&self, facts: &NodeFacts, family: Family) -> bool {
+        self.node_ports_at().iter().any(|entry| match entry {
+            NodePortAddresses::Within(net) => Family::of(net.addr()) == family,
+            NodePortAddresses::Primary => facts.primary_address(family).is_some(),
+            NodePortAddresses::Localhost | NodePortAddresses::All => true,
+        })
+    }
+
+    fn node_port_addresses(&self, facts: &NodeFacts) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        for family in Family::BOTH {
+            let of_family = |ip: &&IpAddr| Family::of(**ip) == family && !ip.is_loopback();
+            let interfaces = || facts.interface_addresses.iter().filter(of_family);
+            if !self.concerns(facts, family) {
+                addresses.extend(interfaces());
+                continue;
+            }
+            for entry in self.node_ports_at() {
+                match entry {
+                    NodePortAddresses::Within(net) => {
+                        addresses.extend(interfaces().filter(|ip| net.contains(*ip)));
+                    }
+                    NodePortAddresses::Primary => addresses.extend(facts.primary_address(family)),
+                    NodePortAddresses::Localhost => {}
+                    NodePortAddresses::All => addresses.extend(interfaces()),
+                }
+            }
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    fn names_loopback(&self, facts: &NodeFacts, family: Family) -> bool {
+        self.node_ports_at.is_empty()
+            || !self.concerns(facts, family)
+            || self.node_ports_at.iter().any(|entry| match entry {
+                NodePortAddresses::Within(IpNet::V4(net)) => {
+                    family == Family::V4 && net.addr().is_loopback()
+                }
+                NodePortAddresses::Within(IpNet::V6(net)) => {
+                    family == Family::V6 && net.addr().is_loopback()
+                }
+                NodePortAddresses::Primary => false,
+                NodePortAddresses::Localhost | NodePortAddresses::All => true,
+            })
     }
 
     fn detector(&self, facts: &NodeFacts, family: Family) -> LocalDetector {
@@ -76,7 +153,7 @@ fn first_of(cidrs: &[IpNet], family: Family) -> Option<IpNet> {
 }
 
 /// Sorted, host bits cleared, none inside another.
-fn disjoint<'a>(ranges: impl Iterator<Item = &'a IpNet>) -> Vec<IpNet> {
+pub(super) fn disjoint<'a>(ranges: impl Iterator<Item = &'a IpNet>) -> Vec<IpNet> {
     let mut ranges: Vec<IpNet> = ranges.map(IpNet::trunc).collect();
     // A range sorts before those inside it: same start or a later one, longer prefix.
     ranges.sort_unstable();

@@ -48,7 +48,10 @@ impl Planner {
             self.plan.node = Arc::new(node);
             self.node_pending = true;
         }
-        if old.name != self.plan.facts.name || old.zone != self.plan.facts.zone {
+        let counts = |facts: &NodeFacts| {
+            (facts.name.clone(), facts.zone.clone(), facts.addresses.clone())
+        };
+        if counts(&old) != counts(&self.plan.facts) {
             self.former_facts.get_or_insert(old);
             FactsChange::Services
         } else if self.node_pending {

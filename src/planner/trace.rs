@@ -2,7 +2,7 @@
 
 use super::{
     Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, LocalDetector,
-    Masquerade, Plan, PortPlan, Scope, ServicePlan, Target,
+    Masquerade, Plan, PortPlan, Reach, Scope, ServicePlan, Target,
 };
 use crate::model::{Family, Protocol, ServiceKey};
 use std::fmt;
@@ -76,21 +76,23 @@ pub enum TraceError {
     MixedFamilies { from: IpAddr, to: IpAddr },
 }
 
-/// What must happen to `packet`: its address and port as a service's; else its address as a cluster
-/// IP with other ports; else its address as an unallocated one of the service ranges.
+/// What must happen to `packet`: its address and port as a service's; else its port as a node port;
+/// else its address as a cluster IP with other ports, or as an unallocated one of the service ranges.
 pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
     if packet.source.is_ipv4() != packet.destination.is_ipv4() {
         return Err(TraceError::MixedFamilies { from: packet.source, to: packet.destination });
     }
-    let at = FrontendKey {
-        at: FrontendAddress::Address(packet.destination),
-        protocol: packet.protocol,
-        port: packet.port,
-    };
+    let key = |at| FrontendKey { at, protocol: packet.protocol, port: packet.port };
+    let at = key(FrontendAddress::Address(packet.destination));
+    let node_port = key(FrontendAddress::NodePort(Family::of(packet.destination)));
+    let node_port =
+        plan.node.answers_node_ports_at(packet.destination).then_some(node_port);
     let mut tracer = Tracer { plan, packet, steps: Vec::new() };
-    let holder = holder(plan, at);
-    if let Some(held) = holder.as_ref().and_then(|service| held(service, at)) {
-        return tracer.service(at, held);
+    for at in [Some(at), node_port].into_iter().flatten() {
+        let holder = holder(plan, at);
+        if let Some(held) = holder.as_ref().and_then(|service| held(service, at)) {
+            return tracer.service(at, held);
+        }
     }
     if let Some(owner) = cluster_ip_owner(plan, packet.destination) {
         tracer.step(
@@ -176,6 +178,15 @@ impl<'a> Tracer<'a> {
             ),
         };
         self.step(format!("{at} is Service {}{}", held.service.key, port_name(held.port)), why);
+        let source = self.packet.source;
+        let refused = |ranges: &[ipnet::IpNet]| !ranges.iter().any(|r| r.contains(&source));
+        if held.frontend.allow.as_deref().is_some_and(refused) {
+            self.step(
+                "the packet is dropped",
+                format!("{source} is in none of the service's loadBalancerSourceRanges"),
+            );
+            return Ok(self.end(Verdict::Drop));
+        }
         match &held.frontend.action {
             Action::Reject => {
                 self.step(
@@ -197,15 +208,16 @@ impl<'a> Tracer<'a> {
 
     fn forward(mut self, port: &PortPlan, forward: &Forward) -> Result<Trace, TraceError> {
         let source = self.packet.source;
-        let refused = |ranges: &[ipnet::IpNet]| !ranges.iter().any(|r| r.contains(&source));
-        if forward.allow.as_deref().is_some_and(refused) {
+        let scope = self.scope(forward.reach)?;
+        let pool = port.pool(scope);
+        if pool.is_empty() {
             self.step(
                 "the packet is dropped",
-                format!("{source} is in none of the service's loadBalancerSourceRanges"),
+                "policy Local sends clients from outside to endpoints of this node only, and they \
+                 are all elsewhere",
             );
             return Ok(self.end(Verdict::Drop));
         }
-        let pool = port.pool(forward.scope);
         let targets: Vec<String> = pool.iter().map(|e| e.target.to_string()).collect();
         let what = match &targets[..] {
             [only] => format!("it is sent to the one endpoint, {only}"),
@@ -216,7 +228,7 @@ impl<'a> Tracer<'a> {
             ),
             [] => "it is sent nowhere".to_owned(),
         };
-        let why = match (forward.scope, pool.iter().any(|endpoint| endpoint.terminating)) {
+        let why = match (scope, pool.iter().any(|endpoint| endpoint.terminating)) {
             (Scope::Cluster, false) => "ready, and no hint keeps it from this node",
             (Scope::Cluster, true) => "nothing ready is left; it serves while it terminates",
             (Scope::Local, false) => "ready and on this node, as policy Local asks for",
@@ -254,6 +266,32 @@ impl<'a> Tracer<'a> {
         Ok(Trace { verdict: Verdict::Forward, endpoints, masquerade, steps: self.steps })
     }
 
+    /// Which pool the client is sent to.
+    fn scope(&mut self, reach: Reach) -> Result<Scope, TraceError> {
+        let source = self.packet.source;
+        let who = match reach {
+            Reach::Cluster => return Ok(Scope::Cluster),
+            Reach::Local => return Ok(Scope::Local),
+            Reach::LocalFromOutside if self.is_local_pod()? => "a local pod",
+            Reach::LocalFromOutside if self.plan.facts.owns(source) => "this node itself",
+            Reach::LocalFromOutside => return Ok(Scope::Local),
+        };
+        self.step(
+            "policy Local does not hold for it",
+            format!("{source} is {who}: it goes on as if it had been to the load balancer and back"),
+        );
+        Ok(Scope::Cluster)
+    }
+
+    /// Whether the local detector takes the client for a pod of this node.
+    fn is_local_pod(&self) -> Result<bool, TraceError> {
+        let family = Family::of(self.packet.source);
+        match self.plan.node.local_detector(family) {
+            LocalDetector::None => Ok(false),
+            _ => Ok(!self.unless_local()?.0),
+        }
+    }
+
     /// Whether the source becomes the node's towards an endpoint other than the source itself.
     fn masquerade(&mut self, masquerade: Masquerade) -> Result<bool, TraceError> {
         let (masqueraded, why) = match masquerade {
@@ -263,6 +301,12 @@ impl<'a> Tracer<'a> {
             Masquerade::Always => (true, "this way into the service always is".to_owned()),
             Masquerade::Never => (false, "no local detector is configured".to_owned()),
             Masquerade::UnlessLocal => self.unless_local()?,
+            Masquerade::NodeOnly if self.plan.facts.owns(self.packet.source) => {
+                (true, format!("{} is this node itself", self.packet.source))
+            }
+            Masquerade::NodeOnly => {
+                (false, "policy Local keeps the addresses of pods and of clients outside".to_owned())
+            }
         };
         let what =
             if masqueraded { "the source becomes this node's" } else { "the source is kept" };

@@ -29,6 +29,10 @@ pub struct DescribedPort {
     pub affinity_seconds: Option<u32>,
     /// How local pods are told in this family; `None`: not at all.
     pub local: Option<String>,
+    /// How many endpoints connections are spread over.
+    pub cluster_pool: usize,
+    /// The same under policy Local.
+    pub local_pool: usize,
     pub frontends: Vec<FrontendView>,
     pub endpoints: Vec<DescribedEndpoint>,
 }
@@ -80,6 +84,8 @@ fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> Descri
         port: port.port,
         affinity_seconds: port.affinity.map(Into::into),
         local: (*detector != planner::LocalDetector::None).then(|| detector.to_string()),
+        cluster_pool: port.cluster.len(),
+        local_pool: port.local.len(),
         frontends: port.frontends.iter().map(FrontendView::from).collect(),
         endpoints: endpoints
             .into_iter()

@@ -4,7 +4,7 @@ use super::describe::locality_name;
 use super::target;
 use crate::model::Family;
 use crate::planner::{
-    Action, Frontend, Masquerade, Plan, PoolEndpoint, PortPlan, Scope, ServicePlan,
+    Action, Frontend, Masquerade, Plan, PoolEndpoint, PortPlan, Reach, ServicePlan,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -25,6 +25,9 @@ pub struct NodeView {
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<String>,
     pub service_ranges: Vec<String>,
+    pub node_port_addresses: Vec<String>,
+    /// Families whose loopback addresses answer at node ports: `IPv4`, `IPv6`.
+    pub localhost_node_ports: Vec<String>,
     pub masquerade_all: bool,
     pub drop_invalid: bool,
     /// How local pods are told, in words.
@@ -37,6 +40,16 @@ pub struct ServicePlanView {
     pub namespace: String,
     pub name: String,
     pub ports: Vec<PortView>,
+    /// `healthCheckNodePort`, where the service has one that counts.
+    pub health: Option<HealthView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthView {
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub local_endpoints: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +76,10 @@ pub struct FrontendView {
     pub kind: String,
     /// `forward`, `reject` or `drop`
     pub action: String,
-    /// Which pool is used: `cluster` or `local`.
+    /// Which pool is used: `cluster`, `local`, or `local-from-outside` (this node and its pods use
+    /// `cluster`).
     pub scope: Option<String>,
-    /// `always`, `never` or `unless-local`
+    /// `always`, `never`, `unless-local` or `node-only`
     pub masquerade: Option<String>,
     /// Sources that are let through; `None`: all.
     pub allow: Option<Vec<String>>,
@@ -98,6 +112,13 @@ impl From<&Plan> for NodeView {
             interface_addresses: texts(&facts.interface_addresses),
             pod_cidrs: texts(&facts.pod_cidrs),
             service_ranges: texts(&node.service_ranges),
+            node_port_addresses: texts(&node.node_port_addresses),
+            localhost_node_ports: Family::BOTH
+                .into_iter()
+                .zip(node.localhost_node_ports)
+                .filter(|(_, answers)| *answers)
+                .map(|(of, _)| family(of).to_owned())
+                .collect(),
             masquerade_all: node.masquerade_all,
             drop_invalid: node.drop_invalid,
             local_v4: node.local_v4.to_string(),
@@ -112,6 +133,10 @@ impl From<&ServicePlan> for ServicePlanView {
             namespace: plan.key.namespace().to_owned(),
             name: plan.key.name().to_owned(),
             ports: plan.ports.iter().map(PortView::from).collect(),
+            health: plan.health.map(|health| HealthView {
+                port: health.port.into(),
+                local_endpoints: health.local_endpoints,
+            }),
         }
     }
 }
@@ -147,9 +172,9 @@ impl From<&Frontend> for FrontendView {
                 Action::Drop => "drop",
             }
             .to_owned(),
-            scope: forward.map(|f| scope(f.scope).to_owned()),
+            scope: forward.map(|f| reach(f.reach).to_owned()),
             masquerade: forward.map(|f| masquerade(f.masquerade).to_owned()),
-            allow: forward.and_then(|f| f.allow.as_deref()).map(texts),
+            allow: frontend.allow.as_deref().map(texts),
             lost_to: frontend.lost_to.as_ref().map(ToString::to_string),
         }
     }
@@ -172,10 +197,11 @@ fn family(family: Family) -> &'static str {
     }
 }
 
-fn scope(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Cluster => "cluster",
-        Scope::Local => "local",
+fn reach(reach: Reach) -> &'static str {
+    match reach {
+        Reach::Cluster => "cluster",
+        Reach::Local => "local",
+        Reach::LocalFromOutside => "local-from-outside",
     }
 }
 
@@ -184,6 +210,7 @@ fn masquerade(masquerade: Masquerade) -> &'static str {
         Masquerade::Always => "always",
         Masquerade::Never => "never",
         Masquerade::UnlessLocal => "unless-local",
+        Masquerade::NodeOnly => "node-only",
     }
 }
 
