@@ -234,6 +234,44 @@ impl ServicePlan {
     }
 }
 
+/// What of a service is answered by listeners of this node, whatever the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    pub health: Option<HealthCheck>,
+    /// For loopback addresses, which the kernel does not translate.
+    pub node_ports: Box<[NodePortListener]>,
+}
+
+/// A node port with the endpoints that this node itself may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePortListener {
+    pub family: Family,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub affinity: Option<NonZeroU32>,
+    /// Sorted, without duplicates; empty where there is none.
+    pub targets: Box<[Target]>,
+}
+
+impl Listening {
+    /// `None` where nothing is answered by a listener.
+    pub fn of(plan: &ServicePlan) -> Option<Self> {
+        let node_ports: Box<[_]> = plan
+            .held()
+            .filter(|(_, frontend)| frontend.kind == FrontendKind::NodePort)
+            .map(|(port, frontend)| NodePortListener {
+                family: port.family,
+                protocol: port.protocol,
+                port: frontend.at.port,
+                affinity: port.affinity,
+                targets: port.cluster.iter().map(|endpoint| endpoint.target).collect(),
+            })
+            .collect();
+        let any = plan.health.is_some() || !node_ports.is_empty();
+        any.then_some(Self { health: plan.health, node_ports })
+    }
+}
+
 /// Tells local pods' packets from others, for one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalDetector {
@@ -290,6 +328,8 @@ pub struct Plan {
     pub claims: Claims,
     /// The endpoints that may answer at each held UDP frontend, sorted: asked for flow by flow.
     pub udp: OrdMap<FrontendKey, Arc<[Target]>>,
+    /// Services of which this node answers something by a listener: few, or none.
+    pub listening: OrdMap<ServiceKey, Arc<Listening>>,
     /// How many services have a plan.
     pub services: usize,
     pub node: Arc<NodePlan>,
@@ -309,6 +349,7 @@ impl Plan {
             known: OrdMap::new(),
             claims: Claims::default(),
             udp: OrdMap::new(),
+            listening: OrdMap::new(),
             services: 0,
             node: Arc::new(policy.node_plan(&facts, &[])),
             facts: Arc::new(facts),

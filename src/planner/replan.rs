@@ -2,7 +2,7 @@
 
 use super::claims::{Claim, Wish, settle};
 use super::frontends::wanted_frontends;
-use super::{Plan, PlanDelta, Policy, ServiceDelta, ServicePlan};
+use super::{Listening, Plan, PlanDelta, Policy, ServiceDelta, ServicePlan};
 use crate::model::{Known, NodeFacts, Protocol, Service, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -126,7 +126,36 @@ impl Planner {
             in_order(&mut turns);
         }
         self.follow_udp(&before, &turns);
+        self.follow_listening(&turns);
         (before, turns)
+    }
+
+    fn follow_listening(&mut self, turns: &[Turn]) {
+        for Turn { key, new, .. } in turns {
+            let may_listen = |known: &&Arc<Known>| {
+                known.service.as_ref().is_some_and(|service| {
+                    service.external.is_some()
+                        || service.ports.iter().any(|port| port.node_port.is_some())
+                })
+            };
+            let new = new.as_ref().filter(may_listen);
+            let listening = new
+                .and_then(|known| self.plan.service_of(known))
+                .and_then(|plan| Listening::of(&plan));
+            match listening {
+                Some(listening) => {
+                    let same = |known: &Arc<Listening>| **known == listening;
+                    if !self.plan.listening.get(key).is_some_and(same) {
+                        self.plan.listening.insert(key.clone(), Arc::new(listening));
+                    }
+                }
+                // Mostly the map is empty, and stays the very same map.
+                None if self.plan.listening.contains_key(key) => {
+                    self.plan.listening.remove(key);
+                }
+                None => {}
+            }
+        }
     }
 
     fn follow_udp(&mut self, before: &Plan, turns: &[Turn]) {
