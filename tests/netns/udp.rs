@@ -6,7 +6,7 @@ use super::support::plan::{Ext, L1, L2, L3, NodeB, R1, V4, Who};
 use super::support::runner::{Case, case, soak};
 use super::support::servers::Udp;
 use super::support::world::World;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 fn endpoints<const N: usize>(pods: [Who; N]) -> Slice {
@@ -143,11 +143,7 @@ pub fn cases() -> Vec<Case> {
             flows.iter().for_each(|flow| flow.undisturbed(start));
         }),
         case("flows of a service outside all ranges go, though it went while vipd was down", |w| {
-            let address = match w.family {
-                V4 => "198.51.100.7",
-                _ => "2001:db8:51::7",
-            };
-            let address: IpAddr = address.parse().expect("an address");
+            let address = w.family.external_ip();
             let outside = || svc().named("outside", 42).at(address).udp();
             w.serve(outside().on([L1]));
             w.serve(svc().on([L1]));

@@ -113,6 +113,7 @@ pub struct Port {
     pub number: u16,
     pub proto: Proto,
     pub target: Option<u16>,
+    pub node_port: Option<u16>,
 }
 
 impl Port {
@@ -123,6 +124,9 @@ impl Port {
         }
         if let Some(target) = self.target {
             value["targetPort"] = json!(target);
+        }
+        if let Some(node_port) = self.node_port {
+            value["nodePort"] = json!(node_port);
         }
         value
     }
@@ -137,14 +141,24 @@ impl Port {
         self.target = Some(port);
         self
     }
+
+    /// Of a Service's port.
+    pub fn node_port(mut self, port: u16) -> Port {
+        self.node_port = Some(port);
+        self
+    }
 }
 
 pub fn tcp(name: &'static str, number: u16) -> Port {
-    Port { name, number, proto: Tcp, target: None }
+    port(name, number, Tcp)
 }
 
 pub fn udp(name: &'static str, number: u16) -> Port {
-    Port { name, number, proto: Udp, target: None }
+    port(name, number, Udp)
+}
+
+fn port(name: &'static str, number: u16, proto: Proto) -> Port {
+    Port { name, number, proto, target: None, node_port: None }
 }
 
 /// An EndpointSlice of the service `svc`.
@@ -237,6 +251,9 @@ pub struct Svc {
     ports: Vec<Port>,
     spec: Map<String, Value>,
     labels: Map<String, Value>,
+    /// `status.loadBalancer.ingress`; `None` where there is no load balancer.
+    ingress: Option<Vec<IpAddr>>,
+    ip_mode: Option<&'static str>,
     slice: Option<Slice>,
 }
 
@@ -250,6 +267,8 @@ pub fn svc() -> Svc {
         ports: vec![tcp("", 80)],
         spec: Map::new(),
         labels: Map::new(),
+        ingress: None,
+        ip_mode: None,
         slice: None,
     }
 }
@@ -295,6 +314,43 @@ impl Svc {
         self.spec("internalTrafficPolicy", json!("Local"))
     }
 
+    /// Of its first port: after `ports`.
+    pub fn node_port(mut self, number: u16) -> Svc {
+        self.ports[0].node_port = Some(number);
+        self
+    }
+
+    /// Type LoadBalancer with these addresses; none: the load balancer is still being made.
+    pub fn load_balancer(mut self, vips: impl IntoIterator<Item = IpAddr>) -> Svc {
+        self.ingress = Some(vips.into_iter().collect());
+        self
+    }
+
+    /// Of the load balancer's addresses: `VIP` or `Proxy`.
+    pub fn ip_mode(mut self, mode: &'static str) -> Svc {
+        self.ip_mode = Some(mode);
+        self
+    }
+
+    pub fn external_ips(self, addresses: impl IntoIterator<Item = IpAddr>) -> Svc {
+        self.spec("externalIPs", addresses.into_iter().map(|ip| json!(ip)).collect())
+    }
+
+    pub fn external_local(self) -> Svc {
+        self.spec("externalTrafficPolicy", json!("Local"))
+    }
+
+    /// `loadBalancerSourceRanges`, as they are written.
+    pub fn source_ranges(self, ranges: impl IntoIterator<Item = impl Into<String>>) -> Svc {
+        let ranges = ranges.into_iter().map(|range| Value::String(range.into())).collect();
+        self.spec("loadBalancerSourceRanges", ranges)
+    }
+
+    /// `healthCheckNodePort`
+    pub fn health_port(self, number: u16) -> Svc {
+        self.spec("healthCheckNodePort", json!(number))
+    }
+
     pub fn sticky(self, seconds: u32) -> Svc {
         self.spec("sessionAffinity", json!("ClientIP"))
             .spec("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": seconds}}))
@@ -308,7 +364,7 @@ impl Svc {
     /// With one slice of these endpoints on port 8080 of the service's protocol.
     pub fn on(mut self, endpoints: impl IntoIterator<Item = impl Into<Ep>>) -> Svc {
         let proto = self.ports[0].proto;
-        let port = Port { name: self.ports[0].name, number: 8080, proto, target: None };
+        let port = port(self.ports[0].name, 8080, proto);
         self.slice = Some(slice(endpoints).of(&self.name).ports([port]));
         self
     }
@@ -326,7 +382,7 @@ impl Svc {
         let address = |family: &Family| self.address.unwrap_or(family.cluster_ip(self.number));
         let addresses: Vec<IpAddr> = families.iter().map(address).collect();
         let mut spec = self.spec.clone();
-        spec.entry("type").or_insert(json!("ClusterIP"));
+        spec.entry("type").or_insert(json!(self.service_type()));
         spec.entry("clusterIP").or_insert(json!(addresses[0]));
         spec.entry("clusterIPs").or_insert(json!(addresses));
         let names: Vec<&str> = families.iter().map(|one| one.kubernetes()).collect();
@@ -337,7 +393,30 @@ impl Svc {
             "kind": "Service",
             "metadata": {"name": self.name, "namespace": "default", "labels": self.labels},
             "spec": spec,
+            "status": self.status(),
         })
+    }
+
+    /// What the ports and the load balancer ask for.
+    fn service_type(&self) -> &'static str {
+        match &self.ingress {
+            Some(_) => "LoadBalancer",
+            None if self.ports.iter().any(|port| port.node_port.is_some()) => "NodePort",
+            None => "ClusterIP",
+        }
+    }
+
+    fn status(&self) -> Value {
+        let point = |ip: &IpAddr| match self.ip_mode {
+            Some(mode) => json!({"ip": ip, "ipMode": mode}),
+            None => json!({"ip": ip}),
+        };
+        match &self.ingress {
+            Some(ips) => {
+                json!({"loadBalancer": {"ingress": ips.iter().map(point).collect::<Vec<_>>()}})
+            }
+            None => json!({}),
+        }
     }
 }
 

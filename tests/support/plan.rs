@@ -158,6 +158,14 @@ impl Family {
         self.outside(0x8002)
     }
 
+    /// Half of ext's network, with its first address and without its second.
+    pub fn outside_half(self) -> &'static str {
+        match self {
+            V4 => "203.0.113.0/25",
+            V6 => "2001:db8:113::/113",
+        }
+    }
+
     /// Twenty further clients in ext.
     pub fn crowd(self) -> Vec<IpAddr> {
         (20..40).map(|host| self.outside(host)).collect()
@@ -199,6 +207,21 @@ impl Family {
         self.pick([10, 254, 9, 9], [0xfd00, 0x10, 0x254, 0, 0, 0, 0, 0x9909])
     }
 
+    /// A load balancer's address. Like `external_ip`, no interface has it: ext and the pods reach it
+    /// by way of the node, which without a service would pass it on to its gateway.
+    pub fn vip(self) -> IpAddr {
+        self.pick([1, 2, 3, 4], [0x2001, 0xdb8, 1, 0, 0, 0, 0, 4])
+    }
+
+    /// Another one.
+    pub fn second_vip(self) -> IpAddr {
+        self.pick([1, 2, 3, 5], [0x2001, 0xdb8, 1, 0, 0, 0, 0, 5])
+    }
+
+    pub fn external_ip(self) -> IpAddr {
+        self.pick([198, 51, 100, 7], [0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7])
+    }
+
     /// Pods of the node and of node-b, as CIDRs.
     pub fn pod_cidr(self, host: &str) -> &'static str {
         match (self, host == NODE_A) {
@@ -232,6 +255,9 @@ pub const PORTS: [u16; 10] = [80, 8080, 8081, 8443, 9090, 9443, 7001, 7002, 7003
 
 pub const CLUSTER_CIDRS: &str = "10.180.0.0/16,fd00:10:180::/48";
 pub const SERVICE_RANGES: &str = "10.254.0.0/16,fd00:10:254::/112";
+
+/// The node port of most cases.
+pub const NODE_PORT: u16 = 30080;
 
 /// Cluster IPs of a family: that of most cases, and that of the service which tells when vipd
 /// has applied what was written.

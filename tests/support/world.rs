@@ -91,6 +91,11 @@ impl World {
         self.family.cluster_ip(CASE_SERVICE)
     }
 
+    /// The load balancer's address of most cases.
+    pub fn vip(&self) -> IpAddr {
+        self.family.vip()
+    }
+
     pub fn netns(&self, who: Who) -> &Netns {
         self.inside.topology.of(who)
     }
