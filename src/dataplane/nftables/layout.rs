@@ -436,9 +436,11 @@ pub fn entry(class: ClassKey) -> Verdict {
     }
 }
 
-/// Where it goes from there if it comes from inside.
+/// Where it goes once it is known where it comes from. A map of its own: the kernel takes no chain
+/// that leads back to itself, and `classes` leads here.
 pub fn inner(class: ClassKey) -> Option<Verdict> {
-    (class.way == Way::OutsideLocal).then(|| Verdict::Goto(entry_name(class).into()))
+    let chosen = class.way == Way::OutsideLocal || class.scope == Scope::Local;
+    chosen.then(|| Verdict::Goto(entry_name(class).into()))
 }
 
 /// Where it passes on its way out.

@@ -82,7 +82,9 @@ impl Nftables {
                 self.state.endpoints.add(address);
             }
             let known = (&seen.key, seen.pools);
+            let features = self.state.features();
             self.state.lower_from(known, seen.held, service.as_ref(), &mut changes);
+            self.state.reshape(features, &mut changes);
         }
         leave_pinned_out(&mut changes);
         applied += self.commit(&changes)?;
