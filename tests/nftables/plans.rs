@@ -20,7 +20,7 @@ pub const EVERY_KIND: &[&str] = &[
     "none 10.96.0.15,fd00:96::15 80/tcp ->",
     "away 10.96.0.16 80/tcp -> 10.1.0.9@elsewhere local",
     "open 10.96.0.17,fd00:96::17 80/tcp,53/udp -> 10.1.0.1,10.1.0.9@elsewhere,fd01::1 nodeports=30080 vips=1.2.3.4,2001:db8::4 ips=198.51.100.7",
-    "kept 10.96.0.18,fd00:96::18 80/tcp -> 10.1.0.1,10.1.0.2,10.1.0.9@elsewhere,fd01::1 external-local nodeports=30090 vips=1.2.3.5 sticky=10800",
+    "kept 10.96.0.18,fd00:96::18 80/tcp -> 10.1.0.1,10.1.0.2,10.1.0.3,10.1.0.9@elsewhere,fd01::1 external-local nodeports=30090 vips=1.2.3.5 sticky=10800",
     "shut 10.96.0.19,fd00:96::19 80/tcp,81/tcp -> 10.1.0.1,fd01::1 vips=1.2.3.6,2001:db8::6 from=203.0.113.0/25,192.0.2.7/32",
     "gone 10.96.0.22 80/tcp -> 10.1.0.9@elsewhere external-local local nodeports=30100 vips=1.2.3.7",
     "idle 10.96.0.23 80/tcp -> nodeports=30110 vips=1.2.3.8 from=192.168.0.0/24",
