@@ -140,6 +140,15 @@ pub fn cases() -> Vec<Case> {
                 w.tcp(L1, w.family.cluster_ip(45), 80).times(10).only([L3]);
             },
         ),
+        case("a table that was made dormant while nobody looked serves after a restart", |w| {
+            w.serve(svc().on([L1, R1]));
+            w.terminate();
+            w.netns(Node).nft("add table inet vipd { flags dormant; }");
+            let asleep = w.tcp(L2, w.cip(), 80).patience(Duration::from_millis(400)).replies();
+            assert!(asleep.answers().is_empty(), "{asleep}");
+            w.start(&[]);
+            w.tcp(L2, w.cip(), 80).times(60).spread([L1, R1]);
+        }),
         case("killed and started over and over: always served", |w| {
             w.serve(svc().on([L1, R1]));
             let load = w.load(L2, w.cip(), 80, 100);

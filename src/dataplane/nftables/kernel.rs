@@ -52,6 +52,21 @@ pub struct Kernel {
     restarts: u64,
 }
 
+/// The table as the kernel describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObservedTable {
+    /// `enum nft_table_flags`
+    flags: u32,
+}
+
+impl ObservedTable {
+    /// Whether others gave it flags. A dormant table keeps all that it holds, and no packet sees
+    /// any of it.
+    pub fn has_foreign_flags(self) -> bool {
+        self.flags != 0
+    }
+}
+
 /// A set as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedSet {
@@ -240,11 +255,19 @@ impl Kernel {
     }
 
     pub fn has_table(&mut self) -> Result<bool, Error> {
+        Ok(self.table()?.is_some())
+    }
+
+    pub fn table(&mut self) -> Result<Option<ObservedTable>, Error> {
+        let mut flags = 0;
         self.begin(NFT_MSG_GETTABLE, 0);
         self.request.attr_str(1, TABLE);
-        match self.ask("table inet vipd", |_| {}) {
-            Ok(()) => Ok(true),
-            Err(e) if e.is_not_found() => Ok(false),
+        let asked = self.ask("table inet vipd", |message| {
+            flags = message.attributes().find(2).and_then(|a| a.u32()).unwrap_or(0);
+        });
+        match asked {
+            Ok(()) => Ok(Some(ObservedTable { flags })),
+            Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }
     }
