@@ -1,6 +1,6 @@
 //! EndpointSlice, Endpoints, Node and ServiceCIDR.
 
-use super::{endpoints, ignored, object, rejected, slice, slice_text};
+use super::{Decoded, endpoints, ignored, object, only, rejected, slice, slice_text};
 use crate::model::{Conditions, Family, Object, Protocol, Severity, SliceOrigin};
 use arcstr::ArcStr;
 use rstest::rstest;
@@ -61,6 +61,25 @@ fn a_bad_endpoint_costs_only_itself(#[case] addresses: &str, #[case] warning: Op
             Some("EndpointSlice default/web-1")
         );
     }
+}
+
+/// As one without endpoints it would count, and stand before good ones.
+#[rstest]
+#[case("[{addresses: [10.1.0.300]}]", false)]
+#[case("[{addresses: ['fd00::1']}, {addresses: []}]", false)]
+#[case("[{addresses: [127.0.0.1]}, {addresses: [x]}, {addresses: ['']}]", true)]
+fn a_slice_whose_addresses_are_all_bad_is_refused(#[case] endpoints: &str, #[case] others: bool) {
+    let problem = rejected(&slice_text(&format!("ports: [{{port: 80}}], endpoints: {endpoints}")));
+    assert_eq!(&*problem.field, "endpoints[0].addresses[0]");
+    assert_eq!(problem.reason.contains("no other address"), others, "{problem}");
+}
+
+#[rstest]
+#[case("[]")]
+#[case("[{addresses: []}]")]
+fn a_slice_without_any_address_is_good(#[case] endpoints: &str) {
+    let (slice, warnings) = slice(&format!("ports: [{{port: 80}}], endpoints: {endpoints}"));
+    assert_eq!((slice.set.endpoints.len(), warnings.len()), (0, 0));
 }
 
 #[rstest]
@@ -137,6 +156,21 @@ status:
     assert_eq!(addresses, ["192.0.2.1", "203.0.113.1"]);
     let cidrs: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.1.0.0/24", "fd01::/64"]);
+}
+
+#[test]
+fn endpoints_whose_addresses_are_all_bad_are_refused() {
+    let text = |subsets: &str| {
+        format!("{{apiVersion: v1, kind: Endpoints, metadata: {{name: web}}, subsets: {subsets}}}")
+    };
+    let bad = "{ports: [{port: 80}], notReadyAddresses: [{ip: x}]}, {addresses: [{ip: '::'}]}";
+    let problem = rejected(&text(&format!("[{bad}]")));
+    assert_eq!(&*problem.field, "subsets[0].notReadyAddresses[0].ip");
+    assert!(problem.reason.contains("no other address"), "{problem}");
+    let one_is_good = format!("[{bad}, {{addresses: [{{ip: 10.1.0.1}}]}}]");
+    let document = only(&text(&one_is_good));
+    assert_eq!(document.warnings.len(), 2);
+    assert!(matches!(document.decoded, Decoded::Object(_)), "{document:?}");
 }
 
 #[test]
