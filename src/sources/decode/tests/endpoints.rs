@@ -95,6 +95,20 @@ fn a_slice_is_refused(#[case] rest: &str, #[case] field: &str) {
 }
 
 #[rstest]
+#[case("", Some("default/web"))]
+#[case("namespace: shop, ", Some("shop/web"))]
+#[case("namespace: Shop!, ", Some("Shop!/web"))]
+#[case("annotations: [], ", Some("default/web"))]
+fn a_refused_slice_names_its_service(#[case] more: &str, #[case] service: Option<&str>) {
+    let text =
+        slice_text("ports: [{port: x}]").replace("name: web-1, ", &format!("name: web-1, {more}"));
+    let object = rejected(&text).object.expect("it has a name");
+    assert_eq!(object.service.as_ref().map(|key| key.as_str()), service);
+    let unlabelled = rejected(&text.replace("service-name: web", "service-name: [web]"));
+    assert_eq!(unlabelled.object.expect("it has a name").service, None);
+}
+
+#[rstest]
 #[case::headless(
     "kubernetes.io/service-name: web",
     "kubernetes.io/service-name: web, service.kubernetes.io/headless: ''"
@@ -138,6 +152,21 @@ fn endpoints_have_one_set_per_subset_and_family() {
 }
 
 #[test]
+fn endpoints_whose_addresses_are_all_bad_are_refused() {
+    let text = |subsets: &str| {
+        format!("{{apiVersion: v1, kind: Endpoints, metadata: {{name: web}}, subsets: {subsets}}}")
+    };
+    let bad = "{ports: [{port: 80}], notReadyAddresses: [{ip: x}]}, {addresses: [{ip: '::'}]}";
+    let problem = rejected(&text(&format!("[{bad}]")));
+    assert_eq!(&*problem.field, "subsets[0].notReadyAddresses[0].ip");
+    assert!(problem.reason.contains("no other address"), "{problem}");
+    let one_is_good = format!("[{bad}, {{addresses: [{{ip: 10.1.0.1}}]}}]");
+    let document = only(&text(&one_is_good));
+    assert_eq!(document.warnings.len(), 2);
+    assert!(matches!(document.decoded, Decoded::Object(_)), "{document:?}");
+}
+
+#[test]
 fn a_node_says_its_addresses_zone_and_pod_cidrs() {
     let text = "
 apiVersion: v1
@@ -156,21 +185,6 @@ status:
     assert_eq!(addresses, ["192.0.2.1", "203.0.113.1"]);
     let cidrs: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.1.0.0/24", "fd01::/64"]);
-}
-
-#[test]
-fn endpoints_whose_addresses_are_all_bad_are_refused() {
-    let text = |subsets: &str| {
-        format!("{{apiVersion: v1, kind: Endpoints, metadata: {{name: web}}, subsets: {subsets}}}")
-    };
-    let bad = "{ports: [{port: 80}], notReadyAddresses: [{ip: x}]}, {addresses: [{ip: '::'}]}";
-    let problem = rejected(&text(&format!("[{bad}]")));
-    assert_eq!(&*problem.field, "subsets[0].notReadyAddresses[0].ip");
-    assert!(problem.reason.contains("no other address"), "{problem}");
-    let one_is_good = format!("[{bad}, {{addresses: [{{ip: 10.1.0.1}}]}}]");
-    let document = only(&text(&one_is_good));
-    assert_eq!(document.warnings.len(), 2);
-    assert!(matches!(document.decoded, Decoded::Object(_)), "{document:?}");
 }
 
 #[test]
