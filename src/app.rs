@@ -8,6 +8,7 @@ use crate::conntrack::{Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Nftables, Without};
 use crate::model::Protocol;
+use crate::node::KernelVersion;
 use crate::planner::Plan;
 use crate::sources::manifests;
 use crate::sync::{Settings, Writer};
@@ -185,15 +186,16 @@ pub fn cleanup() -> Result<(), Error> {
 }
 
 fn check_machine() -> Result<(), Error> {
-    let (major, minor) = OLDEST_KERNEL;
-    let kernel = node::kernel();
-    if !kernel.at_least(major, minor) {
-        return Err(Error::KernelTooOld {
-            found: format!("{}.{}", kernel.major, kernel.minor),
-            needed: format!("{major}.{minor}"),
-        });
-    }
+    check_kernel(node::kernel())?;
     if node::has_net_admin() { Ok(()) } else { Err(Error::NoNetAdmin) }
+}
+
+fn check_kernel(kernel: KernelVersion) -> Result<(), Error> {
+    let (major, minor) = OLDEST_KERNEL;
+    if kernel.at_least(major, minor) {
+        return Ok(());
+    }
+    Err(Error::KernelTooOld { found: kernel.to_string(), needed: format!("{major}.{minor}") })
 }
 
 /// One daemon per network namespace. The name can be taken by any process of the namespace, so
@@ -229,4 +231,22 @@ fn peer(stream: UnixStream) -> io::Result<UCred> {
     stream.set_nonblocking(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async { tokio::net::UnixStream::from_std(stream)?.peer_cred() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_told_with_what_is_needed() {
+        for old in ["5.14.21-default", "4.19.0", "5.4.0-190-generic"] {
+            let error = check_kernel(KernelVersion::parse(old)).expect_err(old).to_string();
+            let version = old.rsplitn(2, '.').last().unwrap_or_default();
+            assert!(error.contains(&format!("this kernel is {version},")), "{old}: {error}");
+            assert!(error.contains("need 5.15 or newer"), "{old}: {error}");
+        }
+        for new in ["5.15.0-1042-aws", "6.1.0-13-amd64", "10.0.1"] {
+            check_kernel(KernelVersion::parse(new)).expect(new);
+        }
+    }
 }

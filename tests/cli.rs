@@ -156,6 +156,33 @@ fn a_service_described() {
     assert_eq!(json("describe service web -o json")["ports"][0]["endpoints"][1]["used"], false);
 }
 
+/// With its only slice rejected a service has no endpoints, and who asks for it sees why.
+#[test]
+fn problems_of_a_services_slices_are_told_with_it() {
+    let labelled = |name: &str, service: &str, rest: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, \
+             labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\n{rest}\n"
+        )
+    };
+    let dir = manifests(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{clusterIP: 10.254.0.41, \
+         ports: [{{port: 80}}]}}\n{}{}{}",
+        labelled("web-1", "web", "ports: [{port: 80x}]"),
+        labelled("web-2", "web", "endpoints: [{addresses: [10.1.0.300]}, {addresses: [10.1.0.2]}]"),
+        labelled("other-1", "other", "ports: [{port: 81x}]"),
+    ));
+    let output = ask(dir.path(), "describe service web");
+    let (_, problems) = stdout(&output).split_once("Problems:").expect("the last part");
+    let lines: Vec<_> = problems.lines().map(str::trim).collect();
+    assert_eq!(lines.len(), 3, "{problems}");
+    assert!(lines[1].starts_with("rejected: EndpointSlice default/web-1: "), "{problems}");
+    assert!(lines[1].contains("80x"), "{problems}");
+    assert!(lines[2].starts_with("warning: EndpointSlice default/web-2: "), "{problems}");
+    let missing = ask(dir.path(), "describe service other");
+    assert!(stderr(&missing).ends_with("not found\n"), "{}", stderr(&missing));
+}
+
 #[test]
 fn the_plan() {
     insta::assert_snapshot!("plan", answer("plan --service-cluster-ip-range 10.254.0.0/16"));

@@ -89,10 +89,17 @@ fn render(described: &DescribeView) -> String {
         text.push_str("                 <none>");
     }
     text.push('\n');
+    let own = format!("Service {}/{}", described.service.namespace, described.service.name);
+    let part = |part: &str| if part.is_empty() { String::new() } else { format!("{part}: ") };
     for problem in &described.problems {
-        let field =
-            if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
-        let line = format!("{}: {}: {field}{}", problem.severity, problem.source, problem.reason);
+        let other = part(problem.object.as_deref().filter(|object| *object != own).unwrap_or(""));
+        let line = format!(
+            "{}: {other}{}: {}{}",
+            problem.severity,
+            problem.source,
+            part(&problem.field),
+            problem.reason
+        );
         let _ = writeln!(text, "  {}", escape(&line));
     }
     text

@@ -100,11 +100,27 @@ impl Kind {
 pub struct ObjectRef {
     pub kind: Kind,
     pub key: Box<str>,
+    /// Where a problem names an EndpointSlice: the Service that it is for, if that can be read.
+    pub service: Option<ServiceKey>,
 }
 
 impl ObjectRef {
     pub fn new(kind: Kind, key: &str) -> Self {
-        Self { kind, key: key.into() }
+        Self { kind, key: key.into(), service: None }
+    }
+
+    /// A slice of this Service.
+    pub fn of(self, service: Option<ServiceKey>) -> Self {
+        Self { service, ..self }
+    }
+
+    /// Whether it is the Service of this name, or says where its traffic goes.
+    pub fn concerns(&self, service: &ServiceKey) -> bool {
+        match self.kind {
+            Kind::Service | Kind::Endpoints => *self.key == *service.as_str(),
+            Kind::EndpointSlice => self.service.as_ref() == Some(service),
+            Kind::Node | Kind::ServiceCidr => false,
+        }
     }
 }
 

@@ -50,4 +50,13 @@ impl Object {
             Object::ServiceCidr(c) => ObjectRef::new(Kind::ServiceCidr, &c.name),
         }
     }
+
+    /// What a problem of this object names.
+    pub fn told_as(&self) -> ObjectRef {
+        let service = match self {
+            Object::EndpointSlice(slice) => Some(slice.service.clone()),
+            _ => None,
+        };
+        self.object_ref().of(service)
+    }
 }

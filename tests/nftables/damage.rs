@@ -78,6 +78,12 @@ const SCRIPTS: &[&str] = &[
     "flush chain inet vipd postrouting\ndelete chain inet vipd postrouting\n\
      add chain inet vipd postrouting { type nat hook postrouting priority 90; }",
     "flush map inet vipd classes\nflush map inet vipd inners\nflush chain inet vipd spread4-tcp-3\ndelete chain inet vipd spread4-tcp-3",
+    "add table inet vipd { flags dormant; }",
+    "add table inet vipd { flags dormant; }\nflush chain inet vipd output",
+    "add table inet vipd { flags dormant; }\nflush chain inet vipd output\n\
+     delete chain inet vipd output",
+    "add table inet vipd { flags dormant; }\nflush map inet vipd services4\n\
+     add chain inet vipd mine",
     "flush table inet vipd",
     "delete table inet vipd",
     "delete table inet vipd\nadd table inet vipd",

@@ -64,7 +64,9 @@ pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
 
 /// What to say where there is nothing to describe; a rejected object is not an unknown one.
 pub fn not_found(snapshot: &Snapshot, key: &ServiceKey) -> String {
-    match problems_of(snapshot, key).first() {
+    let own = format!("Service {key}");
+    let problems = problems_of(snapshot, key);
+    match problems.iter().find(|problem| problem.object.as_ref() == Some(&own)) {
         Some(problem) => format!(
             "service {key} not found: {}: {}: {}",
             problem.severity, problem.source, problem.reason

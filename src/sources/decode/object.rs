@@ -45,7 +45,7 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
         Ok(Converted::Object(object)) => {
             let warnings = match warnings.is_empty() {
                 true => Vec::new(),
-                false => problems(warnings, &object.object_ref(), &out.next_origin().1),
+                false => problems(warnings, &object.told_as(), &out.next_origin().1),
             };
             out.push(Decoded::Object(object), warnings);
         }
@@ -53,7 +53,10 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
             let object = named(kind, source.metadata);
             out.push(Decoded::Ignored { object, why }, Vec::new());
         }
-        Err(fault) => out.reject(named(kind, source.metadata), fault),
+        Err(fault) => {
+            let service = service_of(kind, source.metadata);
+            out.reject(named(kind, source.metadata).map(|object| object.of(service)), fault);
+        }
     }
 }
 
@@ -176,4 +179,22 @@ fn named(kind: Kind, metadata: Option<&RawValue>) -> Option<ObjectRef> {
             ObjectRef::new(kind, key.as_str())
         }
     })
+}
+
+/// The Service that a slice is for, as far as it can be read although the slice cannot.
+fn service_of(kind: Kind, metadata: Option<&RawValue>) -> Option<ServiceKey> {
+    #[derive(Deserialize)]
+    struct Meta {
+        namespace: Option<String>,
+        labels: Labels,
+    }
+    #[derive(Deserialize)]
+    struct Labels {
+        #[serde(rename = "kubernetes.io/service-name")]
+        service: String,
+    }
+    let metadata = metadata.filter(|_| kind == Kind::EndpointSlice)?;
+    let meta: Meta = serde_json::from_str(metadata.get()).ok()?;
+    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty());
+    Some(ServiceKey::new(namespace.unwrap_or("default"), &meta.labels.service))
 }

@@ -56,7 +56,12 @@ fn a_valid_object_that_is_not_served_stands_before_the_others() {
     let mut followed = three();
     followed.write("a.yaml", &service("web", 1).replace("10.254.0.1", "None"));
     followed.until_services("");
-    assert_eq!(followed.known.reasons().lines().count(), 2);
+    let reasons = followed.known.reasons();
+    assert_eq!(reasons.lines().count(), 2, "{reasons}");
+    for line in reasons.lines() {
+        assert!(line.contains("/a.yaml document 1 has"), "{line}");
+        assert!(line.contains("not served: headless") && !line.contains("serves"), "{line}");
+    }
 }
 
 #[test]
