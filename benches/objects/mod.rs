@@ -75,7 +75,7 @@ pub fn pod(number: usize, which: usize, version: usize) -> Object {
         key: PodKey::new("default", &format!("service-{number:06}-5d4f-{which}")),
         labels: format!("app=service-{number:06},part-of=shop").into(),
         addresses: [IpAddr::V4(address(180, number * 4 + which))].into(),
-        ready: version % 2 == 0,
+        ready: version.is_multiple_of(2),
         terminating: false,
         place: Arc::default(),
         ports: Ports::default(),
