@@ -132,9 +132,14 @@ fn a_service_is_found_by_its_newest_selector() {
     assert_eq!(selectors.upsert_pod(Arc::new(pod("p", "app=web"))), []);
     let concerned = selectors.upsert_pod(Arc::new(pod("q", "app=shop,tier=front")));
     assert_eq!(names(concerned), ["web"]);
+    let filed = |selectors: &Selectors, pair| selectors.namespaces["ns"].by_selector.count(pair);
+    assert_eq!(filed(&selectors, "app=web"), 0);
+    assert_eq!(filed(&selectors, "app=shop") + filed(&selectors, "tier=front"), 1);
     selectors.delete_service(&ServiceKey::new("ns", "web"));
     selectors.delete_service(&ServiceKey::new("ns", "never"));
     assert_eq!(selectors.delete_pod("ns/q"), []);
+    selectors.delete_pod("ns/p");
+    assert!(selectors.namespaces.is_empty(), "{selectors:?}");
 }
 
 /// A pair that all have is no way to find one of them: each is filed under what sets it apart.
