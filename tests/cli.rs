@@ -192,6 +192,36 @@ fn the_plan() {
     );
 }
 
+/// What the walkthrough's `kubectl describe service` prints, from its Service and pods alone.
+#[test]
+fn the_walkthroughs_service_and_pods() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/walkthrough");
+    let question = |words: &str, node: &str| {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let output = vipd(&words)
+            .args(["--manifests", examples])
+            .args(["--hostname-override", node])
+            .output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "vipd {words:?}: {}", stderr(&output));
+        stdout(&output).to_owned()
+    };
+    let minion = "--service-cluster-ip-range 10.254.0.0/16";
+    insta::assert_snapshot!(
+        "walkthrough-describe",
+        question(&format!("describe service nginx-service {minion}"), "minion-1")
+    );
+    insta::assert_snapshot!("walkthrough-plan", question(&format!("plan {minion}"), "minion-1"));
+    for node in ["minion-1", "minion-2", "elsewhere"] {
+        let endpoints = question("get endpoints nginx-service -o wide", node);
+        assert!(endpoints.contains("172.17.0.2:80,172.17.0.2:80,172.17.0.3:80"), "{endpoints}");
+        assert!(endpoints.trim_end().ends_with("Pods"), "{endpoints}");
+    }
+    let rejected: serde_json::Value =
+        serde_json::from_str(&question("get rejected -A -o json", "minion-1")).unwrap();
+    assert_eq!(rejected["items"], serde_json::json!([]));
+}
+
 #[test]
 fn packets_traced() {
     insta::assert_snapshot!("trace", answer("trace 203.0.113.2 10.254.0.41:80"));

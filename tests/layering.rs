@@ -13,7 +13,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("netlink", &[]),
     ("sources", &["model"]),
-    ("store", &["model"]),
+    ("selectors", &["model"]),
+    ("store", &["model", "selectors"]),
     ("planner", &["model"]),
     ("config", &["model", "planner"]),
     ("node", &["model", "netlink"]),
@@ -32,6 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Rooms, or parts of one, that are functions of their arguments.
 const PURE: &[&str] = &[
     "model",
+    "selectors",
     "store",
     "planner",
     "sources/decode",

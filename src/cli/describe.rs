@@ -137,6 +137,9 @@ fn object(out: &mut String, described: &DescribeView) {
             .collect();
         field(out, "Endpoints", &abbreviated(&ready));
     }
+    if let Some(source) = &described.endpoint_source {
+        field(out, "Endpoints From", source);
+    }
     let affinity = match service.session_affinity_seconds {
         Some(seconds) => format!("ClientIP ({seconds} s)"),
         None => "None".to_owned(),

@@ -69,6 +69,11 @@ namespaced_key! {
     SliceKey(Box<str>)
 }
 
+namespaced_key! {
+    /// `namespace/name` of a Pod, shared by the labels that it is found by.
+    PodKey(ArcStr)
+}
+
 /// Name of a Node, shared by all the endpoints that run there.
 pub type NodeName = ArcStr;
 
@@ -78,6 +83,7 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Endpoints,
+    Pod,
     Node,
     ServiceCidr,
 }
@@ -89,6 +95,7 @@ impl Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Endpoints => "Endpoints",
+            Kind::Pod => "Pod",
             Kind::Node => "Node",
             Kind::ServiceCidr => "ServiceCIDR",
         }

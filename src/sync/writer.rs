@@ -34,8 +34,8 @@ impl StaleFlows for Cleaner {
 }
 
 /// What every source says before anything is programmed.
-const KINDS: [Kind; 5] =
-    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Node, Kind::ServiceCidr];
+const KINDS: [Kind; 6] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
 
 pub struct Settings {
     pub node_name: Arc<str>,

@@ -15,6 +15,7 @@ mod invalid;
 mod lifecycle;
 mod nothing;
 mod path;
+mod pods;
 mod repair;
 mod scale;
 mod slices;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ("nothing", nothing::cases()),
         ("path", path::cases()),
         ("slices", slices::cases()),
+        ("pods", pods::cases()),
         ("terminating", terminating::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),

@@ -13,6 +13,9 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescribeView {
     pub service: ServiceView,
+    /// Which objects the endpoints follow from, as in [`super::EndpointsView`].
+    #[serde(rename = "endpointSource")]
+    pub endpoint_source: Option<String>,
     pub endpoints: Vec<EndpointView>,
     pub node: NodeView,
     pub ports: Vec<DescribedPort>,
@@ -53,9 +56,11 @@ pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
     let service = known.service.as_deref()?;
     let plan = snapshot.plan.service(key);
     let ports = plan.iter().flat_map(|plan| plan.ports.iter());
+    let endpoints = endpoints_view(key, known);
     Some(DescribeView {
         service: service_view(service, known, plan.as_ref()),
-        endpoints: endpoints_view(key, known).endpoints,
+        endpoint_source: endpoints.source,
+        endpoints: endpoints.endpoints,
         node: NodeView::from(&snapshot.plan),
         ports: ports.map(|port| described_port(snapshot, known, port)).collect(),
         problems: problems_of(snapshot, key),

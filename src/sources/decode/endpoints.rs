@@ -7,8 +7,8 @@ use super::Names;
 use super::fields::{Fault, port, protocol, routable_ip};
 use super::findings::{Addresses, Converted, Findings, namespaced};
 use crate::model::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Hints, Object, PortName,
-    Ports,
+    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, EndpointsOrigin, Family, Hints,
+    Object, PortName, Ports,
 };
 use k8s_openapi::api::core::v1 as core;
 use std::sync::Arc;
@@ -44,7 +44,11 @@ pub fn endpoints(
     }
     all.check(findings)?;
     let key = findings.names.service(namespace, name);
-    Ok(Converted::Object(Object::Endpoints(Arc::new(Endpoints { key, sets: sets.into() }))))
+    Ok(Converted::Object(Object::Endpoints(Arc::new(Endpoints {
+        key,
+        origin: EndpointsOrigin::Object,
+        sets: sets.into(),
+    }))))
 }
 
 fn ports(

@@ -5,9 +5,9 @@
 
 use super::fields::Fault;
 use super::findings::{Converted, Findings};
-use super::{Decoded, Documents, cluster, endpoints, service, slice};
+use super::{Decoded, Documents, cluster, endpoints, pod, service, slice};
 use crate::model::{Kind, ObjectRef, Origin, Problem, ServiceKey, Severity};
-use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde::Deserialize;
@@ -78,6 +78,7 @@ fn kind_of(source: &Source<'_>) -> Result<Option<Kind>, Fault> {
     let (kind, wanted) = match source.kind {
         "Service" => (Kind::Service, "v1"),
         "Endpoints" => (Kind::Endpoints, "v1"),
+        "Pod" => (Kind::Pod, "v1"),
         "Node" => (Kind::Node, "v1"),
         "EndpointSlice" => (Kind::EndpointSlice, "discovery.k8s.io/v1"),
         "ServiceCIDR" => (Kind::ServiceCidr, "networking.k8s.io/v1"),
@@ -98,6 +99,7 @@ fn convert(kind: Kind, text: &str, findings: &mut Findings<'_>) -> Result<Conver
         Kind::Service => service::service(&parse(text)?, findings),
         Kind::EndpointSlice => slice::endpoint_slice(&parse(text)?, findings),
         Kind::Endpoints => endpoints::endpoints(&parse(text)?, findings),
+        Kind::Pod => pod::pod(&parse(text)?, findings),
         Kind::Node => cluster::node(&parse(text)?, findings),
         Kind::ServiceCidr => cluster::service_cidr(&parse(text)?),
     }
@@ -131,6 +133,7 @@ pub(super) fn unknown_fields(kind: Kind, text: &str) -> Vec<String> {
         Kind::Service => of::<Service>(text),
         Kind::EndpointSlice => of::<EndpointSlice>(text),
         Kind::Endpoints => of::<Endpoints>(text),
+        Kind::Pod => of::<Pod>(text),
         Kind::Node => of::<Node>(text),
         Kind::ServiceCidr => of::<ServiceCIDR>(text),
     }
@@ -173,7 +176,7 @@ fn named(kind: Kind, metadata: Option<&RawValue>) -> Option<ObjectRef> {
     }
     Some(match kind {
         Kind::Node | Kind::ServiceCidr => ObjectRef::new(kind, &meta.name),
-        Kind::Service | Kind::EndpointSlice | Kind::Endpoints => {
+        Kind::Service | Kind::EndpointSlice | Kind::Endpoints | Kind::Pod => {
             let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty());
             let key = ServiceKey::new(namespace.unwrap_or("default"), &meta.name);
             ObjectRef::new(kind, key.as_str())

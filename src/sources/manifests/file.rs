@@ -37,6 +37,7 @@ impl Value {
             Value::Object(Object::Service(s)) => (Kind::Service, s.key.as_str()),
             Value::Object(Object::EndpointSlice(s)) => (Kind::EndpointSlice, s.key.as_str()),
             Value::Object(Object::Endpoints(e)) => (Kind::Endpoints, e.key.as_str()),
+            Value::Object(Object::Pod(p)) => (Kind::Pod, p.key.as_str()),
             Value::Object(Object::Node(n)) => (Kind::Node, &n.name),
             Value::Object(Object::ServiceCidr(c)) => (Kind::ServiceCidr, &c.name),
             Value::Ignored(ignored) => (ignored.object.kind, &ignored.object.key),
