@@ -32,3 +32,4 @@ pub mod planner;
 pub mod sources;
 pub mod store;
 pub mod sync;
+pub mod takeover;
