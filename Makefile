@@ -28,7 +28,7 @@ help:
 
 # command:package pairs; only what is missing is installed.
 NEEDED := nft:nftables ip:iproute2 conntrack:conntrack tcpdump:tcpdump sysctl:procps \
-	ping:iputils-ping unshare:util-linux gcc:gcc
+	ping:iputils-ping unshare:util-linux iptables-nft:iptables gcc:gcc
 
 deps: rust
 	@missing=()

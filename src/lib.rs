@@ -33,3 +33,4 @@ pub mod selectors;
 pub mod sources;
 pub mod store;
 pub mod sync;
+pub mod takeover;

@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("dataplane", &["model", "planner", "netlink"]),
     ("conntrack", &["model", "planner", "netlink"]),
     ("sync", &["model", "store", "planner", "dataplane", "conntrack", "sources"]),
+    ("takeover", &["model", "netlink"]),
     ("admin", &["model", "planner", "sync"]),
     ("app", &["*"]),
     ("cli", &["*"]),
@@ -42,6 +43,12 @@ const PURE: &[&str] = &[
     "dataplane/nftables/listing",
     "dataplane/nftables/lower",
     "dataplane/nftables/place",
+    "takeover/messages",
+    "takeover/names",
+    "takeover/removal",
+    "takeover/report",
+    "takeover/saved",
+    "takeover/services",
 ];
 
 const PURE_LINE: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";

@@ -19,6 +19,7 @@ mod pods;
 mod repair;
 mod scale;
 mod slices;
+mod takeover;
 mod terminating;
 mod udp;
 
@@ -41,5 +42,6 @@ fn main() -> ExitCode {
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
+        ("takeover", takeover::cases()),
     ])
 }
