@@ -11,7 +11,7 @@ use crate::model::Protocol;
 use crate::planner::Plan;
 use crate::sources::manifests;
 use crate::sync::{Settings, Writer};
-use crate::{admin, conntrack, dataplane, node, sync};
+use crate::{admin, conntrack, dataplane, health, localhost, node, sync};
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
@@ -102,6 +102,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let writer = Writer::new(settings, dataplane, cleaner);
     let listener = admin::bind(&config.admin_socket)?;
     let admin = tokio::spawn(admin::serve(listener, writer.published(), stop.clone()));
+    let health = health::serve(writer.published(), writer.listening(), stop.clone());
+    let localhost = localhost::serve(writer.published(), writer.listening(), stop.clone());
+    let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
     let (batches, changes) = mpsc::channel(BATCHES);
     let source = manifests::open(config.manifests.clone())?;
@@ -145,7 +148,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    let _ = admin.await;
+    let _ = tokio::join!(admin, health, localhost);
     node.abort();
     Ok(())
 }

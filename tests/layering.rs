@@ -21,6 +21,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("conntrack", &["model", "planner", "netlink"]),
     ("sync", &["model", "store", "planner", "dataplane", "conntrack", "sources"]),
     ("admin", &["model", "planner", "sync"]),
+    ("listen", &[]),
+    ("health", &["model", "planner", "sync", "listen"]),
+    ("localhost", &["model", "planner", "sync", "listen"]),
     ("app", &["*"]),
     ("cli", &["*"]),
     // The bin: calls the lib by its name.
@@ -40,6 +43,12 @@ const PURE: &[&str] = &[
     "dataplane/nftables/listing",
     "dataplane/nftables/lower",
     "dataplane/nftables/place",
+    "listen/kept",
+    "health/answer",
+    "health/ports",
+    "localhost/dials",
+    "localhost/pin",
+    "localhost/places",
 ];
 
 const PURE_LINE: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";

@@ -9,9 +9,10 @@ pub fn parse(text: &str) -> Result<NodePortAddresses, String> {
         "primary" => Ok(NodePortAddresses::Primary),
         "localhost" => Ok(NodePortAddresses::Localhost),
         "all" => Ok(NodePortAddresses::All),
-        other => other.parse::<IpNet>().map(|net| NodePortAddresses::Within(net.trunc())).map_err(
-            |_| "expected a CIDR (192.168.0.0/16), primary, localhost or all".to_owned(),
-        ),
+        other => other
+            .parse::<IpNet>()
+            .map(|net| NodePortAddresses::Within(net.trunc()))
+            .map_err(|_| "expected a CIDR (192.168.0.0/16), primary, localhost or all".to_owned()),
     }
 }
 

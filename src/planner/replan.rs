@@ -48,9 +48,8 @@ impl Planner {
             self.plan.node = Arc::new(node);
             self.node_pending = true;
         }
-        let counts = |facts: &NodeFacts| {
-            (facts.name.clone(), facts.zone.clone(), facts.addresses.clone())
-        };
+        let counts =
+            |facts: &NodeFacts| (facts.name.clone(), facts.zone.clone(), facts.addresses.clone());
         if counts(&old) != counts(&self.plan.facts) {
             self.former_facts.get_or_insert(old);
             FactsChange::Services

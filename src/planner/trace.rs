@@ -85,8 +85,7 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
     let key = |at| FrontendKey { at, protocol: packet.protocol, port: packet.port };
     let at = key(FrontendAddress::Address(packet.destination));
     let node_port = key(FrontendAddress::NodePort(Family::of(packet.destination)));
-    let node_port =
-        plan.node.answers_node_ports_at(packet.destination).then_some(node_port);
+    let node_port = plan.node.answers_node_ports_at(packet.destination).then_some(node_port);
     let mut tracer = Tracer { plan, packet, steps: Vec::new() };
     for at in [Some(at), node_port].into_iter().flatten() {
         let holder = holder(plan, at);
@@ -278,7 +277,9 @@ impl<'a> Tracer<'a> {
         };
         self.step(
             "policy Local does not hold for it",
-            format!("{source} is {who}: it goes on as if it had been to the load balancer and back"),
+            format!(
+                "{source} is {who}: it goes on as if it had been to the load balancer and back"
+            ),
         );
         Ok(Scope::Cluster)
     }
@@ -304,9 +305,10 @@ impl<'a> Tracer<'a> {
             Masquerade::NodeOnly if self.plan.facts.owns(self.packet.source) => {
                 (true, format!("{} is this node itself", self.packet.source))
             }
-            Masquerade::NodeOnly => {
-                (false, "policy Local keeps the addresses of pods and of clients outside".to_owned())
-            }
+            Masquerade::NodeOnly => (
+                false,
+                "policy Local keeps the addresses of pods and of clients outside".to_owned(),
+            ),
         };
         let what =
             if masqueraded { "the source becomes this node's" } else { "the source is kept" };

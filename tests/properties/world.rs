@@ -56,6 +56,7 @@ pub fn facts() -> impl Strategy<Value = NodeFacts> {
         addresses: vec!["192.168.0.2".parse().unwrap()],
         interface_addresses: vec![],
         pod_cidrs: vec![],
+        going_away: false,
     })
 }
 
