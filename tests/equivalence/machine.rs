@@ -11,6 +11,7 @@ use vipd::dataplane::nftables::expr::{
 };
 use vipd::dataplane::nftables::hash::jhash_scaled;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set};
+use vipd::model::Family;
 use vipd::planner::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,13 @@ pub enum End {
     Dnat(Target),
     Masquerade,
 }
+
+/// `enum nf_inet_hooks`
+pub const PRE_ROUTING: u32 = 0;
+pub const LOCAL_IN: u32 = 1;
+pub const FORWARD: u32 = 2;
+pub const LOCAL_OUT: u32 = 3;
+pub const POST_ROUTING: u32 = 4;
 
 pub struct Machine<'a> {
     pub table: &'a mut Table,
@@ -50,6 +58,27 @@ impl<'a> Machine<'a> {
         Self { table, packet, own, random: 0, modulus: 1, registers: [None; 64] }
     }
 
+    /// What the base chains of a hook make of the packet: in the order of their priorities, and
+    /// once it is translated those of nat no more.
+    pub fn hook(&mut self, number: u32) -> End {
+        let mut translated = End::Accept;
+        for (chain, hook) in self.table.hooked(number) {
+            if hook.kind == "nat" && translated != End::Accept {
+                continue;
+            }
+            match self.run(&chain) {
+                End::Accept => {}
+                end @ (End::Drop | End::Reject) => return end,
+                End::Dnat(target) => {
+                    self.packet.translate(target);
+                    translated = End::Dnat(target);
+                }
+                End::Masquerade => translated = End::Masquerade,
+            }
+        }
+        translated
+    }
+
     /// What a base chain says.
     pub fn run(&mut self, chain: &str) -> End {
         self.chain(chain, 0).unwrap_or(End::Accept)
@@ -58,7 +87,7 @@ impl<'a> Machine<'a> {
     fn chain(&mut self, name: &str, depth: usize) -> Option<End> {
         assert!(depth < 16, "NFT_JUMP_STACK_SIZE");
         let rules = self.table.chains.get(name).unwrap_or_else(|| panic!("no chain {name}"));
-        for rule in rules.clone() {
+        for rule in rules.rules.clone() {
             match self.rule(&rule) {
                 Flow::Next | Flow::Break => {}
                 Flow::Jump(chain) => {
@@ -144,9 +173,9 @@ impl<'a> Machine<'a> {
             Expr::Lookup { set, from, find } => return self.lookup(set, *from, *find),
             Expr::ImmediateValue(to, value) => self.write(*to, value),
             Expr::Verdict(verdict) => return flow(verdict),
-            Expr::Random { to, modulus } => {
+            Expr::Random { to, modulus, offset } => {
                 self.modulus = *modulus;
-                self.write(*to, &(self.random % modulus).to_ne_bytes());
+                self.write(*to, &(offset + self.random % modulus).to_ne_bytes());
             }
             Expr::Hash { from, length, to } => {
                 let hash = jhash_scaled(&self.read(*from, *length as usize));
@@ -241,12 +270,16 @@ impl<'a> Machine<'a> {
                 .max_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(b.1.cmp(&a.1)))
                 .filter(|(_, data)| **data != Data::IntervalEnd)
                 .map(|(_, data)| data),
+            Set::Allowed(family) => elements
+                .iter()
+                .find(|(first, last)| within(&key, family, (&first.0, last)))
+                .map(|(_, data)| data),
             _ => elements.get(&(key, false)),
         };
         match (found.cloned(), find) {
             (None, _) => absent,
-            (Some(Data::None), Find::Present) => Flow::Next,
-            (Some(Data::None), Find::Absent) => Flow::Break,
+            (Some(Data::None | Data::Until(_)), Find::Present) => Flow::Next,
+            (Some(Data::None | Data::Until(_)), Find::Absent) => Flow::Break,
             (Some(Data::Verdict(verdict)), Find::Data(0)) => flow(&verdict),
             (Some(Data::Value(value)), Find::Data(to)) if to > 0 => {
                 self.write(to, &value);
@@ -255,6 +288,18 @@ impl<'a> Machine<'a> {
             (Some(other), find) => panic!("{set:?} holds {other:?} for {find:?}"),
         }
     }
+}
+
+/// As `nft_set_pipapo.c` compares: every part of the key by itself.
+fn within(key: &[u8], family: Family, (first, last): (&[u8], &Data)) -> bool {
+    let Data::Until(last) = last else { panic!("an element of intervals without an end") };
+    let address = if family == Family::V4 { 4 } else { 16 };
+    let parts = [(0, address), (address, 4), (address + 4, 4), (address + 8, address)];
+    assert_eq!(key.len(), 2 * address + 8);
+    parts.into_iter().all(|(at, length)| {
+        let part = |bytes: &'_ [u8]| bytes[at..at + length].to_vec();
+        (part(first)..=part(last)).contains(&part(key))
+    })
 }
 
 fn flow(verdict: &Verdict) -> Flow {

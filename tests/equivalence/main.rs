@@ -13,19 +13,24 @@ mod table;
 #[allow(dead_code, reason = "`properties` uses all of it")]
 mod world;
 
-use machine::{End, Machine};
+use machine::{End, FORWARD, LOCAL_IN, LOCAL_OUT, Machine, POST_ROUTING, PRE_ROUTING};
 use packet::Packet;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use table::Table;
-use vipd::model::{Family, NodeFacts};
-use vipd::planner::{self, DetectLocal, Plan, Planner, Policy, Target, Verdict, trace};
+use vipd::model::{Family, NodeFacts, ServiceKey};
+use vipd::planner::{
+    self, DetectLocal, FactsChange, FrontendAddress, FrontendKey, NodePortAddresses, Plan,
+    PlanDelta, Planner, Policy, Target, Verdict, trace,
+};
 use vipd::store::Store;
-use world::{Change, PODS, RANGE, change, cluster_ip, facts, pod, protocol};
+use world::{Change, PODS, RANGE, change, cluster_ip, facts, outside, pod, port_number, protocol};
 
-/// The node's addresses; the last ones lie among the pods'.
-const NODE: [&str; 4] = ["192.168.0.2", "10.1.0.77", "fd00:192::2", "fd01::77"];
+/// Addresses that interfaces of the node have now and then: among the pods', a load balancer's, one
+/// more. Those of its Node object it always has.
+const NODE: [&str; 4] = ["10.1.0.77", "1.2.3.5", "192.168.7.2", "fd01::77"];
+const NODE_OBJECT: [&str; 2] = ["192.168.0.2", "fd00:192::2"];
 
 fn policies() -> impl Strategy<Value = Policy> {
     let cidrs = |list: &[&str]| list.iter().map(|cidr| cidr.parse().unwrap()).collect();
@@ -39,79 +44,132 @@ fn policies() -> impl Strategy<Value = Policy> {
         Just(DetectLocal::BridgeInterface("cni0".into())),
         Just(DetectLocal::InterfaceNamePrefix("veth".into())),
     ];
-    (detect, prop::bool::weighted(0.15), any::<bool>()).prop_map(
-        |(detect, masquerade_all, drop_invalid)| Policy {
+    let within = |cidr: &str| NodePortAddresses::Within(cidr.parse().unwrap());
+    let node_ports_at = prop_oneof![
+        Just(vec![]),
+        Just(vec![NodePortAddresses::All]),
+        Just(vec![NodePortAddresses::Localhost]),
+        Just(vec![within("192.168.0.0/16")]),
+        Just(vec![within("fd00::/16"), NodePortAddresses::Primary]),
+    ];
+    (detect, prop::bool::weighted(0.15), any::<bool>(), node_ports_at).prop_map(
+        |(detect, masquerade_all, drop_invalid, node_ports_at)| Policy {
             masquerade_all,
             detect,
             service_ranges: vec![RANGE.parse().unwrap(), "fd00::/125".parse().unwrap()],
             drop_invalid,
+            node_ports_at,
+            localhost_node_ports: drop_invalid,
         },
     )
 }
 
 fn node_facts() -> impl Strategy<Value = NodeFacts> {
-    (facts(), any::<bool>()).prop_map(|(facts, dual)| {
+    let further = prop::sample::subsequence(&NODE[..], 0..=NODE.len());
+    (facts(), any::<bool>(), further).prop_map(|(facts, dual, further)| {
         let cidrs = if dual { &["10.1.0.0/24", "fd01::/64"][..] } else { &["10.1.0.0/24"] };
         let pod_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
-        let mut addresses: Vec<IpAddr> = NODE.iter().map(|ip| ip.parse().unwrap()).collect();
+        let mut addresses: Vec<IpAddr> =
+            NODE_OBJECT.iter().chain(&further).map(|ip| ip.parse().unwrap()).collect();
         addresses.sort_unstable();
         NodeFacts { interface_addresses: addresses, pod_cidrs, ..facts }
     })
 }
 
+/// As from outside: [`seen`] tells which ones the node has sent itself.
 fn packets() -> impl Strategy<Value = Packet> {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let node = |family| {
+        let all = NODE_OBJECT.iter().chain(&NODE).map(|ip| address(ip));
+        prop::sample::select(all.filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>())
+    };
     let v4 = (
-        prop_oneof![3 => pod(Family::V4), 2 => Just(address(NODE[0])), 1 => Just(address(NODE[1])),
-            1 => Just(address("203.0.113.9"))],
-        prop_oneof![8 => cluster_ip(), 1 => pod(Family::V4), 1 => Just(address("203.0.113.7"))],
+        prop_oneof![3 => pod(Family::V4), 3 => node(Family::V4), 1 => Just(address("203.0.113.9")),
+            1 => Just(address("203.0.113.130")), 1 => Just(address("1.2.3.4"))],
+        prop_oneof![8 => cluster_ip(), 1 => pod(Family::V4), 1 => Just(address("203.0.113.7")),
+            5 => outside(Family::V4), 4 => node(Family::V4), 1 => Just(address("127.0.0.1"))],
     );
     let v6 = (
-        prop_oneof![3 => pod(Family::V6), 1 => Just(address(NODE[2])), 1 => Just(address(NODE[3])),
-            1 => Just(address("2001:db8::9"))],
+        prop_oneof![3 => pod(Family::V6), 2 => node(Family::V6), 1 => Just(address("2001:db8::9"))],
         prop_oneof![6 => Just(address("fd00::1")), 1 => Just(address("fd00::7")),
-            1 => Just(address("fd00::8")), 1 => pod(Family::V6)],
+            1 => Just(address("fd00::8")), 1 => pod(Family::V6), 4 => outside(Family::V6),
+            3 => node(Family::V6)],
     );
     let interface = prop::sample::select(&["cni0", "cni0.5", "veth12", "vet", "eth0"][..]);
-    (prop_oneof![3 => v4.boxed(), 2 => v6.boxed()], protocol(), 79u16..83, interface).prop_map(
+    (prop_oneof![3 => v4.boxed(), 2 => v6.boxed()], protocol(), port_number(), interface).prop_map(
         |((source, destination), protocol, port, interface)| Packet {
             source,
             destination,
             protocol,
             port,
-            in_interface: (!is_own(source)).then(|| interface.to_owned()),
+            in_interface: Some(interface.to_owned()),
             original: None,
             priority: 0,
         },
     )
 }
 
-fn is_own(address: IpAddr) -> bool {
-    NODE.iter().any(|own| own.parse::<IpAddr>().unwrap() == address)
+fn seen(packet: &Packet, facts: &NodeFacts) -> Packet {
+    let mut packet = packet.clone();
+    packet.in_interface = packet.in_interface.filter(|_| !facts.owns(packet.source));
+    packet
+}
+
+/// A node whose facts and objects change.
+struct Node {
+    store: Store,
+    planner: Planner,
+    table: Table,
+}
+
+impl Node {
+    fn new(policy: Policy, facts: &NodeFacts) -> Self {
+        let (store, planner) =
+            (Store::new(facts.name.clone()), Planner::new(policy, facts.name.clone()));
+        Self { store, planner, table: Table::new() }
+    }
+
+    fn apply(&mut self, facts: &NodeFacts, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Upsert(object) => self.store.upsert(object.clone()),
+                Change::Delete(object) => self.store.delete(object),
+            }
+        }
+        let mut dirty: Vec<ServiceKey> = self.store.take_dirty().services.into_iter().collect();
+        if self.planner.set_facts(facts.clone(), &[]) == FactsChange::Services {
+            dirty.extend(self.store.known().keys().cloned());
+        }
+        let delta: PlanDelta = self.planner.replan(dirty, self.store.known());
+        self.table.apply(&delta);
+    }
 }
 
 /// What becomes of a packet: its verdict, and the endpoints with their share and masquerade.
 type Answer = (Verdict, BTreeMap<Target, (u32, bool)>);
 
-/// What the rules do to a new client, for everything that `numgen random` may say.
-fn run(table: &mut Table, packet: &Packet) -> Answer {
+/// What the rules do to a new client, for everything that `numgen random` may say, and whether or
+/// not Linux gives what it forwards a priority of its own (`net.ipv4.ip_forward_update_priority`).
+fn run(table: &mut Table, packet: &Packet, facts: &NodeFacts) -> Answer {
     let mut verdicts = Vec::new();
     let mut targets: BTreeMap<Target, (u32, bool)> = BTreeMap::new();
     let (mut random, mut modulus) = (0, 1);
     while random < modulus {
-        table.forget_pins();
-        let First { end, choices, priority } = first_hook(table, packet, random);
-        modulus = choices;
+        let [passage, other] = [Priority::OfLinux, Priority::Kept].map(|forwarded| {
+            table.forget_pins();
+            pass(table, packet, &Circumstances { random, forwarded, facts })
+        });
+        assert_eq!(passage, other, "ip_forward_update_priority decides about {packet:?}");
+        modulus = passage.choices;
         random += 1;
-        verdicts.push(match end {
+        verdicts.push(match passage.end {
             End::Accept => Verdict::Pass,
             End::Drop => Verdict::Drop,
             End::Reject => Verdict::Reject,
-            End::Masquerade => panic!("a masquerade before routing"),
+            End::Masquerade => unreachable!("not an end"),
             End::Dnat(target) => {
-                let masqueraded = second_hook(table, packet, (target, priority));
-                let entry = targets.entry(target).or_insert((0, masqueraded));
-                assert_eq!(entry.1, masqueraded, "chance decides about {target}'s masquerade");
+                let entry = targets.entry(target).or_insert((0, passage.masqueraded));
+                assert_eq!(entry.1, passage.masqueraded, "chance decides about {target}");
                 entry.0 += 1;
                 Verdict::Forward
             }
@@ -122,46 +180,62 @@ fn run(table: &mut Table, packet: &Packet) -> Answer {
     (verdicts[0], targets)
 }
 
-/// What the first hook makes of a packet.
-struct First {
+/// What a packet met on its whole way through the node.
+#[derive(Debug, PartialEq, Eq)]
+struct Passage {
     end: End,
+    masqueraded: bool,
     /// How many answers of `numgen random` there were.
     choices: u32,
-    /// As the routing that follows leaves it: Linux gives forwarded IPv4 packets another.
-    priority: u32,
 }
 
-fn first_hook(table: &mut Table, packet: &Packet, random: u32) -> First {
+struct Circumstances<'a> {
+    random: u32,
+    forwarded: Priority,
+    facts: &'a NodeFacts,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Priority {
+    OfLinux,
+    Kept,
+}
+
+fn pass(table: &mut Table, packet: &Packet, circumstances: &Circumstances<'_>) -> Passage {
+    let is_own = |address| circumstances.facts.owns(address);
     let mut machine = Machine::new(table, packet.clone(), &is_own);
-    machine.random = random;
-    if machine.table.chains.contains_key("invalid") {
-        assert_eq!(machine.run("invalid"), End::Accept, "it is not invalid");
+    machine.random = circumstances.random;
+    let end = machine.hook(if packet.in_interface.is_some() { PRE_ROUTING } else { LOCAL_OUT });
+    let choices = machine.modulus;
+    let mut passage = Passage { end, masqueraded: false, choices };
+    let to_node = match end {
+        End::Accept => {
+            assert_eq!(machine.packet.priority, 0, "a packet that is not ours is changed");
+            is_own(packet.destination)
+        }
+        // Endpoints are pods.
+        End::Dnat(_) => false,
+        End::Drop | End::Reject => return passage,
+        End::Masquerade => panic!("a masquerade before routing"),
+    };
+    let hooks = match (packet.in_interface.is_some(), to_node) {
+        (true, true) => &[LOCAL_IN][..],
+        (true, false) => &[FORWARD, POST_ROUTING],
+        (false, _) => &[POST_ROUTING],
+    };
+    if hooks[0] == FORWARD && packet.is_v4() && circumstances.forwarded == Priority::OfLinux {
+        machine.packet.priority = 0;
     }
-    let chain = if packet.in_interface.is_some() { "prerouting" } else { "output" };
-    let end = machine.run(chain);
-    if end == End::Accept {
-        assert_eq!(machine.packet.priority, 0, "a packet that is not ours is changed");
-        let end = machine.run("postrouting");
-        assert_eq!((end, machine.packet.priority), (End::Accept, 0), "what is not ours");
+    for hook in hooks {
+        match machine.hook(*hook) {
+            End::Accept => {}
+            End::Masquerade => passage.masqueraded = true,
+            end @ (End::Drop | End::Reject) => return Passage { end, ..passage },
+            End::Dnat(target) => panic!("a translation to {target} after routing"),
+        }
     }
-    let forwarded = packet.in_interface.is_some() && packet.is_v4();
-    let priority = if forwarded { 0 } else { machine.packet.priority };
-    First { end, choices: machine.modulus, priority }
-}
-
-/// Whether the translated packet is masqueraded on its way out.
-fn second_hook(table: &mut Table, packet: &Packet, (target, priority): (Target, u32)) -> bool {
-    let original = Some(Target { address: packet.destination, port: packet.port });
-    let Target { address: destination, port } = target;
-    let translated = Packet { destination, port, original, priority, ..packet.clone() };
-    let mut machine = Machine::new(table, translated, &is_own);
-    let end = machine.run("postrouting");
-    assert_eq!(machine.packet.priority, 0, "a mark of ours leaves the node");
-    match end {
-        End::Accept => false,
-        End::Masquerade => true,
-        other => panic!("{other:?} after the translation to {target}"),
-    }
+    assert!(to_node || machine.packet.priority == 0, "a mark of ours leaves the node");
+    passage
 }
 
 /// What the oracle says, every endpoint with the same share.
@@ -184,32 +258,23 @@ proptest! {
     #[test]
     fn rules_and_trace_agree(
         policy in policies(),
-        facts in node_facts(),
+        facts in prop::collection::vec(node_facts(), 4),
         deltas in prop::collection::vec(prop::collection::vec(change(), 0..12), 1..4),
         packets in prop::collection::vec(packets(), 1..24),
     ) {
-        let mut store = Store::new(facts.name.clone());
-        let mut planner = Planner::new(policy, facts.name.clone());
-        planner.set_facts(facts, &[]);
-        let mut table = Table::new();
-        for delta in deltas {
-            for change in &delta {
-                match change {
-                    Change::Upsert(object) => store.upsert(object.clone()),
-                    Change::Delete(object) => store.delete(object),
-                }
-            }
-            let dirty = store.take_dirty();
-            table.apply(&planner.replan(dirty.services, store.known()));
-            for packet in &packets {
-                let answer = run(&mut table, packet);
-                prop_assert_eq!(&answer, &expected(planner.plan(), packet), "{:?}", packet);
+        let mut node = Node::new(policy, &facts[0]);
+        for (delta, facts) in deltas.iter().zip(&facts) {
+            node.apply(facts, delta);
+            for packet in packets.iter().map(|packet| seen(packet, facts)) {
+                let answer = run(&mut node.table, &packet, facts);
+                prop_assert_eq!(&answer, &expected(node.planner.plan(), &packet), "{:?}", packet);
             }
         }
     }
 
-    /// A client of a sticky service keeps what it got first, whatever chance says and whichever
-    /// protocol family; unless that endpoint is gone: then it keeps the next.
+    /// A client of a sticky service port keeps the endpoint that it got first, whatever chance says
+    /// and whichever frontend it comes by; unless that endpoint is none of the frontend's: then it
+    /// keeps the next.
     #[test]
     fn pins_hold(
         facts in node_facts(),
@@ -219,46 +284,41 @@ proptest! {
         packets in prop::collection::vec(packets(), 1..24),
         random in any::<[u32; 3]>(),
     ) {
-        let mut store = Store::new(facts.name.clone());
-        let mut planner = Planner::new(policy, facts.name.clone());
-        planner.set_facts(facts, &[]);
-        let mut table = Table::new();
-        let mut before: BTreeMap<usize, Target> = BTreeMap::new();
-        for (round, changes) in [changes, more].into_iter().enumerate() {
-            for change in &changes {
-                match change {
-                    Change::Upsert(object) => store.upsert(object.clone()),
-                    Change::Delete(object) => store.delete(object),
-                }
-            }
-            let dirty = store.take_dirty();
-            table.apply(&planner.replan(dirty.services, store.known()));
-            for (at, packet) in packets.iter().enumerate() {
-                let sticky = sticky(planner.plan(), packet);
-                let allowed = expected(planner.plan(), packet).1;
+        let mut node = Node::new(policy, &facts);
+        for changes in [changes, more] {
+            node.apply(&facts, &changes);
+            let mut pins: BTreeMap<(IpAddr, StickyPort), Target> = BTreeMap::new();
+            for packet in packets.iter().map(|packet| seen(packet, &facts)) {
+                let allowed = expected(node.planner.plan(), &packet).1;
+                let sticky = sticky(node.planner.plan(), &packet);
                 for random in random {
-                    let First { end, priority, .. } = first_hook(&mut table, packet, random);
-                    let End::Dnat(target) = end else { continue };
+                    let circumstances =
+                        Circumstances { random, forwarded: Priority::OfLinux, facts: &facts };
+                    let End::Dnat(target) = pass(&mut node.table, &packet, &circumstances).end else {
+                        continue;
+                    };
                     prop_assert!(allowed.contains_key(&target), "{:?} to {:?}", packet, target);
-                    second_hook(&mut table, packet, (target, priority));
-                    if sticky && round == 0 && let Some(first) = before.get(&at) {
-                        prop_assert_eq!(first, &target, "{:?}", packet);
+                    let Some(port) = sticky.clone() else { continue };
+                    let before = pins.insert((packet.source, port), target);
+                    if let Some(pinned) = before && allowed.contains_key(&pinned) {
+                        prop_assert_eq!(pinned, target, "{:?}", packet);
                     }
-                    before.insert(at, target);
                 }
             }
         }
     }
 }
 
-fn sticky(plan: &Plan, packet: &Packet) -> bool {
-    let at = planner::FrontendKey {
-        at: planner::FrontendAddress::Address(packet.destination),
-        protocol: packet.protocol,
-        port: packet.port,
-    };
-    let service = plan.claims.holder(&at).and_then(|holder| plan.service(holder));
-    service.is_some_and(|service| {
-        service.held().any(|(port, frontend)| frontend.at == at && port.affinity.is_some())
-    })
+type StickyPort = (ServiceKey, u16, String);
+
+/// The port with affinity that a packet asks for.
+fn sticky(plan: &Plan, packet: &Packet) -> Option<StickyPort> {
+    let key = |at| FrontendKey { at, protocol: packet.protocol, port: packet.port };
+    let address = key(FrontendAddress::Address(packet.destination));
+    let node_port = key(FrontendAddress::NodePort(Family::of(packet.destination)));
+    let node_port = plan.node.answers_node_ports_at(packet.destination).then_some(node_port);
+    let held = |at: FrontendKey| Some((at, plan.service(plan.claims.holder(&at)?)?));
+    let (at, service) = [Some(address), node_port].into_iter().flatten().find_map(held)?;
+    let (port, _) = service.held().find(|(_, frontend)| frontend.at == at)?;
+    port.affinity.map(|_| (service.key.clone(), port.port, format!("{:?}", port.family)))
 }

@@ -44,6 +44,12 @@ impl Packet {
         header
     }
 
+    /// To another destination, once.
+    pub fn translate(&mut self, target: Target) {
+        self.original = Some(self.original());
+        (self.destination, self.port) = (target.address, target.port);
+    }
+
     /// The connection's first destination.
     pub fn original(&self) -> Target {
         self.original.unwrap_or(Target { address: self.destination, port: self.port })

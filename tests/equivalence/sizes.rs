@@ -5,7 +5,7 @@ use super::machine::{End, Machine};
 use super::objects::{Example, policy, service};
 use super::packet::Packet;
 use super::table::Table;
-use super::{expected, is_own, run};
+use super::{expected, run};
 use proptest::prelude::*;
 use vipd::dataplane::nftables::expr::Verdict;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set, Value};
@@ -28,7 +28,7 @@ struct InFlight {
 
 /// Where a packet stands once it has found its class.
 fn dispatched(table: &mut Table, packet: &Packet) -> InFlight {
-    let mut machine = Machine::new(table, packet.clone(), &is_own);
+    let mut machine = Machine::new(table, packet.clone(), &|_| false);
     assert!(matches!(machine.run("prerouting"), End::Dnat(_)), "{packet:?}");
     let (choices, priority) = (machine.modulus, machine.packet.priority);
     let class = Bytes::from_slice(&Value(priority).class().to_ne_bytes());
@@ -45,7 +45,7 @@ fn dispatched(table: &mut Table, packet: &Packet) -> InFlight {
 /// What the rest of its way gives it, for everything that `numgen random` may say.
 fn arrivals(table: &mut Table, in_flight: &InFlight) -> Vec<Target> {
     let arrival = |random| {
-        let mut machine = Machine::new(table, in_flight.packet.clone(), &is_own);
+        let mut machine = Machine::new(table, in_flight.packet.clone(), &|_| false);
         machine.random = random;
         match machine.run(&in_flight.chain) {
             End::Dnat(target) => target,
@@ -67,7 +67,8 @@ proptest! {
     ) {
         let mut store = Store::new("n0".into());
         let mut planner = Planner::new(policy(), "n0".into());
-        planner.set_facts(NodeFacts { name: "n0".into(), ..NodeFacts::default() }, &[]);
+        let facts = NodeFacts { name: "n0".into(), ..NodeFacts::default() };
+        planner.set_facts(facts.clone(), &[]);
         let mut table = Table::new();
         let clients = [(Family::V4, "10.180.0.9"), (Family::V6, "fd00:180::9")];
         let packets = clients.map(|(family, from)| Packet {
@@ -92,7 +93,7 @@ proptest! {
             }
             for (packet, answer) in packets.iter().zip(&answers) {
                 prop_assert_eq!(answer.1.len(), usize::from(count));
-                prop_assert_eq!(&run(&mut table, packet), answer, "{:?}", packet);
+                prop_assert_eq!(&run(&mut table, packet, &facts), answer, "{:?}", packet);
             }
             in_flight = packets.iter().map(|packet| dispatched(&mut table, packet)).collect();
         }

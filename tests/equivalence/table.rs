@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use vipd::dataplane::nftables::changes::{Changes, Structure};
 use vipd::dataplane::nftables::expr::{Rule, Verdict};
+use vipd::dataplane::nftables::layout::Hook;
 use vipd::dataplane::nftables::lower::fixed_class_elements;
 use vipd::dataplane::nftables::set::{Bytes, Data, Element, Set};
 use vipd::dataplane::nftables::state::{State, moved_frontends};
@@ -13,10 +14,15 @@ use vipd::planner::PlanDelta;
 /// Begin or end of an interval: the same key may be both.
 type Key = (Bytes, bool);
 
+pub struct Chain {
+    hook: Option<Hook>,
+    pub rules: Vec<Rule>,
+}
+
 #[derive(Default)]
 pub struct Table {
     state: State,
-    pub chains: HashMap<String, Vec<Rule>>,
+    pub chains: HashMap<String, Chain>,
     pub sets: HashMap<Set, BTreeMap<Key, Data>>,
 }
 
@@ -50,6 +56,18 @@ impl Table {
         self.commit(changes);
     }
 
+    /// The base chains of a hook, in the order of their priorities.
+    pub fn hooked(&self, number: u32) -> Vec<(String, Hook)> {
+        let mut found: Vec<(String, Hook)> = self
+            .chains
+            .iter()
+            .filter_map(|(name, chain)| Some((name.clone(), chain.hook.clone()?)))
+            .filter(|(_, hook)| hook.number == number)
+            .collect();
+        found.sort_by_key(|(name, hook)| (hook.priority, name.clone()));
+        found
+    }
+
     /// As if all timeouts had passed.
     pub fn forget_pins(&mut self) {
         Family::BOTH.into_iter().for_each(|family| self.set(Set::Affinity(family)).clear());
@@ -60,12 +78,13 @@ impl Table {
             match structure {
                 Structure::Set(set, _) => drop(self.sets.insert(set, BTreeMap::new())),
                 Structure::Chain(chain) => {
-                    let before = self.chains.insert(chain.name.to_string(), chain.rules);
+                    let made = Chain { hook: chain.hook, rules: chain.rules };
+                    let before = self.chains.insert(chain.name.to_string(), made);
                     assert!(before.is_none(), "chain {} is there already", chain.name);
                 }
                 Structure::Rewrite(chain) => {
-                    let rules = self.chains.get_mut(&*chain.name).expect("a chain to rewrite");
-                    *rules = chain.rules;
+                    let known = self.chains.get_mut(&*chain.name).expect("a chain to rewrite");
+                    known.rules = chain.rules;
                 }
                 Structure::FlushSet(set) => self.set(set).clear(),
                 Structure::RemoveTable

@@ -11,41 +11,121 @@ use vipd::planner::{Packet, Verdict};
 type Answer = (Verdict, Vec<(IpAddr, u16, bool)>);
 
 pub fn answer(objects: &Objects, facts: &NodeFacts, packet: &Packet<'_>) -> Answer {
-    let services: Vec<&Service> = objects
+    let mut services: Vec<&Service> = objects
         .values()
         .filter_map(
             |object| if let Object::Service(service) = object { Some(&**service) } else { None },
         )
-        .filter(|service| service.cluster_ips.iter().any(|ip| ip == packet.destination))
         .collect();
-    let asked = |service: &Service| {
-        service
-            .ports
-            .iter()
-            .find(|p| (p.port, p.protocol) == (packet.port, packet.protocol))
-            .cloned()
+    services.sort_by_key(|s| (s.created.seconds().is_none(), s.created.seconds(), s.key.as_str()));
+    // Who holds an address and port, and as what.
+    let holder = |address: IpAddr, port: u16, protocol: Protocol| {
+        services.iter().find_map(|service| {
+            let wanted = service.ports.iter().find(|p| (p.port, p.protocol) == (port, protocol))?;
+            Some((*service, wanted, as_what(service, address)?))
+        })
     };
-    let holder = services
-        .iter()
-        .filter(|service| asked(service).is_some())
-        .min_by_key(|s| (s.created.seconds().is_none(), s.created.seconds(), s.key.as_str()));
-    let Some(service) = holder else {
+    let (destination, protocol) = (packet.destination, packet.protocol);
+    let at_node_port = || {
+        services.iter().find_map(|service| {
+            service.cluster_ips.get(Family::of(destination))?;
+            let mut ports: Vec<&ServicePort> = service.ports.iter().collect();
+            ports.sort_by_key(|port| port.port);
+            let asked = |p: &&ServicePort| {
+                p.node_port.is_some_and(|n| n.get() == packet.port) && p.protocol == protocol
+            };
+            Some((*service, ports.into_iter().find(asked)?, What::NodePort))
+        })
+    };
+    // Where nothing is configured: the Node object's addresses, of which there is one per family.
+    let of_node = facts.addresses.contains(&destination);
+    let found =
+        holder(destination, packet.port, protocol).or_else(|| of_node.then(at_node_port).flatten());
+    let Some((service, port, what)) = found else {
         let range: IpNet = RANGE.parse().unwrap();
-        let verdict = match (services.is_empty(), range.contains(&packet.destination)) {
-            (false, _) => Verdict::Reject,
-            (true, true) => Verdict::Drop,
-            (true, false) => Verdict::Pass,
+        let active = services.iter().any(|service| {
+            let mut ports = service.ports.iter();
+            as_what(service, destination) == Some(What::ClusterIp)
+                && ports
+                    .any(|p| holder(destination, p.port, p.protocol).unwrap().0.key == service.key)
+        });
+        let verdict = match (active, range.contains(&destination)) {
+            (true, _) => Verdict::Reject,
+            (false, true) => Verdict::Drop,
+            (false, false) => Verdict::Pass,
         };
         return (verdict, vec![]);
     };
-    let endpoints = endpoints(objects, service, &asked(service).unwrap(), packet);
-    let (verdict, targets) = choose(service, &endpoints, facts);
-    let pods: IpNet = PODS.parse().unwrap();
-    // The detector knows a CIDR of IPv4 only.
-    let remote = packet.source.is_ipv4() && !pods.contains(&packet.source);
-    let with_source =
-        targets.into_iter().map(|(ip, port)| (ip, port, remote || ip == packet.source)).collect();
+    if what == What::LoadBalancer && !may_ask(service, facts, packet) {
+        return (Verdict::Drop, vec![]);
+    }
+    let client = Client::of(facts, packet);
+    let (policy, masqueraded) = match (what, service.external_policy) {
+        // The detector knows a CIDR of IPv4 only.
+        (What::ClusterIp, _) => {
+            (service.internal_policy, packet.source.is_ipv4() && !client.is_local_pod)
+        }
+        (_, TrafficPolicy::Cluster) => (TrafficPolicy::Cluster, true),
+        (_, TrafficPolicy::Local) if client.is_local_pod || client.is_node => {
+            (TrafficPolicy::Cluster, client.is_node)
+        }
+        (_, TrafficPolicy::Local) => (TrafficPolicy::Local, false),
+    };
+    let endpoints = endpoints(objects, service, port, packet);
+    let (verdict, targets) = choose(policy, &endpoints, facts);
+    let with_source = targets
+        .into_iter()
+        .map(|(ip, port)| (ip, port, masqueraded || ip == packet.source))
+        .collect();
     (verdict, with_source)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    ClusterIp,
+    LoadBalancer,
+    ExternalIp,
+    NodePort,
+}
+
+/// What an address is to a service. It has external addresses of a family only with a cluster IP.
+fn as_what(service: &Service, address: IpAddr) -> Option<What> {
+    let cluster_ip = service.cluster_ips.get(Family::of(address))?;
+    let external = service.external.as_deref();
+    if cluster_ip == address {
+        Some(What::ClusterIp)
+    } else if external?.vips.contains(&address) {
+        Some(What::LoadBalancer)
+    } else {
+        external?.ips.contains(&address).then_some(What::ExternalIp)
+    }
+}
+
+/// By `loadBalancerSourceRanges`.
+fn may_ask(service: &Service, facts: &NodeFacts, packet: &Packet<'_>) -> bool {
+    let external = service.external.as_deref().expect("a load balancer");
+    let mut ranges =
+        external.source_ranges.iter().filter(|net| net.addr().is_ipv4() == packet.source.is_ipv4());
+    let for_node = ranges.clone().any(|net| facts.addresses.iter().any(|ip| net.contains(ip)));
+    external.source_ranges.is_empty()
+        || ranges.any(|net| net.contains(&packet.source))
+        || for_node && external.vips.contains(&packet.source)
+}
+
+/// Who sends a packet.
+struct Client {
+    is_node: bool,
+    is_local_pod: bool,
+}
+
+impl Client {
+    fn of(facts: &NodeFacts, packet: &Packet<'_>) -> Self {
+        let pods: IpNet = PODS.parse().unwrap();
+        Self {
+            is_node: facts.addresses.contains(&packet.source),
+            is_local_pod: pods.contains(&packet.source),
+        }
+    }
 }
 
 /// A distinct endpoint: the copy that counts.
@@ -107,7 +187,11 @@ fn endpoints(
     all
 }
 
-fn choose(service: &Service, all: &[Known], facts: &NodeFacts) -> (Verdict, Vec<(IpAddr, u16)>) {
+fn choose(
+    policy: TrafficPolicy,
+    all: &[Known],
+    facts: &NodeFacts,
+) -> (Verdict, Vec<(IpAddr, u16)>) {
     let ready: Vec<&Known> = all.iter().filter(|k| k.endpoint.conditions.ready).collect();
     let leaving: Vec<&Known> = all
         .iter()
@@ -118,7 +202,7 @@ fn choose(service: &Service, all: &[Known], facts: &NodeFacts) -> (Verdict, Vec<
         return (Verdict::Reject, vec![]);
     }
     let here = |known: &&&Known| known.endpoint.place.node.as_deref() == Some(&*facts.name);
-    let (ready, leaving): (Vec<&Known>, Vec<&Known>) = match service.internal_policy {
+    let (ready, leaving): (Vec<&Known>, Vec<&Known>) = match policy {
         TrafficPolicy::Local => (
             ready.iter().filter(here).copied().collect(),
             leaving.iter().filter(here).copied().collect(),

@@ -3,13 +3,30 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use vipd::model::*;
 use vipd::planner::{DetectLocal, Policy};
 
 pub const PODS: &str = "10.1.0.0/24";
 pub const RANGE: &str = "10.254.0.0/29";
+
+/// Where services answer besides their cluster IPs: addresses of nobody, of the node, and of other
+/// services.
+const OUTSIDE: [&str; 7] =
+    ["1.2.3.4", "1.2.3.5", "192.168.0.2", "10.254.0.2", "2001:db8:1::4", "fd00:192::2", "fd00::1"];
+const SOURCE_RANGES: [&str; 8] = [
+    "203.0.113.0/25",
+    "10.1.0.3/31",
+    "10.1.0.0/16",
+    "192.168.0.0/24",
+    "0.0.0.0/0",
+    "2001:db8::/32",
+    "fd01::/64",
+    "::/0",
+];
+/// The first is a service's port too, so that a load balancer's address of the node meets it.
+const NODE_PORTS: [u16; 3] = [81, 30080, 30081];
 
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -46,6 +63,8 @@ pub fn policy() -> Policy {
         detect: DetectLocal::ClusterCidr(vec![PODS.parse().unwrap()]),
         service_ranges: vec![RANGE.parse().unwrap()],
         drop_invalid: true,
+        node_ports_at: vec![],
+        localhost_node_ports: false,
     }
 }
 
@@ -53,7 +72,7 @@ pub fn facts() -> impl Strategy<Value = NodeFacts> {
     prop::option::of(name("z", 2)).prop_map(|zone| NodeFacts {
         name: "n0".into(),
         zone: zone.map(Into::into),
-        addresses: vec!["192.168.0.2".parse().unwrap()],
+        addresses: ["192.168.0.2", "fd00:192::2"].map(|ip| ip.parse().unwrap()).to_vec(),
         interface_addresses: vec![],
         pod_cidrs: vec![],
         going_away: false,
@@ -73,14 +92,35 @@ pub fn change() -> impl Strategy<Value = Change> {
 }
 
 pub fn packet() -> impl Strategy<Value = (IpAddr, Protocol, IpAddr, u16)> {
-    let source = prop_oneof![
-        3 => pod(Family::V4),
-        1 => Just("192.168.0.2".parse().unwrap()),
-        1 => Just("203.0.113.9".parse().unwrap()),
-    ];
-    let v4 = (source, protocol(), prop_oneof![9 => cluster_ip(), 1 => pod(Family::V4)], 80u16..83);
-    let v6 = Just("fd00::1".parse::<IpAddr>().unwrap());
-    prop_oneof![4 => v4, 1 => (pod(Family::V6), protocol(), v6, 80u16..83)]
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let v4 = (
+        prop_oneof![
+            3 => pod(Family::V4),
+            1 => Just(address("192.168.0.2")),
+            1 => Just(address("203.0.113.9")),
+            1 => Just(address("203.0.113.130")),
+        ],
+        prop_oneof![5 => cluster_ip(), 1 => pod(Family::V4), 4 => outside(Family::V4)],
+    );
+    let v6 = (
+        prop_oneof![3 => pod(Family::V6), 1 => Just(address("2001:db8::9"))],
+        prop_oneof![1 => Just(address("fd00::1")), 1 => outside(Family::V6)],
+    );
+    (prop_oneof![4 => v4.boxed(), 1 => v6.boxed()], protocol(), port_number())
+        .prop_map(|((source, destination), protocol, port)| (source, protocol, destination, port))
+}
+
+/// One of the addresses that services answer at besides their cluster IPs.
+pub fn outside(family: Family) -> impl Strategy<Value = IpAddr> {
+    let addresses: Vec<IpAddr> = OUTSIDE.map(|ip| ip.parse().unwrap()).to_vec();
+    prop::sample::select(
+        addresses.into_iter().filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>(),
+    )
+}
+
+/// Of a service or a node port, or nobody's.
+pub fn port_number() -> impl Strategy<Value = u16> {
+    prop_oneof![3 => 79u16..83, 2 => prop::sample::select(&NODE_PORTS[..]), 1 => Just(30082)]
 }
 
 fn name(prefix: &'static str, count: u8) -> impl Strategy<Value = String> + Clone {
@@ -123,38 +163,65 @@ fn object() -> impl Strategy<Value = Object> {
 }
 
 fn service() -> impl Strategy<Value = Service> {
-    let ports = prop::collection::btree_map((80u16..82, protocol()), port_name(), 1..3);
+    let number = prop_oneof![8 => 80u16..82, 1 => Just(NODE_PORTS[1])];
+    let node_port = prop::option::weighted(0.4, prop::sample::select(&NODE_PORTS[..]));
+    let ports = prop::collection::btree_map((number, protocol()), (port_name(), node_port), 1..3);
     let ips = (1u8..3, any::<bool>());
     let created = prop::option::of(0i64..3);
     let affinity = prop::option::of(Just(NonZeroU32::MIN));
-    let switches = (any::<bool>(), prop::bool::weighted(0.1));
+    let local = (any::<bool>(), any::<bool>());
+    let switches = (local, prop::bool::weighted(0.1), prop::option::weighted(0.5, external()));
     (service_key(), ports, ips, created, affinity, switches).prop_map(
-        |(key, ports, (ip, dual), created, affinity, (local, publish))| Service {
+        |(
             key,
-            created: Created::new(created),
-            service_type: ServiceType::ClusterIp,
-            cluster_ips: ClusterIps {
-                v4: Some([10, 254, 0, ip].into()),
-                v6: dual.then(|| "fd00::1".parse().unwrap()),
-            },
-            ports: ports
-                .into_iter()
-                .map(|((port, protocol), name)| ServicePort {
-                    name: name.into(),
-                    protocol,
-                    port,
-                    node_port: None,
-                    target_port: TargetPort::Unset,
-                })
-                .collect(),
-            external: None,
-            internal_policy: if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
-            external_policy: TrafficPolicy::Cluster,
+            ports,
+            (ip, dual),
+            created,
             affinity,
-            publish_not_ready_addresses: publish,
-            shown: Shown::default(),
+            ((local, external_local), publish, external),
+        )| {
+            let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+            Service {
+                key,
+                created: Created::new(created),
+                service_type: ServiceType::LoadBalancer,
+                cluster_ips: ClusterIps {
+                    v4: Some([10, 254, 0, ip].into()),
+                    v6: dual.then(|| "fd00::1".parse().unwrap()),
+                },
+                ports: ports
+                    .into_iter()
+                    .map(|((port, protocol), (name, node_port))| ServicePort {
+                        name: name.into(),
+                        protocol,
+                        port,
+                        node_port: node_port.and_then(NonZeroU16::new),
+                        target_port: TargetPort::Unset,
+                    })
+                    .collect(),
+                external: external.map(Box::new),
+                internal_policy: policy(local),
+                external_policy: policy(external_local),
+                affinity,
+                publish_not_ready_addresses: publish,
+                shown: Shown::default(),
+            }
         },
     )
+}
+
+fn external() -> impl Strategy<Value = External> {
+    let addresses = |most| {
+        let some = prop::sample::subsequence(&OUTSIDE[..], 0..most);
+        some.prop_map(|ips| ips.iter().map(|ip| ip.parse().unwrap()).collect())
+    };
+    let ranges = prop::sample::subsequence(&SOURCE_RANGES[..], 0..4)
+        .prop_map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect());
+    let ranges = prop_oneof![1 => Just(Box::default()), 1 => ranges];
+    let health = prop::option::of(Just(NonZeroU16::MAX));
+    (addresses(3), addresses(4), ranges, health).prop_map(|(ips, vips, source_ranges, health)| {
+        External { ips, vips, source_ranges, health_check_node_port: health }
+    })
 }
 
 /// Named after their service, after another one, or after none.

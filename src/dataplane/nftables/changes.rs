@@ -3,6 +3,7 @@
 use super::layout::ChainDefinition;
 use super::set::{Element, Set};
 use super::types::Room;
+use crate::model::ServiceKey;
 
 /// Work on everything but elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Changes {
     pub removed: Vec<(Set, Element)>,
     /// Chains that nothing refers to any more.
     pub removed_chains: Vec<String>,
+    /// Services with a pool that no number or class was left for: their clients meet silence.
+    pub unplaced: Vec<ServiceKey>,
 }
 
 impl Changes {

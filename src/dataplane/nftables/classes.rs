@@ -1,7 +1,8 @@
 //! Class numbers: how a connection is treated, in 12 bits. PURE.
 
-use super::set::CLASS_MASK;
+use super::set::{CLASS_MASK, index};
 use crate::model::{Family, Protocol};
+use crate::planner::{Action, Forward, Frontend, FrontendKind, Reach, Scope};
 use foldhash::{HashMap, HashMapExt as _};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -12,9 +13,35 @@ pub struct ClassKey {
     pub family: Family,
     /// nft maps ports only where the rule names the protocol.
     pub protocol: Protocol,
+    pub scope: Scope,
     pub size: u32,
     /// Seconds that a pin lasts.
     pub affinity: Option<NonZeroU32>,
+    pub way: Way,
+}
+
+/// How a connection came to the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Way {
+    /// By a cluster IP: masqueraded as the local detector says.
+    Inside,
+    /// By an external address or a node port: always masqueraded.
+    Outside,
+    /// The same under policy Local: clients from outside go to local endpoints and keep their
+    /// address; only what the node itself sends is masqueraded.
+    OutsideLocal,
+}
+
+impl Way {
+    pub fn of(frontend: &Frontend) -> Self {
+        match (frontend.kind, &frontend.action) {
+            (FrontendKind::ClusterIp, _) => Way::Inside,
+            (_, Action::Forward(Forward { reach: Reach::LocalFromOutside, .. })) => {
+                Way::OutsideLocal
+            }
+            _ => Way::Outside,
+        }
+    }
 }
 
 /// Class numbers that are not made on demand.
@@ -35,6 +62,8 @@ pub struct Classes {
     free: Vec<u32>,
     /// Classes in use per (family, size).
     sizes: HashMap<(Family, u32), u32>,
+    /// Classes per family that are sticky, external, and local from outside.
+    special: [[u32; 3]; 2],
 }
 
 #[derive(Debug)]
@@ -50,6 +79,7 @@ impl Default for Classes {
             by_number: vec![None; FIRST_FREE_CLASS as usize],
             free: Vec::new(),
             sizes: HashMap::new(),
+            special: [[0; 3]; 2],
         }
     }
 }
@@ -59,6 +89,10 @@ impl Default for Classes {
 pub enum Acquired {
     New(u32),
     Known(u32),
+}
+
+fn special(key: &ClassKey) -> [bool; 3] {
+    [key.affinity.is_some(), key.way != Way::Inside, key.way == Way::OutsideLocal]
 }
 
 /// Slots of one pool and of all of its kind, given how many pools there are of each number of
@@ -107,6 +141,9 @@ impl Classes {
         self.by_number[number as usize] = Some(key);
         self.by_key.insert(key, Entry { number, users });
         *self.sizes.entry((key.family, key.size)).or_default() += 1;
+        for (count, is) in self.special[index(key.family)].iter_mut().zip(special(&key)) {
+            *count += u32::from(is);
+        }
     }
 
     /// A class that the kernel holds already, not used by anyone yet. False if the number or the
@@ -142,8 +179,14 @@ impl Classes {
         self.by_key.iter().map(|(key, entry)| (*key, entry.number))
     }
 
-    pub fn any_sticky(&self, family: Family) -> bool {
-        self.by_key.keys().any(|key| key.family == family && key.affinity.is_some())
+    /// The number of a class that is there.
+    pub fn number(&self, key: ClassKey) -> Option<u32> {
+        self.by_key.get(&key).map(|entry| entry.number)
+    }
+
+    /// Whether there are classes of a family that are sticky, external, local from outside.
+    pub fn special(&self, family: Family) -> [bool; 3] {
+        self.special[index(family)].map(|count| count > 0)
     }
 
     /// Forgets the classes without users and returns them.
@@ -159,6 +202,9 @@ impl Classes {
             self.by_key.remove(key);
             self.by_number[*number as usize] = None;
             self.free.push(*number);
+            for (count, is) in self.special[index(key.family)].iter_mut().zip(special(key)) {
+                *count -= u32::from(is);
+            }
             if let Some(count) = self.sizes.get_mut(&(key.family, key.size)) {
                 *count -= 1;
                 if *count == 0 {

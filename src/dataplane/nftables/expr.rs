@@ -47,7 +47,7 @@ pub enum Comparison {
     NotEqual = 1,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     Accept,
     Drop,
@@ -101,6 +101,7 @@ pub enum Expr {
     Random {
         to: Reg,
         modulus: u32,
+        offset: u32,
     },
     Hash {
         from: Reg,
@@ -273,11 +274,11 @@ impl Expr {
                 put_verdict(out, verdict);
                 out.close(nest);
             }
-            Expr::Random { to, modulus } => {
+            Expr::Random { to, modulus, offset } => {
                 out.attr_u32(1, *to);
                 out.attr_u32(2, *modulus);
                 out.attr_u32(3, 1); // NFT_NG_RANDOM
-                out.attr_u32(4, 0);
+                out.attr_u32(4, *offset);
             }
             Expr::Hash { from, length, to } => {
                 out.attr_u32(1, *from);

@@ -1,18 +1,22 @@
 //! The table's chains. PURE.
 //!
 //! ```text
-//!  prerouting ─┐  a frontend                class chain
+//!  prerouting ─┐  a frontend or node port   class chain
 //!  (nat −100)  ├──────────────────────────► spread4-tcp-3 ── dnat to @endpoints[pool . random]
 //!  output ─────┘  │                         sticky4-tcp-3-60 ─► pinned4-tcp-3 ── dnat to @pinned[token]
 //!  (nat −100)     │                         refuse            └► spread4-tcp-3
 //!                 │                         drop
+//!                 │                         local4 ── a local pod, this node ─► as a cluster IP
+//!                 │                                └─ from outside ─► @locals[pool] ─► class chain
+//!                 ├─ guarded, not allowed ─► drop
 //!                 └─ in a service range ──► unserved4 ── unused port of a cluster IP ─► refuse
 //!                    or of a service                  └─ unallocated service address ─► drop
 //!
 //!  postrouting ── dnat'ed; to be masqueraded, ─► originals ── ours ─► ours4 ── record pin, clear
-//!  (nat 100)      recorded or cleared, if ours                                 priority, masquerade
+//!  (nat 100)      recorded or cleared, if ours                         │       priority, masquerade
+//!                                              came from outside ──────┴─────► leave4, leave-local4
 //!
-//!  invalid ── INVALID ─► stray ── of an endpoint or a cluster IP ─► drop
+//!  invalid ── INVALID ─► stray ── of an endpoint or a frontend ─► drop
 //!  (filter prerouting 0)
 //! ```
 //! The skeleton depends on the node and on little else ([`Needs`]). What grows with services are
@@ -24,12 +28,12 @@
 //! retpolines: a comparison costs 5 to 10 ns, another chain 10, a look-up in a hash table 30, in an
 //! interval set 60, setting a meta key 25, a base chain 40.)
 
-use super::classes::ClassKey;
-use super::expr::{Expr, Rule};
+use super::classes::{ClassKey, Way};
+use super::expr::{Expr, Rule, Verdict};
 use super::rules;
 use super::set::{Set, index};
 use crate::model::{Family, Protocol};
-use crate::planner::{LocalDetector, NodePlan};
+use crate::planner::{LocalDetector, NodePlan, Scope};
 use ipnet::IpNet;
 use std::borrow::Cow;
 
@@ -68,19 +72,39 @@ impl ChainDefinition {
 #[derive(Debug, Clone, Copy)]
 pub struct Needs<'a> {
     pub node: &'a NodePlan,
-    /// Families with at least one sticky class.
-    pub sticky: [bool; 2],
-    /// Families with frontends outside the service ranges.
-    pub outside: [bool; 2],
+    pub features: [Features; 2],
+}
+
+/// What services of one family need of the skeleton: each is there while such a service is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Sticky classes.
+    pub sticky: bool,
+    /// Frontends outside the service ranges.
+    pub outside: bool,
+    /// Classes for connections that do not come by a cluster IP.
+    pub external: bool,
+    /// Some of those under policy Local.
+    pub local: bool,
+    pub node_ports: bool,
+    /// Frontends that not everybody may ask.
+    pub guarded: bool,
 }
 
 impl<'a> Needs<'a> {
-    fn sticky(self, family: Family) -> bool {
-        self.sticky[index(family)]
+    fn of(self, family: Family) -> Features {
+        self.features[index(family)]
     }
 
     fn ranges(self, family: Family) -> impl Iterator<Item = &'a IpNet> {
         self.node.service_ranges.iter().filter(move |net| Family::of(net.addr()) == family)
+    }
+
+    /// The one range that all cluster IPs of a family lie in, as far as is known.
+    fn only_range(self, family: Family) -> Option<IpNet> {
+        let mut ranges = self.ranges(family);
+        let first = ranges.next().filter(|net| net.prefix_len() > 0)?;
+        ranges.next().is_none().then_some(*first)
     }
 }
 
@@ -105,6 +129,18 @@ fn ours_name(family: Family) -> &'static str {
     }
 }
 
+/// Chains of the skeleton that are not always there.
+pub const OPTIONAL: [&str; 4] =
+    ["invalid", "stray", local_name(Family::V4), local_name(Family::V6)];
+
+/// Where connections under policy Local find out who they are.
+const fn local_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "local4",
+        Family::V6 => "local6",
+    }
+}
+
 /// The constant chains, every chain before those that refer to it.
 pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     const NF_INET_PRE_ROUTING: u32 = 0;
@@ -116,12 +152,11 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     for family in Family::BOTH {
         chains.push(ChainDefinition::new(unserved_name(family), unserved(family)));
         chains.push(ChainDefinition::new(ours_name(family), ours(needs, family)));
+        if needs.of(family).local {
+            chains.push(ChainDefinition::new(local_name(family), local(needs, family)));
+        }
     }
-    let originals = Family::BOTH.into_iter().flat_map(|family| {
-        Protocol::ALL
-            .into_iter()
-            .map(move |protocol| rules::find_original(family, protocol, ours_name(family).into()))
-    });
+    let originals = Family::BOTH.into_iter().flat_map(|family| originals(needs, family));
     chains.push(ChainDefinition::new("originals", originals.collect()));
     let destinations: Vec<Rule> =
         Family::BOTH.into_iter().flat_map(|family| destinations(needs, family)).collect();
@@ -137,12 +172,7 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
         translated(needs),
     ));
     if needs.node.drop_invalid {
-        let stray = Family::BOTH.into_iter().flat_map(|family| {
-            [
-                rules::from_endpoint_counted(family),
-                rules::destination_in_counted(Set::Addresses(family), family),
-            ]
-        });
+        let stray = Family::BOTH.into_iter().flat_map(|family| stray(needs, family));
         chains.push(ChainDefinition::new("stray", stray.collect()));
         chains.push(ChainDefinition::hooked(
             "invalid",
@@ -153,31 +183,87 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     chains
 }
 
-/// What a destination of this family means.
+/// Which of our frontends a translated connection was to.
+fn originals(needs: Needs<'_>, family: Family) -> Vec<Rule> {
+    let ours = || ours_name(family).into();
+    let mut out: Vec<Rule> = Protocol::ALL
+        .into_iter()
+        .map(|protocol| rules::find_original(family, protocol, ours()))
+        .collect();
+    if needs.of(family).node_ports {
+        let node_port = |protocol| rules::find_original_node_port(family, protocol, ours());
+        out.extend(Protocol::ALL.into_iter().map(node_port));
+    }
+    out
+}
+
+/// INVALID packets of services: nobody translates them, so that they would show an endpoint's
+/// address to a client, or be answered by whoever has the frontend's address.
+fn stray(needs: Needs<'_>, family: Family) -> Vec<Rule> {
+    let mut out = vec![
+        rules::from_endpoint_counted(family),
+        rules::destination_in_counted(Set::Addresses(family), family),
+    ];
+    if needs.of(family).outside {
+        out.push(rules::drop_service_counted(family));
+    }
+    if needs.of(family).node_ports {
+        out.push(rules::drop_node_port_counted(family));
+    }
+    out
+}
+
+/// What a destination of this family means: address and port of a service come before a node port.
 fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     let unserved = || unserved_name(family).into();
+    let features = needs.of(family);
+    let node_port = features.node_ports.then(|| rules::find_node_port_class(family));
+    let mut out = Vec::new();
+    if features.guarded {
+        out.push(rules::guard(family));
+    }
     let ranges: Vec<IpNet> = needs.ranges(family).copied().collect();
-    match (needs.outside[index(family)], &ranges[..]) {
-        (false, []) => Vec::new(),
-        (false, [net]) if net.prefix_len() > 0 => vec![
-            rules::accept_unless_to(*net),
-            rules::find_class(family),
-            rules::if_family(family, unserved()),
-        ],
-        (_, ranges) => {
+    match (features.outside, needs.only_range(family)) {
+        (false, Some(net)) => {
+            out.extend(node_port);
+            out.push(rules::accept_unless_to(net));
+            out.push(rules::find_class(family));
+            out.push(rules::if_family(family, unserved()));
+        }
+        (false, None) if ranges.is_empty() => out.extend(node_port),
+        _ => {
             // More comparisons would cost more than a look-up.
             const FEW: usize = 4;
-            let to_ranges = if ranges.len() <= FEW {
-                ranges.iter().map(|net| rules::destination_within(*net, unserved())).collect()
+            out.push(rules::find_class(family));
+            out.extend(node_port);
+            if ranges.len() <= FEW {
+                out.extend(ranges.iter().map(|net| rules::destination_within(*net, unserved())));
             } else {
-                vec![rules::destination_in(Set::Ranges(family), family, unserved())]
-            };
-            let mut out = vec![rules::find_class(family)];
-            out.extend(to_ranges);
+                out.push(rules::destination_in(Set::Ranges(family), family, unserved()));
+            }
             out.push(rules::destination_in(Set::Addresses(family), family, unserved()));
-            out
         }
     }
+    out
+}
+
+/// Connections under externalTrafficPolicy Local: local pods and this node are served as by a
+/// cluster IP, everybody else by local endpoints or not at all.
+fn local(needs: Needs<'_>, family: Family) -> Vec<Rule> {
+    let inside = rules::going_inside;
+    let mut out = match needs.node.local_detector(family) {
+        LocalDetector::None => Vec::new(),
+        LocalDetector::Cidr(net) if net.prefix_len() == 0 => vec![Rule(inside())],
+        LocalDetector::Cidr(net) => vec![rules::from_inside(*net, inside())],
+        LocalDetector::Interface(name) => {
+            vec![rules::from_input(rules::whole_name(name), inside())]
+        }
+        LocalDetector::InterfacePrefix(prefix) => {
+            vec![rules::from_input(prefix.as_bytes().to_vec(), inside())]
+        }
+    };
+    out.extend([rules::from_this_node(inside()), rules::find_local(), rules::drop()]);
+    out
 }
 
 /// Destinations that are the services' own, but no frontend.
@@ -197,9 +283,15 @@ fn unserved(family: Family) -> Vec<Rule> {
 fn translated(needs: Needs<'_>) -> Vec<Rule> {
     let mut out = vec![rules::accept_unless_dnat(), rules::if_priority("originals".into())];
     for family in Family::BOTH {
-        if needs.sticky(family) || needs.node.masquerade_all {
+        let features = needs.of(family);
+        let range = needs.only_range(family);
+        let all = features.sticky || needs.node.masquerade_all;
+        if all || (features.external && range.is_none()) {
             out.push(rules::if_family(family, "originals".into()));
             continue;
+        }
+        if let Some(range) = range.filter(|_| features.external) {
+            out.push(rules::originally_outside(range, "originals".into()));
         }
         out.extend(not_local(needs, family, &rules::going_to("originals".into())));
         out.push(rules::accept_unless_from_itself(family));
@@ -211,8 +303,8 @@ fn translated(needs: Needs<'_>) -> Vec<Rule> {
 /// First packets of connections to our frontends, on their way out.
 fn ours(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     let mut out = Vec::new();
-    if needs.sticky(family) {
-        out.push(rules::by_class(Set::Recorders));
+    if needs.of(family).sticky || needs.of(family).external {
+        out.push(rules::by_class(Set::Departures));
     }
     out.push(rules::clear_priority());
     if needs.node.masquerade_all {
@@ -243,12 +335,12 @@ fn not_local(needs: Needs<'_>, family: Family, then: &Expr) -> Vec<Rule> {
 
 /// The chains of a class, every chain before those that refer to it. Several classes share chains.
 pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
-    let ClassKey { family, protocol, size, affinity } = class;
+    let ClassKey { family, protocol, scope, size, affinity, way } = class;
     let spread = spread_name(class);
     let mut chains = vec![ChainDefinition::new(
         spread.clone(),
         // A miss is a commit in between the two look-ups: the client's next packet succeeds.
-        vec![rules::spread(family, protocol, size), rules::drop()],
+        vec![rules::spread(family, protocol, (scope, size)), rules::drop()],
     )];
     if let Some(seconds) = affinity {
         let pinned = format!("pinned{}", common_name(class));
@@ -256,8 +348,10 @@ pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
             pinned.clone(),
             // Past the first rule the pinned endpoint is gone: the pool is found again and spread.
             vec![
-                rules::to_pinned(family, protocol),
+                rules::to_pinned(family, protocol, scope),
                 rules::find_service(family, spread.clone().into()),
+                rules::find_node_port(family, spread.clone().into()),
+                rules::drop(),
             ],
         ));
         chains.push(ChainDefinition::new(
@@ -274,20 +368,45 @@ pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
             vec![rules::strip_class(), rules::record_pin(family, seconds.get()), rules::count()],
         ));
     }
+    if way != Way::Inside {
+        chains.push(leave(class));
+    }
     chains
 }
 
-/// `4-tcp-3`
+/// What is done on the way out with a connection that did not come by a cluster IP.
+fn leave(class: ClassKey) -> ChainDefinition {
+    let family = class.family;
+    let mut out = Vec::new();
+    if let Some(seconds) = class.affinity {
+        out.push(rules::jump(record_name(family, seconds.get()).into()));
+    }
+    out.push(rules::clear_priority());
+    match class.way {
+        Way::OutsideLocal => {
+            out.push(rules::from_this_node(vec![rules::masquerade()]));
+            out.push(rules::from_itself(family, rules::masquerade()));
+        }
+        Way::Inside | Way::Outside => out.push(Rule(vec![rules::masquerade()])),
+    }
+    ChainDefinition::new(leave_name(class), out)
+}
+
+/// `4-tcp-3`, `4-tcp-3-local`
 fn common_name(class: ClassKey) -> String {
     let protocol = class.protocol.name().to_ascii_lowercase();
-    format!("{}-{protocol}-{}", suffix(class.family), class.size)
+    let scope = match class.scope {
+        Scope::Cluster => "",
+        Scope::Local => "-local",
+    };
+    format!("{}-{protocol}-{}{scope}", suffix(class.family), class.size)
 }
 
 fn spread_name(class: ClassKey) -> String {
     format!("spread{}", common_name(class))
 }
 
-/// The chain that a class begins at.
+/// The chain that spreads a class, or looks for the client's pin first.
 pub fn entry_name(class: ClassKey) -> String {
     match class.affinity {
         None => spread_name(class),
@@ -295,14 +414,63 @@ pub fn entry_name(class: ClassKey) -> String {
     }
 }
 
-pub fn record_name(family: Family, seconds: u32) -> String {
+fn record_name(family: Family, seconds: u32) -> String {
     format!("record{}-{seconds}", suffix(family))
 }
 
-/// The class whose `entry_name` this is.
-pub fn read_entry_name(name: &str) -> Option<ClassKey> {
+/// `leave4`, `leave-local4-60`
+fn leave_name(class: ClassKey) -> String {
+    let kind = match class.way {
+        Way::OutsideLocal => "leave-local",
+        Way::Inside | Way::Outside => "leave",
+    };
+    let seconds = class.affinity.map(|seconds| format!("-{seconds}")).unwrap_or_default();
+    format!("{kind}{}{seconds}", suffix(class.family))
+}
+
+/// Where a connection of the class goes from the frontend.
+pub fn entry(class: ClassKey) -> Verdict {
+    match class.way {
+        Way::Inside | Way::Outside => Verdict::Goto(entry_name(class).into()),
+        Way::OutsideLocal => Verdict::Goto(local_name(class.family).into()),
+    }
+}
+
+/// Where it goes from there if it comes from inside.
+pub fn inner(class: ClassKey) -> Option<Verdict> {
+    (class.way == Way::OutsideLocal).then(|| Verdict::Goto(entry_name(class).into()))
+}
+
+/// Where it passes on its way out.
+pub fn departure(class: ClassKey) -> Option<Verdict> {
+    match (class.way, class.affinity) {
+        (Way::Inside, None) => None,
+        (Way::Inside, Some(seconds)) => {
+            Some(Verdict::Jump(record_name(class.family, seconds.get()).into()))
+        }
+        _ => Some(Verdict::Goto(leave_name(class).into())),
+    }
+}
+
+/// The class that these verdicts stand for.
+pub fn read_class(
+    entry: &Verdict,
+    inner: Option<&Verdict>,
+    departure: Option<&Verdict>,
+) -> Option<ClassKey> {
+    let Verdict::Goto(spreads) = inner.unwrap_or(entry) else { return None };
+    let way = match departure {
+        Some(Verdict::Goto(name)) if name.starts_with("leave-local") => Way::OutsideLocal,
+        Some(Verdict::Goto(_)) => Way::Outside,
+        _ => Way::Inside,
+    };
+    read_entry_name(spreads).map(|class| ClassKey { way, ..class })
+}
+
+/// The class by a cluster IP whose `entry_name` this is.
+fn read_entry_name(name: &str) -> Option<ClassKey> {
     let (kind, rest) = name.split_at_checked(6)?;
-    let mut parts = rest.split('-');
+    let mut parts = rest.split('-').peekable();
     let family = match parts.next()? {
         "4" => Family::V4,
         "6" => Family::V6,
@@ -311,11 +479,15 @@ pub fn read_entry_name(name: &str) -> Option<ClassKey> {
     let protocol = parts.next()?;
     let protocol = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(protocol))?;
     let size = parts.next()?.parse().ok()?;
+    let scope = match parts.next_if_eq(&"local") {
+        Some(_) => Scope::Local,
+        None => Scope::Cluster,
+    };
     let affinity = match (kind, parts.next()) {
         ("spread", None) => None,
         ("sticky", Some(seconds)) => Some(seconds.parse().ok()?),
         _ => return None,
     };
-    let class = ClassKey { family, protocol, size, affinity };
+    let class = ClassKey { family, protocol, scope, size, affinity, way: Way::Inside };
     (class.size > 0 && parts.next().is_none()).then_some(class)
 }

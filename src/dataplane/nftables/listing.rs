@@ -10,9 +10,11 @@ use super::changes::{Changes, Structure};
 use super::expr::Verdict;
 use super::lower::fixed_class_elements;
 use super::set::{
-    Data, Element, Set, Value, read_frontend_key, read_set_address, read_slot_key, read_target,
+    Data, Element, LOCAL_SLOTS, Set, Value, read_frontend_key, read_node_port_key,
+    read_set_address, read_slot_key, read_target,
 };
 use super::state::State;
+use crate::model::Family;
 use crate::planner::{Plan, Target};
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -59,7 +61,9 @@ fn order(set: Set, element: &Element) -> (u32, u32, Vec<u8>) {
             let (pool, slot) = read_slot_key(&element.key).unwrap_or_default();
             (pool, slot, Vec::new())
         }
-        Set::Pinned(_) | Set::Classes | Set::Recorders => (number(&element.key), 0, Vec::new()),
+        Set::Pinned(..) | Set::Locals | Set::Classes | Set::Inners | Set::Departures => {
+            (number(&element.key), 0, Vec::new())
+        }
         _ => (0, 0, element.key.to_vec()),
     }
 }
@@ -76,13 +80,29 @@ fn line(set: Set, element: &Element) -> String {
     let text = match set {
         Set::Services(_) => read_frontend_key(&element.key).map(|(address, protocol, port)| {
             let protocol = protocol.name().to_lowercase();
-            let value = Value(number(value));
-            let (pool, class) = (value.pool(), value.class());
-            format!("{address} . {protocol} . {port} : pool {pool} class {class}")
+            format!("{address} . {protocol} . {port} : {}", leads_to(value))
         }),
-        Set::Endpoints(..) => read_slot_key(&element.key)
-            .map(|(pool, slot)| format!("pool {pool} . {slot} : {}", target(value))),
-        Set::Addresses(_) => address(&element.key).map(|address| address.to_string()),
+        Set::NodePorts(_) => read_node_port_key(&element.key).map(|(protocol, port)| {
+            format!("{} . {port} : {}", protocol.name().to_lowercase(), leads_to(value))
+        }),
+        Set::Guarded(_) => read_frontend_key(&element.key).map(|(address, protocol, port)| {
+            format!("{address} . {} . {port}", protocol.name().to_lowercase())
+        }),
+        Set::Allowed(family) => allowed(family, element),
+        Set::Locals => {
+            let pool = Value(number(&element.key)).pool();
+            Some(format!("pool {pool} : {}", leads_to(value)))
+        }
+        Set::Endpoints(..) => read_slot_key(&element.key).map(|(pool, slot)| {
+            let slot = match slot.checked_sub(LOCAL_SLOTS) {
+                Some(slot) => format!("local {slot}"),
+                None => slot.to_string(),
+            };
+            format!("pool {pool} . {slot} : {}", target(value))
+        }),
+        Set::Addresses(_) | Set::Nodes(_) => {
+            address(&element.key).map(|address| address.to_string())
+        }
         Set::Hairpin(_) => {
             read_set_address(set, &element.key).map(|address| format!("{address} . {address}"))
         }
@@ -90,9 +110,9 @@ fn line(set: Set, element: &Element) -> String {
             Data::IntervalEnd => format!("up to {address}, not included"),
             _ => format!("from {address}"),
         }),
-        Set::Pinned(_) => Some(format!("{:#010x} : {}", number(&element.key), target(value))),
+        Set::Pinned(..) => Some(format!("{:#010x} : {}", number(&element.key), target(value))),
         Set::Affinity(_) => None,
-        Set::Classes | Set::Recorders => {
+        Set::Classes | Set::Inners | Set::Departures => {
             let verdict = match &element.data {
                 Data::Verdict(Verdict::Drop) => "drop".to_owned(),
                 Data::Verdict(Verdict::Goto(chain)) => format!("goto {chain}"),
@@ -104,6 +124,25 @@ fn line(set: Set, element: &Element) -> String {
     };
     // Nothing but these is ever lowered; should it be, a golden file shows its bytes.
     text.unwrap_or_else(|| format!("{element:?}"))
+}
+
+fn leads_to(value: &[u8]) -> String {
+    let value = Value(number(value));
+    format!("pool {} class {}", value.pool(), value.class())
+}
+
+/// `10.0.0.1 . tcp . 80 from 192.0.2.0 to 192.0.2.255`
+fn allowed(family: Family, element: &Element) -> Option<String> {
+    let frontend = match family {
+        Family::V4 => 12,
+        Family::V6 => 24,
+    };
+    let (key, first) = element.key.split_at_checked(frontend)?;
+    let Data::Until(last) = &element.data else { return None };
+    let (ip, protocol, port) = read_frontend_key(key)?;
+    let protocol = protocol.name().to_lowercase();
+    let (first, last) = (address(first)?, address(last.get(frontend..)?)?);
+    Some(format!("{ip} . {protocol} . {port} from {first} to {last}"))
 }
 
 fn address(key: &[u8]) -> Option<IpAddr> {

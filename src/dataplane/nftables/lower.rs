@@ -8,25 +8,53 @@
 use super::changes::{Changes, Structure};
 use super::classes::{Acquired, CLASS_DROP, CLASS_REFUSE, ClassKey};
 use super::expr::Verdict;
-use super::layout::{ChainDefinition, class_chains, entry_name, record_name, skeleton};
+use super::layout::{
+    ChainDefinition, Features, OPTIONAL, class_chains, departure, entry, inner, skeleton,
+};
 use super::place::Wanted;
 use super::set::{
-    Bytes, Data, Element, Set, Value, address_element, class_element, hairpin_element, index,
-    service_element,
+    Bytes, Data, Element, Set, Value, address_element, allowed_element, class_element,
+    guarded_element, hairpin_element, index, local_element, service_element,
 };
 use super::state::{
-    PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, targets,
-    used_pools,
+    HeldFrontend, PoolKey, PoolState, State, UsedPool, endpoint_addresses, frontend_addresses,
+    frontends, guards, locals, targets, used_pools,
 };
 use crate::model::{Family, ServiceKey};
-use crate::planner::{NodePlan, ServicePlan};
+use crate::planner::{FrontendKind, NodePlan, ServicePlan};
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
+use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A frontend that the kernel holds.
-pub type HeldFrontend = (Family, Bytes, Value);
+/// What several services may share, and the kernel holds once.
+#[derive(Default)]
+struct Shared {
+    cluster_ips: Vec<IpAddr>,
+    others: Vec<IpAddr>,
+    endpoints: Vec<IpAddr>,
+    /// Node ports, and frontends that not everybody may ask, per family.
+    node_ports: [u64; 2],
+    guarded: [u64; 2],
+}
+
+impl Shared {
+    fn of(plan: &ServicePlan) -> Self {
+        let mut shared = Self {
+            cluster_ips: frontend_addresses(plan, true),
+            others: frontend_addresses(plan, false),
+            endpoints: endpoint_addresses(plan),
+            ..Self::default()
+        };
+        for (_, frontend) in plan.held() {
+            let at = index(frontend.at.at.family());
+            shared.node_ports[at] += u64::from(frontend.kind == FrontendKind::NodePort);
+            shared.guarded[at] += u64::from(frontend.allow.is_some());
+        }
+        shared
+    }
+}
 
 impl State {
     /// One service's difference, from the plan that the kernel follows to the new one.
@@ -37,50 +65,81 @@ impl State {
         new: Option<&ServicePlan>,
         changes: &mut Changes,
     ) {
+        let features = self.features();
         let mut pools = self.services.remove(key).unwrap_or_default();
         for (pool, plan) in pools.iter_mut().filter_map(|pool| Some((pool, old?))) {
             pool.slots = pool.slots_under(plan);
         }
-        let held = old.map_or_else(Vec::new, |plan| frontends(plan, &pools).collect());
+        let held = Held {
+            frontends: old.map_or_else(Vec::new, |plan| frontends(plan, &pools).collect()),
+            locals: old.map_or_else(Vec::new, |plan| locals(plan, &pools)),
+            guards: old.map_or_else(Vec::new, guard_elements),
+        };
         self.lower_from((key, pools.into_vec()), held, new, changes);
-        let before = (
-            old.map(frontend_addresses).unwrap_or_default(),
-            old.map(endpoint_addresses).unwrap_or_default(),
-        );
-        let after = (
-            new.map(frontend_addresses).unwrap_or_default(),
-            new.map(endpoint_addresses).unwrap_or_default(),
-        );
-        self.count_frontends((&before.0, &after.0), changes);
-        self.count_endpoints((&before.1, &after.1), changes);
+        let before = old.map(Shared::of).unwrap_or_default();
+        let after = new.map(Shared::of).unwrap_or_default();
+        self.count_cluster_ips((&before.cluster_ips, &after.cluster_ips), changes);
+        self.count_others((&before.others, &after.others));
+        self.count_endpoints((&before.endpoints, &after.endpoints), changes);
+        for at in [0, 1] {
+            self.node_ports[at] =
+                self.node_ports[at] + after.node_ports[at] - before.node_ports[at];
+            self.guarded[at] = self.guarded[at] + after.guarded[at] - before.guarded[at];
+        }
+        self.reshape(features, changes);
     }
 
-    /// As `lower`, but for shared addresses, and from what the kernel was seen to hold.
+    /// Counts what a plan needs of the table, for a table that is there already.
+    pub fn count_present(&mut self, plan: &ServicePlan) {
+        let shared = Shared::of(plan);
+        for address in shared.cluster_ips {
+            self.addresses.add(address);
+        }
+        for address in shared.others {
+            self.external.add(address);
+        }
+        for at in [0, 1] {
+            self.node_ports[at] += shared.node_ports[at];
+            self.guarded[at] += shared.guarded[at];
+        }
+    }
+
+    /// As `lower`, but for shared addresses and the skeleton, and from what the kernel was seen to
+    /// hold.
     pub fn lower_from(
         &mut self,
         (key, mut pools): (&ServiceKey, Vec<PoolState>),
-        held: Vec<HeldFrontend>,
+        held: Held,
         new: Option<&ServicePlan>,
         changes: &mut Changes,
     ) {
-        let mut next = Vec::new();
+        let before: SmallVec<[u32; 2]> = pools.iter().map(PoolState::number).collect();
+        let mut next: Vec<PoolState> = Vec::new();
         let used = new.map(used_pools).unwrap_or_default();
-        for (port, scope) in used {
+        for UsedPool { port, scope, external } in used {
             let old = pools.iter().position(|pool| pool.key.is(port, scope));
             let old = old.map(|at| pools.swap_remove(at));
+            let mut siblings = next.iter().chain(&pools).filter(|pool| pool.key.is_of(port));
+            let sibling = siblings.next().map(PoolState::number);
             let wanted = Wanted {
                 key: PoolKey::of(port, scope),
                 affinity: port.affinity,
+                external,
                 targets: targets(port, scope),
             };
-            next.extend(self.place(key, old, wanted, changes));
+            next.extend(self.place(key, old, (wanted, sibling), changes));
         }
         for pool in pools {
             self.drop_pool(pool, changes);
         }
-        let wanted: Vec<HeldFrontend> =
-            new.map_or_else(Vec::new, |plan| frontends(plan, &next).collect());
-        frontend_difference(held, wanted, &self.moved, changes);
+        let kept = |number: &u32| next.iter().any(|pool| pool.number() == *number);
+        self.freed_later.extend(before.iter().copied().filter(|number| !kept(number)));
+        let wanted = Held {
+            frontends: new.map_or_else(Vec::new, |plan| frontends(plan, &next).collect()),
+            locals: new.map_or_else(Vec::new, |plan| locals(plan, &next)),
+            guards: new.map_or_else(Vec::new, guard_elements),
+        };
+        self.write_held(held, wanted, changes);
         for (pool, plan) in next.iter_mut().filter_map(|pool| Some((pool, new?))) {
             pool.forget_slots_of(plan);
         }
@@ -89,9 +148,15 @@ impl State {
         }
     }
 
+    /// Writes what differs between the frontends held and wanted, and what hangs on them.
+    fn write_held(&mut self, held: Held, wanted: Held, changes: &mut Changes) {
+        guard_difference(&held.guards, &wanted.guards, changes);
+        local_difference(&held.locals, &wanted.locals, changes);
+        frontend_difference(held.frontends, wanted.frontends, &self.moved, changes);
+    }
+
     /// The number of a class with one more user; its chains are made if it is new.
     pub fn class(&mut self, key: ClassKey, changes: &mut Changes) -> Option<u32> {
-        let was_sticky = self.classes.any_sticky(key.family);
         match self.classes.acquire(key)? {
             Acquired::Known(number) => Some(number),
             Acquired::New(number) => {
@@ -99,10 +164,6 @@ impl State {
                     self.ensure_chain(chain, changes);
                 }
                 changes.new_targets.extend(class_elements(key, number));
-                if let (Some(_), false, Some(node)) = (key.affinity, was_sticky, self.node.clone())
-                {
-                    self.ensure_skeleton(&node, changes);
-                }
                 Some(number)
             }
         }
@@ -126,21 +187,20 @@ impl State {
     }
 
     pub fn ensure_skeleton(&mut self, node: &NodePlan, changes: &mut Changes) {
-        for chain in skeleton(self.needs(node)) {
-            self.ensure_chain(chain, changes);
-        }
-        if !node.drop_invalid {
-            for name in ["invalid", "stray"] {
-                if self.chains.remove(name).is_some() {
-                    changes.removed_chains.push(name.to_owned());
-                }
+        let chains = skeleton(self.needs(node));
+        let unwanted = OPTIONAL.into_iter().filter(|name| chains.iter().all(|c| c.name != *name));
+        for name in unwanted {
+            if self.chains.remove(name).is_some() {
+                changes.removed_chains.push(name.to_owned());
             }
+        }
+        for chain in chains {
+            self.ensure_chain(chain, changes);
         }
     }
 
-    pub fn count_frontends(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {
+    pub fn count_cluster_ips(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {
         let (gone, come) = difference(change);
-        let before = self.outside;
         for address in come {
             if self.addresses.add(address) {
                 let set = Set::Addresses(Family::of(address));
@@ -155,13 +215,26 @@ impl State {
                 self.outside[index(Family::of(address))] -= self.strays(address);
             }
         }
-        self.reshape(before, changes);
     }
 
-    /// Writes the skeleton again if the first frontend came to lie outside the service ranges, or
-    /// the last one left.
-    fn reshape(&mut self, before: [u64; 2], changes: &mut Changes) {
-        if before.map(|count| count > 0) != self.outside.map(|count| count > 0)
+    /// Addresses that are not the service's alone: nothing is said of their other ports.
+    pub fn count_others(&mut self, change: (&[IpAddr], &[IpAddr])) {
+        let (gone, come) = difference(change);
+        for address in come {
+            if self.external.add(address) {
+                self.outside[index(Family::of(address))] += self.strays(address);
+            }
+        }
+        for address in gone {
+            if self.external.remove(address) {
+                self.outside[index(Family::of(address))] -= self.strays(address);
+            }
+        }
+    }
+
+    /// Writes the skeleton again if services need other parts of it than before.
+    pub fn reshape(&mut self, before: [Features; 2], changes: &mut Changes) {
+        if before != self.features()
             && let Some(node) = self.node.clone()
         {
             self.ensure_skeleton(&node, changes);
@@ -184,11 +257,15 @@ impl State {
         }
     }
 
-    /// What does not depend on services: chains and service ranges.
+    /// What does not depend on services: chains, service ranges, where node ports answer.
     pub fn lower_node(&mut self, node: &Arc<NodePlan>, changes: &mut Changes) {
         let old = self.node.replace(node.clone());
         self.count_outside();
         self.ensure_skeleton(node, changes);
+        let old_nodes = old.as_ref().map_or(&[][..], |node| &node.node_port_addresses);
+        let (gone, come) = difference((old_nodes, &node.node_port_addresses));
+        changes.overdue.extend(gone.into_iter().map(node_element));
+        changes.new_targets.extend(come.into_iter().map(node_element));
         let old_ranges = old.as_ref().map_or(&[][..], |node| &node.service_ranges);
         if old_ranges != node.service_ranges {
             let old: Vec<_> = range_elements(old_ranges);
@@ -232,13 +309,16 @@ impl State {
 
 /// The elements that lead to a class.
 pub fn class_elements(key: ClassKey, number: u32) -> Vec<(Set, Element)> {
-    let entry = Verdict::Goto(entry_name(key).into());
-    let mut elements = vec![(Set::Classes, class_element(number, entry))];
-    if let Some(seconds) = key.affinity {
-        let record = Verdict::Jump(record_name(key.family, seconds.get()).into());
-        elements.push((Set::Recorders, class_element(number, record)));
-    }
+    let mut elements = vec![(Set::Classes, class_element(number, entry(key)))];
+    let inner = inner(key).map(|verdict| (Set::Inners, class_element(number, verdict)));
+    let departure = departure(key).map(|verdict| (Set::Departures, class_element(number, verdict)));
+    elements.extend(inner.into_iter().chain(departure));
     elements
+}
+
+/// An address at which node ports answer.
+pub fn node_element(address: IpAddr) -> (Set, Element) {
+    (Set::Nodes(Family::of(address)), address_element(address))
 }
 
 /// The classes that exist without being asked for.
@@ -276,31 +356,80 @@ fn difference((before, after): (&[IpAddr], &[IpAddr])) -> (Vec<IpAddr>, Vec<IpAd
     (lacking(before, after), lacking(after, before))
 }
 
+/// What the kernel holds of a service beside its pools, or shall hold.
+#[derive(Default)]
+pub struct Held {
+    pub frontends: Vec<HeldFrontend>,
+    /// Pools whose clients from outside go elsewhere.
+    pub locals: Vec<(u32, Value)>,
+    /// Elements of `guarded` and `allowed`.
+    pub guards: Vec<(Set, Element)>,
+}
+
+/// What keeps clients from frontends that not everybody may ask.
+pub fn guard_elements(plan: &ServicePlan) -> Vec<(Set, Element)> {
+    let mut elements = Vec::new();
+    for (family, key, allowed) in guards(plan) {
+        let allow = |net: &IpNet| (Set::Allowed(family), allowed_element(&key, *net));
+        elements.extend(allowed.iter().map(allow));
+        elements.push((Set::Guarded(family), guarded_element(key)));
+    }
+    elements
+}
+
+fn guard_difference(held: &[(Set, Element)], wanted: &[(Set, Element)], changes: &mut Changes) {
+    if held.is_empty() && wanted.is_empty() {
+        return;
+    }
+    let before: HashSet<_> = held.iter().map(|(set, e)| (*set, &e.key, &e.data)).collect();
+    let after: HashSet<_> = wanted.iter().map(|(set, e)| (*set, &e.key, &e.data)).collect();
+    for (set, element) in wanted {
+        if !before.contains(&(*set, &element.key, &element.data)) {
+            changes.new_targets.push((*set, element.clone()));
+        }
+    }
+    for (set, element) in held {
+        // First of all: a range that gives way to one around it, or in it, would be in its way.
+        if !after.contains(&(*set, &element.key, &element.data)) {
+            changes.overdue.push((*set, element.clone()));
+        }
+    }
+}
+
+fn local_difference(held: &[(u32, Value)], wanted: &[(u32, Value)], changes: &mut Changes) {
+    let element = |&(pool, value): &(u32, Value)| (Set::Locals, local_element(pool, value));
+    for local in wanted.iter().filter(|local| !held.contains(local)) {
+        match held.iter().any(|(pool, _)| *pool == local.0) {
+            true => changes.replaced_targets.push(element(local)),
+            false => changes.new_targets.push(element(local)),
+        }
+    }
+    let gone = held.iter().filter(|(pool, _)| wanted.iter().all(|(other, _)| other != pool));
+    changes.removed.extend(gone.map(element));
+}
+
 /// Writes what differs between the frontends held and wanted. One that moves is replaced by the
 /// service that it comes to, or its deletion would meet the new element.
 fn frontend_difference(
     held: Vec<HeldFrontend>,
     wanted: Vec<HeldFrontend>,
-    moved: &HashSet<Bytes>,
+    moved: &HashSet<(Set, Bytes)>,
     changes: &mut Changes,
 ) {
-    let write =
-        |(family, key, value): HeldFrontend| (Set::Services(family), service_element(key, value));
+    let write = |((set, key), value): ((Set, Bytes), Value)| (set, service_element(key, value));
+    let place = |(set, key, value): HeldFrontend| ((set, key), value);
     if held.is_empty() && moved.is_empty() {
-        changes.new_frontends.extend(wanted.into_iter().map(write));
+        changes.new_frontends.extend(wanted.into_iter().map(place).map(write));
         return;
     }
-    let mut held: HashMap<Bytes, (Family, Value)> =
-        held.into_iter().map(|(family, key, value)| (key, (family, value))).collect();
-    for (family, key, value) in wanted {
-        match held.remove(&key) {
-            Some((_, before)) if before == value => {}
-            None if !moved.contains(&key) => {
-                changes.new_frontends.push(write((family, key, value)))
-            }
-            _ => changes.replaced_frontends.push(write((family, key, value))),
+    let mut held: HashMap<(Set, Bytes), Value> = held.into_iter().map(place).collect();
+    for (at, value) in wanted.into_iter().map(place) {
+        match held.remove(&at) {
+            Some(before) if before == value => {}
+            None if !moved.contains(&at) => changes.new_frontends.push(write((at, value))),
+            _ => changes.replaced_frontends.push(write((at, value))),
         }
     }
-    let gone = held.into_iter().filter(|(key, _)| !moved.contains(key));
-    changes.removed.extend(gone.map(|(key, (family, value))| write((family, key, value))));
+    let gone = held.into_iter().filter(|(at, _)| !moved.contains(at));
+    changes.removed.extend(gone.map(write));
 }

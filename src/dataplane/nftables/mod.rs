@@ -27,6 +27,7 @@ mod slots;
 pub mod state;
 pub mod transaction;
 pub mod types;
+mod whole;
 
 pub use error::Error;
 pub use kernel::Without;
@@ -36,10 +37,9 @@ use self::changes::{Changes, Structure};
 use self::kernel::Kernel;
 use self::monitor::Monitor;
 use self::set::Set;
-use self::state::{State, moved_frontends};
+use self::state::{State, moved_frontends, read_frontend};
 use crate::dataplane::{Applied, Dataplane};
-use crate::model::Family;
-use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServiceDelta};
+use crate::planner::{FrontendKey, Plan, PlanDelta, ServiceDelta};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Services that one transaction of a long delta holds: larger ones are no faster, and hold the
@@ -74,6 +74,12 @@ impl Nftables {
 
     fn commit(&mut self, changes: &Changes) -> Result<Applied, Error> {
         let mut applied = Applied::default();
+        for service in &changes.unplaced {
+            tracing::error!(
+                %service,
+                "its clients meet silence: all pool numbers (2^20) or classes (2^12: sizes, protocols, affinity timeouts in use together) are taken"
+            );
+        }
         if changes.is_empty() {
             return Ok(applied);
         }
@@ -89,12 +95,12 @@ impl Nftables {
         if !self.kernel.has_table()? {
             return Ok(held);
         }
-        for family in Family::BOTH {
-            let elements = match self.kernel.dump(Set::Services(family)) {
+        for set in Set::all_frontends() {
+            let elements = match self.kernel.dump(set) {
                 Err(error) if error.is_not_found() => continue,
                 elements => elements?,
             };
-            held.extend(elements.iter().filter_map(|element| frontend_of(&element.key)));
+            held.extend(elements.iter().filter_map(|element| read_frontend(set, &element.key)));
         }
         Ok(held)
     }
@@ -119,12 +125,6 @@ impl Nftables {
         applied += self.commit(&changes)?;
         Ok(applied)
     }
-}
-
-/// The frontend that a key of the services map stands for.
-fn frontend_of(key: &[u8]) -> Option<FrontendKey> {
-    let (address, protocol, port) = set::read_frontend_key(key)?;
-    Some(FrontendKey { at: FrontendAddress::Address(address), protocol, port })
 }
 
 impl Dataplane for Nftables {

@@ -1,34 +1,43 @@
 //! Adoption: what the kernel holds becomes the state, and only the difference to the plan is
 //! written. EDGE: it asks the kernel.
 
-use super::changes::{Changes, Structure};
-use super::classes::{ClassKey, FIRST_FREE_CLASS};
+use super::changes::Changes;
+use super::classes::{ClassKey, FIRST_FREE_CLASS, Way};
 use super::error::Error;
-use super::expr::Verdict;
 use super::kernel::{ObservedChain, ObservedSet};
-use super::layout::{Needs, class_chains, read_entry_name, skeleton};
-use super::lower::{HeldFrontend, class_elements, fixed_class_elements, range_elements};
+use super::layout::{Needs, class_chains, skeleton};
+use super::lower::{Held, guard_elements};
 use super::set::{
-    Bytes, Data, Element, Set, Value, address_element, endpoint_element, hairpin_element, index,
-    pinned_element, read_frontend_key, read_set_address, read_slot_key, read_target, slot_key,
+    Bytes, Data, Element, Set, Value, address_element, endpoint_element, first_slot,
+    hairpin_element, index, local_element, read_set_address, read_slot_key, read_target, slot_key,
     token,
 };
 use super::state::{
-    PoolKey, PoolState, State, endpoint_addresses, frontend_addresses, frontends, used_pools,
+    HeldFrontend, PoolKey, PoolState, State, UsedPool, endpoint_addresses, frontend_place,
+    frontends, named_scope, read_frontend, used_pools,
 };
 use super::types::Definition;
-use super::{Nftables, SERVICES_AT_ONCE, frontend_of};
+use super::whole::{is_dumped, planned_guards};
+use super::{Nftables, SERVICES_AT_ONCE};
 use crate::dataplane::Applied;
 use crate::model::{Family, ServiceKey};
-use crate::planner::{Action, FrontendAddress, Plan, ServicePlan};
+use crate::planner::{Action, Forward, FrontendAddress, Plan, PortPlan, Scope, ServicePlan};
 use foldhash::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 /// One service with what the kernel was seen to hold of it.
 struct Seen {
     key: ServiceKey,
-    held: Vec<HeldFrontend>,
+    held: Held,
     pools: Vec<PoolState>,
+}
+
+/// What the kernel holds under the keys of planned frontends, and in `locals`.
+#[derive(Default)]
+struct Leads {
+    frontends: HashMap<(Set, Bytes), Value>,
+    locals: HashMap<u32, Value>,
 }
 
 /// Things that may have lost their last user while nobody looked.
@@ -36,8 +45,8 @@ struct Seen {
 struct Suspects {
     endpoints: Vec<IpAddr>,
     addresses: Vec<IpAddr>,
-    /// Planned frontends that the kernel holds, per family: more there are somebody's past.
-    frontends: [u64; 2],
+    /// Planned frontends that the kernel holds, per map: more there are somebody's past.
+    frontends: [u64; Set::ALL.len()],
 }
 
 impl Nftables {
@@ -48,9 +57,7 @@ impl Nftables {
         if !self.kernel.has_table()? || !has_our_sets(&self.kernel.sets()?) {
             return Ok(None);
         }
-        for address in plan.services().flat_map(|service| frontend_addresses(&service)) {
-            self.state.addresses.add(address);
-        }
+        plan.services().for_each(|service| self.state.count_present(&service));
         let mut applied = Applied::default();
         let Some(structure) = self.observe_structure(plan)? else {
             return Ok(None);
@@ -106,6 +113,8 @@ impl Nftables {
         self.state.ensure_skeleton(&plan.node, &mut changes);
         debug_assert!(before.is_none() || before.as_ref() == Some(&plan.node));
         self.observe_ranges(plan, &mut changes)?;
+        self.observe_nodes(plan, &mut changes)?;
+        self.observe_guards(&planned_guards(plan), &mut changes)?;
         self.observe_catch_alls(&mut changes)?;
         Ok(Some(changes))
     }
@@ -126,8 +135,7 @@ impl Nftables {
 
     /// An element that answers for all keys is in no count. Sets that are dumped anyway show it.
     fn observe_catch_alls(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        let dumped = |set: &Set| matches!(set, Set::Classes | Set::Recorders | Set::Pinned(_));
-        for set in Set::ALL.into_iter().filter(|set| !dumped(set)) {
+        for set in Set::ALL.into_iter().filter(|set| !is_dumped(*set)) {
             match self.kernel.get(set, &[Bytes::new()]) {
                 Ok(found) => {
                     let found = found.into_iter().flatten();
@@ -142,109 +150,117 @@ impl Nftables {
         Ok(())
     }
 
-    /// Adopts classes, and repairs the two maps that lead to their chains.
-    fn observe_classes(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        let entries = self.kernel.dump(Set::Classes)?;
-        for element in &entries {
-            let number = class_number(element);
-            if let (Some(number), Data::Verdict(Verdict::Goto(chain))) = (number, &element.data)
-                && let Some(key) = read_entry_name(chain)
-            {
-                self.state.classes.adopt(key, number);
-            }
-        }
-        let mut wanted: Vec<(Set, Element)> = fixed_class_elements().into();
-        wanted.extend(
-            self.state.classes.iter().flat_map(|(key, number)| class_elements(key, number)),
-        );
-        let recorders = self.kernel.dump(Set::Recorders)?;
-        let seen = entries.into_iter().map(|e| (Set::Classes, e));
-        let seen: Vec<_> = seen.chain(recorders.into_iter().map(|e| (Set::Recorders, e))).collect();
-        changes.overdue.extend(seen.iter().filter(|e| !wanted.contains(e)).cloned());
-        changes.new_targets.extend(wanted.into_iter().filter(|e| !seen.contains(e)));
-        Ok(())
-    }
-
-    pub(super) fn observe_ranges(
-        &mut self,
-        plan: &Plan,
-        changes: &mut Changes,
-    ) -> Result<(), Error> {
-        let wanted = range_elements(&plan.node.service_ranges);
-        for family in Family::BOTH {
-            let set = Set::Ranges(family);
-            let seen = self.kernel.dump(set)?;
-            let wanted: Vec<&Element> =
-                wanted.iter().filter(|(s, _)| *s == set).map(|(_, e)| e).collect();
-            let same =
-                seen.len() == wanted.len() && wanted.iter().all(|element| seen.contains(element));
-            if !same {
-                changes.structure.push(Structure::FlushSet(set));
-                changes.new_targets.extend(wanted.into_iter().map(|e| (set, e.clone())));
-            }
-        }
-        Ok(())
-    }
-
     /// Looks up every planned frontend, and the pools that it leads to.
     fn observe_services(
         &mut self,
         plan: &Plan,
         suspects: &mut Suspects,
     ) -> Result<Vec<Seen>, Error> {
-        let mut values: [HashMap<Bytes, Value>; 2] = Default::default();
-        for family in Family::BOTH {
+        let mut leads = Leads::default();
+        for set in Set::all_frontends() {
             let keys: Vec<Bytes> =
-                planned_frontends(plan).filter(|(f, _)| *f == family).map(|(_, key)| key).collect();
-            let found = self.kernel.get(Set::Services(family), &keys)?;
+                planned_frontends(plan).filter(|(of, _)| *of == set).map(|(_, key)| key).collect();
+            let found = self.kernel.get(set, &keys)?;
             let known = keys.into_iter().zip(found).filter_map(|(key, data)| match data {
-                Some(Data::Value(bytes)) => Some((key, Value(word(&bytes)?))),
+                Some(Data::Value(bytes)) => Some(((set, key), Value(word(&bytes)?))),
                 _ => None,
             });
-            values[index(family)] = known.collect();
-            suspects.frontends[index(family)] = values[index(family)].len() as u64;
+            let before = leads.frontends.len();
+            leads.frontends.extend(known);
+            suspects.frontends[set.index()] = (leads.frontends.len() - before) as u64;
+        }
+        for element in self.kernel.dump(Set::Locals)? {
+            if let (Some(pool), Data::Value(bytes)) = (word(&element.key), &element.data)
+                && let Some(value) = word(bytes)
+            {
+                leads.locals.insert(Value(pool).pool(), Value(value));
+            }
         }
         let mut seen: Vec<Seen> =
-            plan.services().map(|service| self.candidates(&service, &values)).collect();
-        drop(values);
+            plan.services().map(|service| self.candidates(&service, &mut leads)).collect();
+        let mut nobodys = Changes::default();
+        let rest = leads.locals.into_iter();
+        nobodys.removed.extend(rest.map(|(pool, value)| (Set::Locals, local_element(pool, value))));
+        self.commit(&nobodys)?;
         self.read_slots(&mut seen, suspects)?;
         Ok(seen)
     }
 
     /// The pools that a service's frontends name; their slots are still to be read.
-    fn candidates(&mut self, plan: &ServicePlan, values: &[HashMap<Bytes, Value>; 2]) -> Seen {
+    fn candidates(&mut self, plan: &ServicePlan, leads: &mut Leads) -> Seen {
         let held: Vec<HeldFrontend> = frontends(plan, &[])
-            .filter_map(|(family, key, _)| {
-                let value = *values[index(family)].get(&key)?;
-                Some((family, key, value))
+            .filter_map(|(set, key, _)| {
+                let place = (set, key);
+                let value = *leads.frontends.get(&place)?;
+                Some((place.0, place.1, value))
             })
             .collect();
         let mut pools: Vec<PoolState> = Vec::new();
-        for (port, scope) in used_pools(plan) {
-            let value = plan.held().find_map(|(of, frontend)| {
-                let FrontendAddress::Address(address) = frontend.at.at else { return None };
-                let leads = matches!(&frontend.action, Action::Forward(f) if f.scope == scope);
-                let at = super::set::frontend_key(address, frontend.at.protocol, frontend.at.port);
-                let value = *values[index(port.family)].get(&at)?;
-                (std::ptr::eq(of, port) && leads && value.class() >= FIRST_FREE_CLASS)
-                    .then_some(value)
+        let mut locals = Vec::new();
+        for UsedPool { port, scope, .. } in used_pools(plan) {
+            let named: Vec<Value> = plan
+                .held()
+                .filter(|(of, frontend)| {
+                    let names = |f: &Forward| named_scope(f.reach) == scope;
+                    std::ptr::eq(*of, port)
+                        && matches!(&frontend.action, Action::Forward(f) if names(f))
+                })
+                .filter_map(|(_, frontend)| {
+                    leads.frontends.get(&frontend_place(frontend.at)).copied()
+                })
+                .filter(|value| value.class() >= FIRST_FREE_CLASS)
+                .collect();
+            let cluster = pools.iter().find(|pool| pool.key.is(port, Scope::Cluster));
+            let by_local = cluster.filter(|_| scope == Scope::Local);
+            let by_local = by_local.and_then(|pool| leads.locals.get(&pool.number()).copied());
+            let Some(value) = named.first().copied().or(by_local) else { continue };
+            pools.extend(self.adopt_pool(&plan.key, (port, scope), (value, &named), &pools));
+        }
+        for pool in pools.iter().filter(|pool| pool.key.scope == Scope::Cluster) {
+            locals.extend(leads.locals.remove(&pool.number()).map(|value| (pool.number(), value)));
+        }
+        let held = Held { frontends: held, locals, guards: guard_elements(plan) };
+        Seen { key: plan.key.clone(), held, pools }
+    }
+
+    /// A pool that the kernel holds under this number, with the classes that lead to it.
+    fn adopt_pool(
+        &mut self,
+        owner: &ServiceKey,
+        (port, scope): (&PortPlan, Scope),
+        (value, named): (Value, &[Value]),
+        others: &[PoolState],
+    ) -> Option<PoolState> {
+        let classes = &self.state.classes;
+        let class = classes.key(value.class()).filter(|class| {
+            (class.family, class.protocol, class.scope) == (port.family, port.protocol, scope)
+        })?;
+        let inside = classes.number(ClassKey { way: Way::Inside, ..class })?;
+        let external =
+            named.iter().filter(|other| other.pool() == value.pool()).find_map(|other| {
+                let key = classes.key(other.class())?;
+                let same =
+                    ClassKey { way: Way::Inside, ..key } == ClassKey { way: Way::Inside, ..class };
+                (same && key.way != Way::Inside).then_some(other.class())
             });
-            let Some(value) = value else { continue };
-            let class = self.state.classes.key(value.class());
-            let fits =
-                |class: &ClassKey| (class.family, class.protocol) == (port.family, port.protocol);
-            let Some(class) = class.filter(fits) else { continue };
-            if self.state.numbers.adopt(value.pool(), &plan.key) {
-                self.state.classes.acquire(class);
-                pools.push(PoolState {
-                    key: PoolKey::of(port, scope),
-                    value,
-                    affinity: class.affinity,
-                    slots: Box::default(),
-                });
+        // Both pools of a port have one number.
+        let mut siblings = others.iter().filter(|pool| pool.key.is_of(port));
+        let known = siblings.any(|pool| pool.number() == value.pool());
+        if !known && !self.state.numbers.adopt(value.pool(), owner) {
+            return None;
+        }
+        for number in [Some(inside), external].into_iter().flatten() {
+            if let Some(key) = self.state.classes.key(number) {
+                self.state.classes.acquire(key);
             }
         }
-        Seen { key: plan.key.clone(), held, pools }
+        Some(PoolState {
+            key: PoolKey::of(port, scope),
+            value: Value::new(value.pool(), inside),
+            external: external.and_then(|class| NonZeroU16::new(class as u16)),
+            affinity: class.affinity,
+            slots: Box::default(),
+        })
     }
 
     fn read_slots(&mut self, seen: &mut [Seen], suspects: &mut Suspects) -> Result<(), Error> {
@@ -254,7 +270,7 @@ impl Nftables {
                 .iter()
                 .flat_map(|seen| &seen.pools)
                 .filter(|pool| state.map_of(pool) == set)
-                .flat_map(|pool| (0..state.size(pool)).map(|slot| slot_key(pool.number(), slot)))
+                .flat_map(|pool| slot_keys(pool, state.size(pool)))
                 .collect();
             let mut found = self.kernel.get(set, &keys)?.into_iter();
             for pool in seen.iter_mut().flat_map(|seen| &mut seen.pools) {
@@ -274,7 +290,7 @@ impl Nftables {
                 suspects.endpoints.extend(pool.slots.iter().map(|target| target.address));
                 if pool.affinity.is_some() {
                     for target in &pool.slots {
-                        self.state.tokens[index(pool.key.family)]
+                        self.state.tokens[index(pool.key.family)][pool.key.scope as usize]
                             .insert(token(pool.number(), target), *target);
                     }
                 }
@@ -290,20 +306,23 @@ impl Nftables {
         suspects: &mut Suspects,
     ) -> Result<Applied, Error> {
         let mut changes = Changes::default();
-        for family in Family::BOTH {
-            let set = Set::Services(family);
-            if self.kernel.count(set)? == Some(suspects.frontends[index(family)]) {
+        for set in Set::all_frontends() {
+            if self.kernel.count(set)? == Some(suspects.frontends[set.index()]) {
                 continue;
             }
-            let keys: HashSet<Bytes> = planned_frontends(plan).map(|(_, key)| key).collect();
+            let of_set = planned_frontends(plan).filter(|(of, _)| *of == set);
+            let keys: HashSet<Bytes> = of_set.map(|(_, key)| key).collect();
             for element in self.kernel.dump(set)? {
                 if keys.contains(&element.key) {
                     continue;
                 }
-                suspects.addresses.extend(read_frontend_key(&element.key).map(|(ip, _, _)| ip));
-                self.former.extend(frontend_of(&element.key));
+                let frontend = read_frontend(set, &element.key);
+                self.former.extend(frontend);
+                if let Some(FrontendAddress::Address(address)) = frontend.map(|at| at.at) {
+                    suspects.addresses.push(address);
+                }
                 if let Data::Value(bytes) = &element.data {
-                    self.abandon_pool(family, word(bytes).map(Value), suspects)?;
+                    self.abandon_pool(word(bytes).map(Value), suspects)?;
                 }
                 changes.removed.push((set, element));
             }
@@ -315,22 +334,17 @@ impl Nftables {
     }
 
     /// Queues the slots of a pool that lost its last frontend while nobody looked.
-    fn abandon_pool(
-        &mut self,
-        family: Family,
-        value: Option<Value>,
-        suspects: &mut Suspects,
-    ) -> Result<(), Error> {
-        let Some(value) = value.filter(|v| self.state.numbers.owner(v.pool()).is_none()) else {
-            return Ok(());
-        };
-        let size = self.state.classes.key(value.class()).map_or(0, |class| class.size);
-        let keys: Vec<Bytes> = (0..size).map(|slot| slot_key(value.pool(), slot)).collect();
-        let set = Set::endpoints(family, size);
-        for (slot, data) in self.kernel.get(set, &keys)?.into_iter().enumerate() {
+    fn abandon_pool(&mut self, value: Option<Value>, suspects: &mut Suspects) -> Result<(), Error> {
+        let unowned = value.filter(|v| self.state.numbers.owner(v.pool()).is_none());
+        let class = |value: Value| Some((value.pool(), self.state.classes.key(value.class())?));
+        let Some((number, class)) = unowned.and_then(class) else { return Ok(()) };
+        let slots = (0..class.size).map(|slot| first_slot(class.scope) + slot);
+        let keys: Vec<Bytes> = slots.clone().map(|slot| slot_key(number, slot)).collect();
+        let set = Set::endpoints(class.family, class.size);
+        for (slot, data) in slots.zip(self.kernel.get(set, &keys)?) {
             let Some(Data::Value(bytes)) = data else { continue };
             let Some(target) = read_target(&bytes) else { continue };
-            let element = endpoint_element(value.pool(), slot as u32, &target);
+            let element = endpoint_element(number, slot, &target);
             if !self.state.deferred.iter().any(|(s, e)| *s == set && e.key == element.key) {
                 suspects.endpoints.push(target.address);
                 self.state.slots[set.index()] += 1;
@@ -363,26 +377,8 @@ impl Nftables {
                 maybe.filter(|a| Family::of(*a) == family && !self.state.endpoints.contains(*a));
             let maybe: Vec<IpAddr> = maybe.collect();
             self.observe_addresses((set, hairpin_element), endpoints, maybe, &mut changes)?;
-
-            let set = Set::Pinned(family);
-            let wanted: Vec<Element> = self.state.tokens[index(family)]
-                .iter()
-                .map(|(token, target)| pinned_element(*token, target))
-                .collect();
-            let seen: HashMap<Bytes, Data> =
-                self.kernel.dump(set)?.into_iter().map(|e| (e.key, e.data)).collect();
-            let mut extra = seen.clone();
-            for element in wanted {
-                match extra.remove(&element.key) {
-                    Some(data) if data == element.data => {}
-                    Some(_) => changes.replaced_targets.push((set, element)),
-                    None => changes.new_targets.push((set, element)),
-                }
-            }
-            changes
-                .removed
-                .extend(extra.into_iter().map(|(key, data)| (set, Element { key, data })));
         }
+        self.observe_pinned(&mut changes)?;
         self.commit(&changes)
     }
 
@@ -428,8 +424,7 @@ impl Nftables {
             let mut owned: HashSet<Bytes> = HashSet::default();
             let pools = seen.iter().flat_map(|seen| &seen.pools);
             for pool in pools.filter(|pool| self.state.map_of(pool) == set) {
-                owned
-                    .extend((0..pool.slots.len() as u32).map(|slot| slot_key(pool.number(), slot)));
+                owned.extend(slot_keys(pool, pool.slots.len() as u32));
             }
             let deferred = self.state.deferred.iter().filter(|(s, _)| *s == set);
             owned.extend(deferred.map(|(_, element)| element.key.clone()));
@@ -442,10 +437,16 @@ impl Nftables {
     }
 }
 
+/// The keys of a pool's first slots.
+fn slot_keys(pool: &PoolState, slots: u32) -> impl Iterator<Item = Bytes> + use<> {
+    let (number, first) = (pool.number(), first_slot(pool.key.scope));
+    (0..slots).map(move |slot| slot_key(number, first + slot))
+}
+
 /// What slots were seen to hold says nothing of what pins may name: that is looked at as a whole.
 fn leave_pinned_out(changes: &mut Changes) {
-    changes.removed.retain(|(set, _)| !matches!(set, Set::Pinned(_)));
-    changes.new_targets.retain(|(set, _)| !matches!(set, Set::Pinned(_)));
+    changes.removed.retain(|(set, _)| !matches!(set, Set::Pinned(..)));
+    changes.new_targets.retain(|(set, _)| !matches!(set, Set::Pinned(..)));
 }
 
 /// Whether a base chain hangs elsewhere than it should, or lets less through.
@@ -459,19 +460,12 @@ pub(super) fn hooks_differ(chains: &[ObservedChain], needs: Needs<'_>) -> bool {
 }
 
 /// The keys of all frontends that somebody holds: each claimed one has a holder.
-fn planned_frontends(plan: &Plan) -> impl Iterator<Item = (Family, Bytes)> {
-    plan.claims.iter().filter_map(|(at, _)| {
-        let FrontendAddress::Address(address) = at.at else { return None };
-        Some((Family::of(address), super::set::frontend_key(address, at.protocol, at.port)))
-    })
+fn planned_frontends(plan: &Plan) -> impl Iterator<Item = (Set, Bytes)> {
+    plan.claims.iter().map(|(at, _)| frontend_place(*at))
 }
 
 fn word(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn class_number(element: &Element) -> Option<u32> {
-    word(&element.key)
 }
 
 /// Whether every set is there, and made as this version makes it.

@@ -6,42 +6,59 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::changes::Changes;
-use super::classes::ClassKey;
-use super::set::{Set, Value, endpoint_element, index, pinned_element, token};
+use super::classes::{ClassKey, Way};
+use super::set::{Element, Set, Value, endpoint_element, first_slot, index, pinned_element, token};
 use super::slots::rebalance;
 use super::state::{PoolKey, PoolState, Retimed, State};
 use crate::model::{Family, ServiceKey};
-use crate::planner::Target;
+use crate::planner::{Scope, Target};
 use foldhash::HashSet;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 /// What a pool shall be.
 pub struct Wanted {
     pub key: PoolKey,
     pub affinity: Option<NonZeroU32>,
+    /// How connections come that do not come by a cluster IP.
+    pub external: Option<Way>,
     pub targets: Box<[Target]>,
 }
 
+impl Wanted {
+    fn class(&self, size: u32, way: Way) -> ClassKey {
+        let PoolKey { family, protocol, scope, .. } = self.key;
+        ClassKey { family, protocol, scope, size, affinity: self.affinity, way }
+    }
+}
+
+/// A pool's slots: where they stand, and from which number on they count.
+#[derive(Clone, Copy)]
+struct Place {
+    set: Set,
+    number: u32,
+    first: u32,
+}
+
+impl Place {
+    fn element(self, slot: usize, target: &Target) -> (Set, Element) {
+        (self.set, endpoint_element(self.number, self.first + slot as u32, target))
+    }
+}
+
 impl State {
-    /// Makes a pool what it shall be. `None` if no number or class is left for it.
+    /// Makes a pool what it shall be. `sibling`: the number of the same port's other pool, which
+    /// both have if they can, so that pins hold whichever is asked. `None` if no number or class
+    /// is left for it.
     pub fn place(
         &mut self,
         owner: &ServiceKey,
         old: Option<PoolState>,
-        wanted: Wanted,
+        (wanted, sibling): (Wanted, Option<u32>),
         changes: &mut Changes,
     ) -> Option<PoolState> {
         debug_assert!(!wanted.targets.is_empty(), "a pool that is forwarded to has endpoints");
-        let family = wanted.key.family;
-        let same = old.as_ref().is_some_and(|pool| pool.affinity == wanted.affinity);
-        let unchanged = same
-            && old.as_ref().is_some_and(|pool| {
-                pool.slots.len() == self.size(pool) as usize
-                    && pool.slots.len() == wanted.targets.len()
-                    && is_permutation(&pool.slots, &wanted.targets)
-            });
-        if unchanged {
-            return old;
+        if let Some(pool) = old.as_ref().filter(|pool| self.is_as_wanted(pool, &wanted)) {
+            return Some(pool.clone());
         }
         // Pins name endpoints by a hash over pool and endpoint: a number where two would clash
         // is not usable for this pool.
@@ -52,93 +69,138 @@ impl State {
             }
             other => other,
         };
-        let old_map = old.as_ref().map(|pool| self.map_of(pool));
-        let (number, old_slots, old_class, old_affinity) = match old {
-            Some(pool) => (pool.value.pool(), pool.slots, Some(pool.value.class()), pool.affinity),
-            None => (self.new_number(owner, &wanted)?, Box::default(), None, None),
+        let size = self.classes.size_for(wanted.key.family, wanted.targets.len() as u32);
+        let held = old.as_ref().map(|pool| (pool.class(), pool.external_class()));
+        let (held_class, held_external) = held.unzip();
+        let class = self.reclass(held_class, wanted.class(size, Way::Inside), changes);
+        let external = match wanted.external {
+            Some(way) => {
+                self.reclass(held_external.flatten(), wanted.class(size, way), changes).map(Some)
+            }
+            None => {
+                held_external.flatten().into_iter().for_each(|class| self.release(class));
+                Some(None)
+            }
         };
+        let number = match &old {
+            Some(pool) => Some(pool.number()),
+            None => self.new_number(owner, &wanted, sibling),
+        };
+        let (Some(class), Some(external), Some(number)) = (class, external, number) else {
+            class.into_iter().chain(external.flatten()).for_each(|class| self.release(class));
+            old.into_iter().for_each(|pool| self.leave(pool, changes));
+            changes.unplaced.push(owner.clone());
+            return None;
+        };
+        let external = external.and_then(|class| NonZeroU16::new(class as u16));
+        let place = Place {
+            set: Set::endpoints(wanted.key.family, size),
+            number,
+            first: first_slot(wanted.key.scope),
+        };
+        let slots = self.fill(old, &wanted, (place, size), changes);
+        let value = Value::new(number, class);
+        Some(PoolState { key: wanted.key, value, external, affinity: wanted.affinity, slots })
+    }
+
+    fn is_as_wanted(&self, pool: &PoolState, wanted: &Wanted) -> bool {
+        let way = pool.external_class().and_then(|class| self.classes.key(class));
+        pool.affinity == wanted.affinity
+            && way.map(|class| class.way) == wanted.external
+            && pool.slots.len() == self.size(pool) as usize
+            && pool.slots.len() == wanted.targets.len()
+            && is_permutation(&pool.slots, &wanted.targets)
+    }
+
+    /// The number of a class for a pool that was in another, or in none.
+    fn reclass(&mut self, old: Option<u32>, key: ClassKey, changes: &mut Changes) -> Option<u32> {
+        let old_key = old.and_then(|class| self.classes.key(class));
+        if old_key == Some(key) {
+            return old;
+        }
+        let class = self.class(key, changes);
+        old.into_iter().for_each(|class| self.release(class));
+        class
+    }
+
+    fn release(&mut self, class: u32) {
+        if let Some(key) = self.classes.key(class) {
+            self.classes.release(key);
+        }
+    }
+
+    /// Brings slots and pins' endpoints from what a pool had to what it shall have.
+    fn fill(
+        &mut self,
+        old: Option<PoolState>,
+        wanted: &Wanted,
+        (place, size): (Place, u32),
+        changes: &mut Changes,
+    ) -> Box<[Target]> {
+        let PoolKey { family, scope, .. } = wanted.key;
+        let old_affinity = old.as_ref().and_then(|pool| pool.affinity);
         if let (Some(before), Some(after)) = (old_affinity, wanted.affinity)
             && before != after
         {
             let (before, after) = (before.get(), after.get());
-            self.retimed.push(Retimed { family, number, before, after });
+            self.retimed.push(Retimed { family, number: place.number, before, after });
         }
-        let size = self.classes.size_for(family, wanted.targets.len() as u32);
-        let (protocol, affinity) = (wanted.key.protocol, wanted.affinity);
-        let class_key = ClassKey { family, protocol, size, affinity };
-        let class = match old_class {
-            Some(class) if self.classes.key(class) == Some(class_key) => class,
-            _ => {
-                let class = self.class(class_key, changes)?;
-                if let Some(old) = old_class.and_then(|class| self.classes.key(class)) {
-                    self.classes.release(old);
-                }
-                class
-            }
-        };
-        let map = Set::endpoints(family, size);
-        let left = old_map.filter(|old| *old != map);
+        let left = old.as_ref().map(|pool| self.place_of(pool)).filter(|old| old.set != place.set);
+        let old_slots = old.map(|pool| pool.slots).unwrap_or_default();
         let kept = if left.is_some() { &[] } else { &*old_slots };
         let slots = rebalance(kept, &wanted.targets, size as usize);
-        self.write_slots((map, number), kept, &slots, changes);
+        self.write_slots(place, kept, &slots, changes);
         if let Some(left) = left {
-            self.leave_slots((left, number), old_slots.iter().enumerate(), &slots, changes);
+            self.leave_slots(left, old_slots.iter().enumerate(), &slots, changes);
         }
         let before = if old_affinity.is_some() { &*old_slots } else { &[] };
         let after = if wanted.affinity.is_some() { &*wanted.targets } else { &[] };
-        self.write_tokens((family, number), before, after, changes);
-        Some(PoolState {
-            key: wanted.key,
-            value: Value::new(number, class),
-            affinity: wanted.affinity,
-            slots: slots.into(),
-        })
+        self.write_tokens((family, scope, place.number), before, after, changes);
+        slots.into()
+    }
+
+    /// Where the kernel holds a pool's slots.
+    fn place_of(&self, pool: &PoolState) -> Place {
+        let first = first_slot(pool.key.scope);
+        Place { set: self.map_of(pool), number: pool.number(), first }
     }
 
     /// `old`: what the map holds of the pool.
-    fn write_slots(
-        &mut self,
-        (set, number): (Set, u32),
-        old: &[Target],
-        new: &[Target],
-        changes: &mut Changes,
-    ) {
+    fn write_slots(&mut self, place: Place, old: &[Target], new: &[Target], changes: &mut Changes) {
         for (slot, target) in new.iter().enumerate() {
-            let element = || (set, endpoint_element(number, slot as u32, target));
             match old.get(slot) {
                 Some(before) if before == target => {}
-                Some(_) => changes.replaced_targets.push(element()),
+                Some(_) => changes.replaced_targets.push(place.element(slot, target)),
                 None => {
-                    self.slots[set.index()] += 1;
-                    changes.new_targets.push(element());
+                    self.slots[place.set.index()] += 1;
+                    changes.new_targets.push(place.element(slot, target));
                 }
             }
         }
-        self.leave_slots((set, number), old.iter().enumerate().skip(new.len()), new, changes);
+        self.leave_slots(place, old.iter().enumerate().skip(new.len()), new, changes);
     }
 
     /// Packets that met the former class may still pick these slots: they lead to living endpoints
     /// now, and go with the next commit.
     fn leave_slots<'a>(
         &mut self,
-        (set, number): (Set, u32),
+        place: Place,
         slots: impl Iterator<Item = (usize, &'a Target)>,
         living: &[Target],
         changes: &mut Changes,
     ) {
         for (slot, before) in slots {
-            let stand_in = &living[slot % living.len()];
-            let element = endpoint_element(number, slot as u32, stand_in);
+            let element = place.element(slot, &living[slot % living.len()]);
             if !living.contains(before) {
-                changes.replaced_targets.push((set, element.clone()));
+                changes.replaced_targets.push(element.clone());
             }
-            self.deferred.push((set, element));
+            self.deferred.push(element);
         }
     }
 
     fn write_tokens(
         &mut self,
-        (family, number): (Family, u32),
+        (family, scope, number): (Family, Scope, u32),
         before: &[Target],
         after: &[Target],
         changes: &mut Changes,
@@ -146,8 +208,8 @@ impl State {
         if before.is_empty() && after.is_empty() {
             return;
         }
-        let set = Set::Pinned(family);
-        let tokens = &mut self.tokens[index(family)];
+        let set = Set::Pinned(family, scope);
+        let tokens = &mut self.tokens[index(family)][scope as usize];
         for target in before.iter().filter(|t| !after.contains(t)) {
             let token = token(number, target);
             // A slot table names its targets many times.
@@ -165,7 +227,7 @@ impl State {
 
     /// Whether a pin of the pool could be taken for another's.
     fn clashes(&self, pool: &PoolState, wanted: &Wanted) -> bool {
-        let tokens = &self.tokens[index(wanted.key.family)];
+        let tokens = &self.tokens[index(wanted.key.family)][wanted.key.scope as usize];
         let own = |target: &Target| pool.affinity.is_some() && pool.slots.contains(target);
         let mut seen = HashSet::default();
         wanted.targets.iter().any(|target| {
@@ -174,42 +236,47 @@ impl State {
         })
     }
 
-    fn new_number(&mut self, owner: &ServiceKey, wanted: &Wanted) -> Option<u32> {
+    fn new_number(
+        &mut self,
+        owner: &ServiceKey,
+        wanted: &Wanted,
+        sibling: Option<u32>,
+    ) -> Option<u32> {
+        let usable = |state: &Self, number| {
+            let key = wanted.key.clone();
+            let value = Value::new(number, 0);
+            let none = PoolState { key, value, external: None, affinity: None, slots: [].into() };
+            wanted.affinity.is_none() || !state.clashes(&none, wanted)
+        };
+        if let Some(sibling) = sibling.filter(|number| usable(self, *number)) {
+            return Some(sibling);
+        }
         let mut unusable = Vec::new();
         let number = loop {
-            let number = self.numbers.allocate(owner)?;
-            if wanted.affinity.is_none() {
-                break number;
+            match self.numbers.allocate(owner) {
+                Some(number) if !usable(self, number) => unusable.push(number),
+                found => break found,
             }
-            let candidate = PoolState {
-                key: wanted.key.clone(),
-                value: Value::new(number, 0),
-                affinity: None,
-                slots: Box::default(),
-            };
-            if !self.clashes(&candidate, wanted) {
-                break number;
-            }
-            unusable.push(number);
         };
         unusable.into_iter().for_each(|number| self.numbers.free(number));
-        Some(number)
+        number
     }
 
+    /// Removes all of a pool but its number, which its sibling may have too.
     pub fn drop_pool(&mut self, pool: PoolState, changes: &mut Changes) {
-        let (family, number) = (pool.key.family, pool.number());
-        if let Some(class) = self.classes.key(pool.class()) {
-            self.classes.release(class);
-        }
+        self.release(pool.class());
+        pool.external_class().into_iter().for_each(|class| self.release(class));
+        self.leave(pool, changes);
+    }
+
+    fn leave(&mut self, pool: PoolState, changes: &mut Changes) {
+        let PoolKey { family, scope, .. } = pool.key;
         if pool.affinity.is_some() {
-            self.write_tokens((family, number), &pool.slots, &[], changes);
+            self.write_tokens((family, scope, pool.number()), &pool.slots, &[], changes);
         }
-        let set = self.map_of(&pool);
+        let place = self.place_of(&pool);
         let slots = pool.slots.iter().enumerate();
-        self.deferred.extend(
-            slots.map(|(slot, target)| (set, endpoint_element(number, slot as u32, target))),
-        );
-        self.freed_later.push(number);
+        self.deferred.extend(slots.map(|(slot, target)| place.element(slot, target)));
     }
 }
 
@@ -230,7 +297,7 @@ mod tests {
     use crate::model::{Family, Protocol, ServiceKey};
     use crate::planner::{
         Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Locality,
-        Masquerade, PoolEndpoint, PortPlan, Scope, ServicePlan, Target,
+        Masquerade, PoolEndpoint, PortPlan, Reach, ServicePlan, Target,
     };
     use std::collections::BTreeSet;
     use std::net::IpAddr;
@@ -247,11 +314,12 @@ mod tests {
     /// One frontend that leads to the endpoints with these last bytes.
     fn plan(endpoints: RangeInclusive<u8>) -> ServicePlan {
         let at = FrontendAddress::Address(address());
-        let forward = Forward { scope: Scope::Cluster, masquerade: Masquerade::Never, allow: None };
+        let forward = Forward { reach: Reach::Cluster, masquerade: Masquerade::Never };
         let frontend = Frontend {
             at: FrontendKey { at, protocol: Protocol::Tcp, port: 80 },
             kind: FrontendKind::ClusterIp,
             action: Action::Forward(forward),
+            allow: None,
             lost_to: None,
         };
         let endpoint = |last| PoolEndpoint {
@@ -270,7 +338,8 @@ mod tests {
             serving: Box::default(),
             frontends: [frontend].into(),
         };
-        ServicePlan { key: ServiceKey::new("ns", "web"), ports: [port].into() }
+        let (ports, idle) = ([port].into(), Box::default());
+        ServicePlan { key: ServiceKey::new("ns", "web"), ports, idle, health: None }
     }
 
     #[derive(Default)]

@@ -7,13 +7,14 @@ use super::lower::{class_elements, fixed_class_elements};
 use super::monitor::{Edits, Scope};
 use super::observe::hooks_differ;
 use super::set::{
-    Bytes, Element, Set, address_element, endpoint_element, hairpin_element, index, pinned_element,
-    read_frontend_key, read_set_address, read_slot_key, service_element,
+    Bytes, Element, LOCAL_SLOTS, Set, Value, address_element, endpoint_element, guarded_element,
+    hairpin_element, index, local_element, pinned_element, read_set_address, read_slot_key,
+    service_element,
 };
-use super::state::{State, frontends};
+use super::state::{PoolState, State, frontends, guards, locals, read_frontend};
+use super::whole::planned_guards;
 use crate::dataplane::{Applied, Dataplane};
-use crate::model::Family;
-use crate::planner::{FrontendAddress, FrontendKey, Plan};
+use crate::planner::{self, Plan};
 
 impl Nftables {
     /// Undoes what others did to the table.
@@ -61,7 +62,7 @@ impl Nftables {
 
     fn repair_elements(&mut self, edits: &Edits, plan: &Plan) -> Result<Applied, Error> {
         let mut changes = Changes::default();
-        let mut ranges = false;
+        let (mut ranges, mut allowed) = (false, false);
         for set in Set::ALL {
             let keys: Vec<Bytes> = edits
                 .elements
@@ -74,11 +75,15 @@ impl Nftables {
                 // Pins are the packet path's own; a lost one is a new choice.
                 Set::Affinity(_) => {}
                 Set::Ranges(_) => ranges = true,
+                Set::Allowed(_) => allowed = true,
                 _ => self.repair_keys(set, keys, plan, &mut changes)?,
             }
         }
         if ranges {
             self.observe_ranges(plan, &mut changes)?;
+        }
+        if allowed {
+            self.observe_guards(&planned_guards(plan), &mut changes)?;
         }
         self.commit(&changes)
     }
@@ -120,23 +125,44 @@ impl State {
     /// What a set should hold under a key.
     fn wanted(&self, set: Set, key: &Bytes, plan: &Plan) -> Option<Element> {
         match set {
-            Set::Services(_) => {
-                let (address, protocol, port) = read_frontend_key(key)?;
-                let at = FrontendKey { at: FrontendAddress::Address(address), protocol, port };
+            Set::Services(_) | Set::NodePorts(_) => {
+                let at = read_frontend(set, key)?;
                 let holder = plan.claims.holder(&at)?;
                 let service = plan.service(holder)?;
                 let pools = self.services.get(holder).map_or(&[][..], |pools| pools);
                 frontends(&service, pools)
-                    .find(|(_, candidate, _)| candidate == key)
+                    .find(|(of, candidate, _)| *of == set && candidate == key)
                     .map(|(_, key, value)| service_element(key, value))
+            }
+            Set::Guarded(family) => {
+                let at = read_frontend(Set::Services(family), key)?;
+                let service = plan.service(plan.claims.holder(&at)?)?;
+                let guarded = guards(&service).any(|(of, k, _)| of == family && k == *key);
+                guarded.then(|| guarded_element(key.clone()))
+            }
+            Set::Locals => {
+                let number = Value(u32::from_ne_bytes(key.as_slice().try_into().ok()?)).pool();
+                let owner = self.numbers.owner(number)?;
+                let locals = locals(&plan.service(owner)?, self.services.get(owner)?);
+                let (_, value) = locals.into_iter().find(|(pool, _)| *pool == number)?;
+                Some(local_element(number, value)).filter(|element| element.key == *key)
+            }
+            Set::Nodes(_) => {
+                let address = read_set_address(set, key)?;
+                plan.node.answers_node_ports_at(address).then(|| address_element(address))
             }
             Set::Endpoints(..) => {
                 let (number, slot) = read_slot_key(key)?;
                 let owner = self.numbers.owner(number)?;
                 let pools = self.services.get(owner)?;
-                let pool = pools.iter().find(|p| p.number() == number && self.map_of(p) == set)?;
+                let (scope, first) = match slot {
+                    LOCAL_SLOTS.. => (planner::Scope::Local, LOCAL_SLOTS),
+                    _ => (planner::Scope::Cluster, 0),
+                };
+                let is = |pool: &&PoolState| pool.number() == number && pool.key.scope == scope;
+                let pool = pools.iter().find(is).filter(|pool| self.map_of(pool) == set)?;
                 let slots = pool.slots_under(&plan.service(owner)?);
-                Some(endpoint_element(number, slot, slots.get(slot as usize)?))
+                Some(endpoint_element(number, slot, slots.get((slot - first) as usize)?))
             }
             Set::Addresses(_) => {
                 let address = read_set_address(set, key)?;
@@ -147,12 +173,12 @@ impl State {
                 let element = hairpin_element(address);
                 (self.endpoints.contains(address) && element.key == *key).then_some(element)
             }
-            Set::Pinned(family) => {
+            Set::Pinned(family, scope) => {
                 let token = u32::from_ne_bytes(key.as_slice().try_into().ok()?);
-                let target = self.tokens[index(family)].get(&token)?;
+                let target = self.tokens[index(family)][scope as usize].get(&token)?;
                 Some(pinned_element(token, target))
             }
-            Set::Classes | Set::Recorders => {
+            Set::Classes | Set::Inners | Set::Departures => {
                 let classes = self.classes.iter().flat_map(|(key, n)| class_elements(key, n));
                 fixed_class_elements()
                     .into_iter()
@@ -160,7 +186,7 @@ impl State {
                     .find(|(s, element)| *s == set && element.key == *key)
                     .map(|(_, element)| element)
             }
-            Set::Ranges(Family::V4 | Family::V6) | Set::Affinity(_) => None,
+            Set::Ranges(_) | Set::Allowed(_) | Set::Affinity(_) => None,
         }
     }
 }

@@ -7,8 +7,9 @@ use super::expr::{
     Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
     Rule, Verdict,
 };
-use super::set::{CLASS_MASK, Set};
+use super::set::{CLASS_MASK, Set, first_slot};
 use crate::model::{Family, Protocol};
+use crate::planner::Scope;
 use ipnet::IpNet;
 use std::borrow::Cow;
 
@@ -143,6 +144,151 @@ pub fn find_class(family: Family) -> Rule {
     Rule(rule)
 }
 
+/// `ip daddr @nodes meta priority set meta l4proto . th dport map @nodeports`, into the priority.
+fn node_port_lookup(family: Family) -> Vec<Expr> {
+    let mut rule = is_family(family).to_vec();
+    rule.extend([
+        destination(family, 1),
+        lookup(Set::Nodes(family), Find::Present),
+        Expr::MetaLoad(Meta::Protocol, 1),
+        destination_port(9),
+        lookup(Set::NodePorts(family), Find::Data(1)),
+        Expr::MetaSet(Meta::Priority, 1),
+    ]);
+    rule
+}
+
+/// `ip daddr @nodes meta priority set meta l4proto . th dport map @nodeports
+/// meta priority & 0:fff vmap @classes`
+pub fn find_node_port_class(family: Family) -> Rule {
+    let mut rule = node_port_lookup(family);
+    rule.extend(class_lookup(Set::Classes));
+    Rule(rule)
+}
+
+/// `ip daddr @nodes meta priority set meta l4proto . th dport map @nodeports goto chain`
+pub fn find_node_port(family: Family, then: Chain) -> Rule {
+    let mut rule = node_port_lookup(family);
+    rule.push(Expr::Verdict(Verdict::Goto(then)));
+    Rule(rule)
+}
+
+/// `ip daddr @nodes meta priority set meta l4proto . th dport map @nodeports counter drop`
+pub fn drop_node_port_counted(family: Family) -> Rule {
+    let mut rule = node_port_lookup(family);
+    rule.extend([Expr::Counter, Expr::Verdict(Verdict::Drop)]);
+    Rule(rule)
+}
+
+/// `meta priority set ip daddr . meta l4proto . th dport map @services counter drop`
+pub fn drop_service_counted(family: Family) -> Rule {
+    let mut rule = service_lookup(family);
+    rule.extend([Expr::Counter, Expr::Verdict(Verdict::Drop)]);
+    Rule(rule)
+}
+
+/// `ip daddr . meta l4proto . th dport @guarded
+/// ip daddr . meta l4proto . th dport . ip saddr != @allowed drop`
+pub fn guard(family: Family) -> Rule {
+    let (address, protocol, port) = registers(family);
+    let frontend = [
+        destination(family, address),
+        Expr::MetaLoad(Meta::Protocol, protocol),
+        destination_port(port),
+    ];
+    let mut rule = is_family(family).to_vec();
+    rule.extend(frontend.clone());
+    rule.push(lookup(Set::Guarded(family), Find::Present));
+    rule.extend(frontend);
+    rule.extend([
+        source(family, port + 1),
+        lookup(Set::Allowed(family), Find::Absent),
+        Expr::Verdict(Verdict::Drop),
+    ]);
+    Rule(rule)
+}
+
+/// `meta priority set meta priority & ffff:f000 map @locals meta priority & 0:fff vmap @classes`:
+/// from the pool to its local endpoints.
+pub fn find_local() -> Rule {
+    let mut rule = pool().to_vec();
+    rule.extend([lookup(Set::Locals, Find::Data(1)), Expr::MetaSet(Meta::Priority, 1)]);
+    rule.extend(class_lookup(Set::Classes));
+    Rule(rule)
+}
+
+/// `meta priority & 0:fff vmap @inners`, as the end of a rule.
+pub fn going_inside() -> Vec<Expr> {
+    class_lookup(Set::Inners).to_vec()
+}
+
+/// `ip saddr NET …`
+pub fn from_inside(net: IpNet, then: Vec<Expr>) -> Rule {
+    let family = Family::of(net.addr());
+    let mut rule = is_family(family).to_vec();
+    rule.extend(compare_network(source(family, 1), Comparison::Equal, net));
+    rule.extend(then);
+    Rule(rule)
+}
+
+/// `iifname "NAME" …`
+pub fn from_input(name: Vec<u8>, then: Vec<Expr>) -> Rule {
+    let mut rule =
+        vec![Expr::MetaLoad(Meta::InputName, 1), Expr::Compare(Comparison::Equal, 1, name)];
+    rule.extend(then);
+    Rule(rule)
+}
+
+/// `fib saddr type local …`: the node's own.
+pub fn from_this_node(then: Vec<Expr>) -> Rule {
+    const RTN_LOCAL: u32 = 2;
+    let mut rule = vec![
+        Expr::SourceType { to: 1 },
+        Expr::Compare(Comparison::Equal, 1, RTN_LOCAL.to_ne_bytes().to_vec()),
+    ];
+    rule.extend(then);
+    Rule(rule)
+}
+
+/// `ct original ip daddr != NET goto chain`
+pub fn originally_outside(net: IpNet, then: Chain) -> Rule {
+    let family = Family::of(net.addr());
+    let mut rule = is_family(family).to_vec();
+    rule.push(Expr::CtLoad(original_address(family), 1));
+    let compared = compare_network(destination(family, 1), Comparison::NotEqual, net);
+    rule.extend(compared.into_iter().filter(|expr| !matches!(expr, Expr::Payload { .. })));
+    rule.push(Expr::Verdict(Verdict::Goto(then)));
+    Rule(rule)
+}
+
+fn original_address(family: Family) -> Ct {
+    match family {
+        Family::V4 => Ct::OriginalAddress4,
+        Family::V6 => Ct::OriginalAddress6,
+    }
+}
+
+/// `meta l4proto P ct original ip daddr @nodes
+/// meta priority set meta l4proto . ct original proto-dst map @nodeports goto chain`
+pub fn find_original_node_port(family: Family, protocol: Protocol, then: Chain) -> Rule {
+    let mut rule = is_protocol(protocol).to_vec();
+    rule.extend([
+        Expr::CtLoad(original_address(family), 1),
+        lookup(Set::Nodes(family), Find::Present),
+        Expr::MetaLoad(Meta::Protocol, 1),
+        Expr::CtLoad(Ct::OriginalPort, 9),
+        lookup(Set::NodePorts(family), Find::Data(1)),
+        Expr::MetaSet(Meta::Priority, 1),
+        Expr::Verdict(Verdict::Goto(then)),
+    ]);
+    Rule(rule)
+}
+
+/// `jump chain`
+pub fn jump(chain: Chain) -> Rule {
+    Rule(vec![Expr::Verdict(Verdict::Jump(chain))])
+}
+
 /// `meta priority set ip daddr . meta l4proto . th dport map @services drop`
 pub fn drop_service(family: Family) -> Rule {
     let mut rule = service_lookup(family);
@@ -220,11 +366,11 @@ fn is_protocol(protocol: Protocol) -> [Expr; 2] {
 
 /// `meta l4proto P dnat to meta priority & ffff:f000 . numgen random mod N map @endpoints`: of the
 /// priority only the pool. nft takes a masked value as the first part of a key, as no other.
-pub fn spread(family: Family, protocol: Protocol, size: u32) -> Rule {
+pub fn spread(family: Family, protocol: Protocol, (scope, size): (Scope, u32)) -> Rule {
     let mut rule = is_protocol(protocol).to_vec();
     rule.extend(pool());
     rule.extend([
-        Expr::Random { to: 9, modulus: size },
+        Expr::Random { to: 9, modulus: size, offset: first_slot(scope) },
         lookup(Set::endpoints(family, size), Find::Data(1)),
         dnat(family),
     ]);
@@ -232,11 +378,11 @@ pub fn spread(family: Family, protocol: Protocol, size: u32) -> Rule {
 }
 
 /// `meta l4proto P dnat to meta priority map @pinned`
-pub fn to_pinned(family: Family, protocol: Protocol) -> Rule {
+pub fn to_pinned(family: Family, protocol: Protocol, scope: Scope) -> Rule {
     let mut rule = is_protocol(protocol).to_vec();
     rule.extend([
         Expr::MetaLoad(Meta::Priority, 1),
-        lookup(Set::Pinned(family), Find::Data(1)),
+        lookup(Set::Pinned(family, scope), Find::Data(1)),
         dnat(family),
     ]);
     Rule(rule)
@@ -313,13 +459,9 @@ pub fn count() -> Rule {
 /// to one of our frontends.
 pub fn find_original(family: Family, protocol: Protocol, then: Chain) -> Rule {
     let (address, second, third) = registers(family);
-    let original = match family {
-        Family::V4 => Ct::OriginalAddress4,
-        Family::V6 => Ct::OriginalAddress6,
-    };
     let mut rule = is_protocol(protocol).to_vec();
     rule.extend([
-        Expr::CtLoad(original, address),
+        Expr::CtLoad(original_address(family), address),
         Expr::MetaLoad(Meta::Protocol, second),
         Expr::CtLoad(Ct::OriginalPort, third),
         lookup(Set::Services(family), Find::Data(1)),

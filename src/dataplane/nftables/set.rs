@@ -2,21 +2,30 @@
 //!
 //! ```text
 //! services   address . protocol . port → pool:class      what a destination means
+//! nodes      address                                     where node ports answer
+//! nodeports  protocol . port → pool:class                what a port means there
+//! guarded    address . protocol . port                   destinations that not everybody may ask
+//! allowed    address . protocol . port . client interval who may
 //! endpoints  pool . slot → address . port                where a pool's slots lead ([`PoolSize`])
+//! locals     pool → pool:class                           where its port's clients from outside go
 //! addresses  address                                     active cluster IPs
 //! hairpin    address . address                           endpoint addresses, twice each
 //! ranges     address interval                            service ranges
 //! affinity   client . pool → token                       pins, written by the packet path
 //! pinned     token → address . port                      endpoints that a pin may name
 //! classes    class → goto chain                          how a class treats a connection
-//! recorders  class → jump chain                          how a sticky class writes its pins
+//! inners     class → goto chain                          the same for those from inside
+//! departures class → jump or goto chain                  what it does on the way out
 //! ```
-//! All but the last two exist once per family, `endpoints` once per family and size of pools.
+//! All but `locals` and the last three exist once per family, `endpoints` once per family and size
+//! of pools, `pinned` once per family and scope. A service port has one pool number, whatever the
+//! scope: slots of local endpoints are counted from [`LOCAL_SLOTS`].
 
 use super::expr::Verdict;
 use crate::model::{Family, Protocol};
 use crate::netlink::Buffer;
-use crate::planner::Target;
+use crate::planner::{Scope, Target};
+use ipnet::IpNet;
 use smallvec::SmallVec;
 use std::net::IpAddr;
 
@@ -28,9 +37,15 @@ pub enum Set {
     Hairpin(Family),
     Ranges(Family),
     Affinity(Family),
-    Pinned(Family),
+    Pinned(Family, Scope),
+    Nodes(Family),
+    NodePorts(Family),
+    Guarded(Family),
+    Allowed(Family),
+    Locals,
     Classes,
-    Recorders,
+    Inners,
+    Departures,
 }
 
 /// Pools of like sizes share a map. An element costs the more to add the more rules are bound to
@@ -57,28 +72,44 @@ impl PoolSize {
 }
 
 impl Set {
-    pub const ALL: [Set; 20] = [
-        Set::Services(Family::V4),
-        Set::Services(Family::V6),
-        Set::Endpoints(Family::V4, PoolSize::Small),
-        Set::Endpoints(Family::V6, PoolSize::Small),
-        Set::Endpoints(Family::V4, PoolSize::Medium),
-        Set::Endpoints(Family::V6, PoolSize::Medium),
-        Set::Endpoints(Family::V4, PoolSize::Large),
-        Set::Endpoints(Family::V6, PoolSize::Large),
-        Set::Addresses(Family::V4),
-        Set::Addresses(Family::V6),
-        Set::Hairpin(Family::V4),
-        Set::Hairpin(Family::V6),
-        Set::Ranges(Family::V4),
-        Set::Ranges(Family::V6),
-        Set::Affinity(Family::V4),
-        Set::Affinity(Family::V6),
-        Set::Pinned(Family::V4),
-        Set::Pinned(Family::V6),
-        Set::Classes,
-        Set::Recorders,
-    ];
+    pub const ALL: [Set; 32] = {
+        use Family::{V4, V6};
+        use PoolSize::{Large, Medium, Small};
+        [
+            Set::Services(V4),
+            Set::Services(V6),
+            Set::Endpoints(V4, Small),
+            Set::Endpoints(V6, Small),
+            Set::Endpoints(V4, Medium),
+            Set::Endpoints(V6, Medium),
+            Set::Endpoints(V4, Large),
+            Set::Endpoints(V6, Large),
+            Set::Addresses(V4),
+            Set::Addresses(V6),
+            Set::Hairpin(V4),
+            Set::Hairpin(V6),
+            Set::Ranges(V4),
+            Set::Ranges(V6),
+            Set::Affinity(V4),
+            Set::Affinity(V6),
+            Set::Pinned(V4, Scope::Cluster),
+            Set::Pinned(V6, Scope::Cluster),
+            Set::Pinned(V4, Scope::Local),
+            Set::Pinned(V6, Scope::Local),
+            Set::Nodes(V4),
+            Set::Nodes(V6),
+            Set::NodePorts(V4),
+            Set::NodePorts(V6),
+            Set::Guarded(V4),
+            Set::Guarded(V6),
+            Set::Allowed(V4),
+            Set::Allowed(V6),
+            Set::Locals,
+            Set::Classes,
+            Set::Inners,
+            Set::Departures,
+        ]
+    };
 
     pub fn name(self) -> &'static str {
         use Family::{V4, V6};
@@ -100,16 +131,34 @@ impl Set {
             Set::Ranges(V6) => "ranges6",
             Set::Affinity(V4) => "affinity4",
             Set::Affinity(V6) => "affinity6",
-            Set::Pinned(V4) => "pinned4",
-            Set::Pinned(V6) => "pinned6",
+            Set::Pinned(V4, Scope::Cluster) => "pinned4",
+            Set::Pinned(V6, Scope::Cluster) => "pinned6",
+            Set::Pinned(V4, Scope::Local) => "pinned4-local",
+            Set::Pinned(V6, Scope::Local) => "pinned6-local",
+            Set::Nodes(V4) => "nodes4",
+            Set::Nodes(V6) => "nodes6",
+            Set::NodePorts(V4) => "nodeports4",
+            Set::NodePorts(V6) => "nodeports6",
+            Set::Guarded(V4) => "guarded4",
+            Set::Guarded(V6) => "guarded6",
+            Set::Allowed(V4) => "allowed4",
+            Set::Allowed(V6) => "allowed6",
+            Set::Locals => "locals",
             Set::Classes => "classes",
-            Set::Recorders => "recorders",
+            Set::Inners => "inners",
+            Set::Departures => "departures",
         }
     }
 
     /// The map for pools of so many slots.
     pub fn endpoints(family: Family, slots: u32) -> Self {
         Set::Endpoints(family, PoolSize::of(slots))
+    }
+
+    /// All maps of frontends.
+    pub fn all_frontends() -> impl Iterator<Item = Self> {
+        let is = |set: &Self| matches!(set, Set::Services(_) | Set::NodePorts(_));
+        Self::ALL.into_iter().filter(is)
     }
 
     /// All maps of endpoints.
@@ -133,9 +182,16 @@ impl Set {
             Set::Hairpin(f) => of(10, f),
             Set::Ranges(f) => of(12, f),
             Set::Affinity(f) => of(14, f),
-            Set::Pinned(f) => of(16, f),
-            Set::Classes => 18,
-            Set::Recorders => 19,
+            Set::Pinned(f, Scope::Cluster) => of(16, f),
+            Set::Pinned(f, Scope::Local) => of(18, f),
+            Set::Nodes(f) => of(20, f),
+            Set::NodePorts(f) => of(22, f),
+            Set::Guarded(f) => of(24, f),
+            Set::Allowed(f) => of(26, f),
+            Set::Locals => 28,
+            Set::Classes => 29,
+            Set::Inners => 30,
+            Set::Departures => 31,
         }
     }
 }
@@ -150,6 +206,17 @@ pub const MAX_POOL: u32 = (1 << 20) - 1;
 /// Bits of the priority that hold the class.
 pub const CLASS_BITS: u32 = 12;
 pub const CLASS_MASK: u32 = (1 << CLASS_BITS) - 1;
+
+/// The slot that the local endpoints of a pool begin at.
+pub const LOCAL_SLOTS: u32 = 1 << 31;
+
+/// The slot that a scope's endpoints begin at.
+pub fn first_slot(scope: Scope) -> u32 {
+    match scope {
+        Scope::Cluster => 0,
+        Scope::Local => LOCAL_SLOTS,
+    }
+}
 
 /// What a frontend's element holds: a pool and the class that treats it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -174,7 +241,7 @@ impl Value {
 pub type Bytes = SmallVec<[u8; 24]>;
 
 /// What an element maps to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Data {
     None,
     Value(Bytes),
@@ -189,9 +256,11 @@ pub enum Data {
     Foreign,
     /// No data, and the flag that the interval begun before ends here.
     IntervalEnd,
+    /// No data; the element stands for all keys from its own to this one, part by part.
+    Until(Bytes),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
     /// Empty for the element that answers for every key that is not there; never vipd's.
     pub key: Bytes,
@@ -287,10 +356,40 @@ pub fn hairpin_element(address: IpAddr) -> Element {
     Element { key, data: Data::None }
 }
 
-/// The address of an `addresses` or `hairpin` key.
+pub fn node_port_key(protocol: Protocol, port: u16) -> Bytes {
+    let mut key = Bytes::from_slice(&[protocol as u8, 0, 0, 0]);
+    put_port(&mut key, port);
+    key
+}
+
+/// What `node_port_key` wrote.
+pub fn read_node_port_key(key: &[u8]) -> Option<(Protocol, u16)> {
+    let &[protocol, _, _, _, high, low, _, _] = key else { return None };
+    Some((Protocol::from_number(protocol)?, u16::from_be_bytes([high, low])))
+}
+
+pub fn guarded_element(frontend: Bytes) -> Element {
+    Element { key: frontend, data: Data::None }
+}
+
+/// Clients of a network may ask at a frontend.
+pub fn allowed_element(frontend: &Bytes, clients: IpNet) -> Element {
+    let (mut first, mut last) = (frontend.clone(), frontend.clone());
+    put_address(&mut first, clients.network());
+    put_address(&mut last, clients.broadcast());
+    Element { key: first, data: Data::Until(last) }
+}
+
+/// Clients of a port that come from outside go to this pool.
+pub fn local_element(pool: u32, value: Value) -> Element {
+    let key = Bytes::from_slice(&pool_word(pool));
+    Element { key, data: Data::Value(Bytes::from_slice(&value.0.to_ne_bytes())) }
+}
+
+/// The address of an `addresses`, `nodes` or `hairpin` key.
 pub fn read_set_address(set: Set, key: &[u8]) -> Option<IpAddr> {
     let length = match set {
-        Set::Addresses(_) => key.len(),
+        Set::Addresses(_) | Set::Nodes(_) => key.len(),
         Set::Hairpin(_) => key.len() / 2,
         _ => return None,
     };
@@ -329,6 +428,7 @@ const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 const NFT_SET_ELEM_CATCHALL: u32 = 2;
 
@@ -353,9 +453,14 @@ impl Element {
             out.attr(NFTA_DATA_VALUE, &self.key);
             out.close(key);
         }
+        if let Data::Until(last) = &self.data {
+            let key = out.nest(NFTA_SET_ELEM_KEY_END);
+            out.attr(NFTA_DATA_VALUE, last);
+            out.close(key);
+        }
         if with == With::Data {
             match &self.data {
-                Data::None | Data::IntervalEnd | Data::Foreign => {}
+                Data::None | Data::IntervalEnd | Data::Until(_) | Data::Foreign => {}
                 Data::Value(bytes) => {
                     let data = out.nest(NFTA_SET_ELEM_DATA);
                     out.attr(NFTA_DATA_VALUE, bytes);
@@ -386,6 +491,8 @@ impl Element {
             None if flags & NFT_SET_ELEM_CATCHALL != 0 => &[],
             None => return None,
         };
+        let end = attributes.find(NFTA_SET_ELEM_KEY_END);
+        let end = end.and_then(|end| end.nested().find(NFTA_DATA_VALUE));
         let time = |kind| attributes.find(kind).and_then(|a| a.u64());
         let data = match attributes.find(NFTA_SET_ELEM_DATA) {
             Some(data) => match data.nested().find(NFTA_DATA_VALUE) {
@@ -403,6 +510,7 @@ impl Element {
                 }
             },
             None if flags & NFT_SET_ELEM_INTERVAL_END != 0 => Data::IntervalEnd,
+            None if end.is_some() => Data::Until(Bytes::from_slice(end?.value)),
             None => Data::None,
         };
         Some(Self { key: Bytes::from_slice(key), data })

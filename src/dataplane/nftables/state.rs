@@ -1,18 +1,23 @@
 //! What the kernel holds, as vipd knows it: everything that depends on history. PURE.
 
 use super::changes::Changes;
-use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes};
-use super::layout::Needs;
+use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
+use super::layout::{Features, Needs};
 use super::pools::PoolNumbers;
-use super::set::{Bytes, Element, Set, Value, frontend_key, read_set_address};
+use super::set::{
+    Bytes, Element, Set, Value, frontend_key, index, node_port_key, read_frontend_key,
+    read_node_port_key, read_set_address,
+};
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
-    Action, FrontendAddress, NodePlan, PortPlan, Scope, ServiceDelta, ServicePlan, Target,
+    Action, FrontendAddress, FrontendKey, FrontendKind, NodePlan, PortPlan, Reach, Scope,
+    ServiceDelta, ServicePlan, Target,
 };
 use foldhash::{HashMap, HashSet};
+use ipnet::IpNet;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 /// Which pool of a service.
@@ -30,10 +35,12 @@ impl PoolKey {
     }
 
     pub fn is(&self, port: &PortPlan, scope: Scope) -> bool {
-        self.scope == scope
-            && self.family == port.family
-            && self.protocol == port.protocol
-            && self.name == port.name
+        self.scope == scope && self.is_of(port)
+    }
+
+    /// In whichever scope.
+    pub fn is_of(&self, port: &PortPlan) -> bool {
+        self.family == port.family && self.protocol == port.protocol && self.name == port.name
     }
 }
 
@@ -41,8 +48,10 @@ impl PoolKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolState {
     pub key: PoolKey,
-    /// What leads here: number and class.
+    /// What leads here from a cluster IP: number and class.
     pub value: Value,
+    /// The class for connections that come otherwise, where there are any.
+    pub external: Option<NonZeroU16>,
     pub affinity: Option<NonZeroU32>,
     /// One target a slot. In [`State::services`] empty where slots and targets are the same list:
     /// then the plan has it.
@@ -56,6 +65,20 @@ impl PoolState {
 
     pub fn class(&self) -> u32 {
         self.value.class()
+    }
+
+    pub fn external_class(&self) -> Option<u32> {
+        self.external.map(|class| class.get().into())
+    }
+
+    /// What leads here by a frontend of this kind.
+    fn value_for(&self, way: Way) -> Option<Value> {
+        match way {
+            Way::Inside => Some(self.value),
+            Way::Outside | Way::OutsideLocal => {
+                Some(Value::new(self.number(), self.external_class()?))
+            }
+        }
     }
 
     /// What the slots hold, given the plan that they were made from.
@@ -157,14 +180,20 @@ pub struct State {
     pub services: HashMap<ServiceKey, Box<[PoolState]>>,
     pub numbers: PoolNumbers,
     pub classes: Classes,
-    /// Addresses with a frontend.
+    /// Cluster IPs.
     pub addresses: Counts,
-    /// How many of these lie outside the service ranges, per family.
+    /// Other addresses with a frontend.
+    pub external: Counts,
+    /// How many of both lie outside the service ranges, per family.
     pub outside: [u64; 2],
+    /// Node ports per family.
+    pub node_ports: [u64; 2],
+    /// Frontends that not everybody may ask, per family.
+    pub guarded: [u64; 2],
     /// Addresses of endpoints.
     pub endpoints: Counts,
-    /// Endpoints that pins may name.
-    pub tokens: [HashMap<u32, Target>; 2],
+    /// Endpoints that pins may name, by family and scope.
+    pub tokens: [[HashMap<u32, Target>; 2]; 2],
     /// Deletions left to the next commit, and the pool numbers that are free after it.
     pub deferred: Vec<(Set, Element)>,
     pub freed_later: Vec<u32>,
@@ -172,48 +201,88 @@ pub struct State {
     pub chains: HashMap<String, Vec<u64>>,
     pub node: Option<Arc<NodePlan>>,
     /// Frontends that one service of the deltas under way hands to another.
-    pub moved: HashSet<Bytes>,
+    pub moved: HashSet<(Set, Bytes)>,
     /// Pools whose pins last for another time than they were written with.
     pub retimed: Vec<Retimed>,
     /// Elements that each map of endpoints holds, deferred ones too; 0 for every other set.
     pub slots: [u64; Set::ALL.len()],
 }
 
-/// The elements of `services` that a plan asks for, given its pools.
+/// A frontend that the kernel holds, or shall hold: the map, the key, and what it means.
+pub type HeldFrontend = (Set, Bytes, Value);
+
+/// Where the kernel holds a frontend.
+pub fn frontend_place(at: FrontendKey) -> (Set, Bytes) {
+    match at.at {
+        FrontendAddress::Address(address) => {
+            let set = Set::Services(Family::of(address));
+            (set, frontend_key(address, at.protocol, at.port))
+        }
+        FrontendAddress::NodePort(family) => {
+            (Set::NodePorts(family), node_port_key(at.protocol, at.port))
+        }
+    }
+}
+
+/// The frontend that a key of such a map stands for.
+pub fn read_frontend(set: Set, key: &[u8]) -> Option<FrontendKey> {
+    match set {
+        Set::Services(_) => {
+            let (address, protocol, port) = read_frontend_key(key)?;
+            Some(FrontendKey { at: FrontendAddress::Address(address), protocol, port })
+        }
+        Set::NodePorts(family) => {
+            let (protocol, port) = read_node_port_key(key)?;
+            Some(FrontendKey { at: FrontendAddress::NodePort(family), protocol, port })
+        }
+        _ => None,
+    }
+}
+
+/// The pool that a frontend's element names.
+pub fn named_scope(reach: Reach) -> Scope {
+    match reach {
+        Reach::Cluster | Reach::LocalFromOutside => Scope::Cluster,
+        Reach::Local => Scope::Local,
+    }
+}
+
+/// The frontends that a plan asks for, given its pools.
 pub fn frontends<'a>(
     plan: &'a ServicePlan,
     pools: &'a [PoolState],
-) -> impl Iterator<Item = (Family, Bytes, Value)> + 'a {
-    plan.held().filter_map(move |(port, frontend)| {
-        let FrontendAddress::Address(address) = frontend.at.at else { return None };
+) -> impl Iterator<Item = HeldFrontend> + 'a {
+    plan.held().map(move |(port, frontend)| {
         let value = match &frontend.action {
             Action::Reject => Value::new(0, CLASS_REFUSE),
             Action::Drop => Value::new(0, CLASS_DROP),
             Action::Forward(forward) => pools
                 .iter()
-                .find(|pool| pool.key.is(port, forward.scope))
-                .map_or(Value::new(0, CLASS_DROP), |pool| pool.value),
+                .find(|pool| pool.key.is(port, named_scope(forward.reach)))
+                .and_then(|pool| pool.value_for(Way::of(frontend)))
+                .unwrap_or(Value::new(0, CLASS_DROP)),
         };
-        let key = frontend_key(address, frontend.at.protocol, frontend.at.port);
-        Some((Family::of(address), key, value))
+        let (set, key) = frontend_place(frontend.at);
+        (set, key, value)
     })
 }
 
 /// Frontends that these deltas take from one service and give to another.
-pub fn moved_frontends(deltas: &[ServiceDelta]) -> HashSet<Bytes> {
+pub fn moved_frontends(deltas: &[ServiceDelta]) -> HashSet<(Set, Bytes)> {
     let mut moved = HashSet::default();
     if deltas.len() < 2 {
         return moved;
     }
-    let keys = |plan: &Option<Arc<ServicePlan>>| -> Vec<Bytes> {
-        plan.iter().flat_map(|plan| frontends(plan, &[])).map(|(_, key, _)| key).collect()
+    let keys = |plan: &Option<Arc<ServicePlan>>| -> Vec<(Set, Bytes)> {
+        let held = plan.iter().flat_map(|plan| plan.held());
+        held.map(|(_, frontend)| frontend_place(frontend.at)).collect()
     };
     for delta in deltas.iter().filter(|delta| delta.old.is_some()) {
         let (old, new) = (keys(&delta.old), keys(&delta.new));
         moved.extend(old.into_iter().filter(|key| !new.contains(key)));
     }
     if !moved.is_empty() {
-        let taken: HashSet<Bytes> = deltas.iter().flat_map(|delta| keys(&delta.new)).collect();
+        let taken: HashSet<_> = deltas.iter().flat_map(|delta| keys(&delta.new)).collect();
         moved.retain(|key| taken.contains(key));
     }
     moved
@@ -223,25 +292,64 @@ pub fn targets(port: &PortPlan, scope: Scope) -> Box<[Target]> {
     port.pool(scope).iter().map(|endpoint| endpoint.target).collect()
 }
 
+/// A pool that a plan's frontends use.
+#[derive(Debug, Clone, Copy)]
+pub struct UsedPool<'a> {
+    pub port: &'a PortPlan,
+    pub scope: Scope,
+    /// How connections come that do not come by a cluster IP.
+    pub external: Option<Way>,
+}
+
 /// The pools that a plan's frontends use: each once.
-pub fn used_pools(plan: &ServicePlan) -> Vec<(&PortPlan, Scope)> {
-    let mut used: Vec<(&PortPlan, Scope)> = Vec::new();
+pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
+    let mut used: Vec<UsedPool<'_>> = Vec::new();
     for (port, frontend) in plan.held() {
-        if let Action::Forward(forward) = &frontend.action {
-            let known =
-                used.iter().any(|(p, scope)| std::ptr::eq(*p, port) && *scope == forward.scope);
-            if !known {
-                used.push((port, forward.scope));
+        let Action::Forward(forward) = frontend.action else { continue };
+        for scope in forward.reach.scopes() {
+            if port.pool(*scope).is_empty() {
+                continue;
+            }
+            let named = *scope == named_scope(forward.reach);
+            let external = Some(Way::of(frontend)).filter(|way| named && *way != Way::Inside);
+            let known = used.iter_mut().find(|u| std::ptr::eq(u.port, port) && u.scope == *scope);
+            match known {
+                Some(known) => known.external = known.external.or(external),
+                None => used.push(UsedPool { port, scope: *scope, external }),
             }
         }
     }
     used
 }
 
-/// Addresses that the plan has frontends at, sorted, each once.
-pub fn frontend_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
+/// Where the clients from outside go that a pool's frontends send to local endpoints.
+pub fn locals(plan: &ServicePlan, pools: &[PoolState]) -> Vec<(u32, Value)> {
+    let mut locals = Vec::new();
+    for port in &plan.ports {
+        let pool = |scope| pools.iter().find(|pool| pool.key.is(port, scope));
+        let asked = port.frontends.iter().any(|frontend| Way::of(frontend) == Way::OutsideLocal);
+        if let (true, Some(cluster), Some(local)) =
+            (asked, pool(Scope::Cluster), pool(Scope::Local))
+        {
+            locals.push((cluster.number(), local.value));
+        }
+    }
+    locals
+}
+
+/// The frontends that not everybody may ask, with the networks that may.
+pub fn guards(plan: &ServicePlan) -> impl Iterator<Item = (Family, Bytes, &[IpNet])> {
+    plan.held().filter_map(|(_, frontend)| {
+        let (_, key) = frontend_place(frontend.at);
+        Some((frontend.at.at.family(), key, frontend.allow.as_deref()?))
+    })
+}
+
+/// Cluster IPs of the plan, or its other addresses: sorted, each once.
+pub fn frontend_addresses(plan: &ServicePlan, cluster_ips: bool) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = plan
         .held()
+        .filter(|(_, frontend)| (frontend.kind == FrontendKind::ClusterIp) == cluster_ips)
         .filter_map(|(_, frontend)| match frontend.at.at {
             FrontendAddress::Address(address) => Some(address),
             FrontendAddress::NodePort(_) => None,
@@ -252,12 +360,11 @@ pub fn frontend_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
     addresses
 }
 
-/// Addresses of the endpoints in use, sorted, each once.
+/// Addresses of the endpoints, in use or not, sorted, each once.
 pub fn endpoint_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> = used_pools(plan)
-        .into_iter()
-        .flat_map(|(port, scope)| port.pool(scope).iter().map(|e| e.target.address))
-        .collect();
+    let pools = plan.ports.iter().flat_map(|port| port.cluster.iter().chain(&port.local));
+    let mut addresses: Vec<IpAddr> =
+        pools.map(|e| e.target.address).chain(plan.idle.iter().copied()).collect();
     addresses.sort_unstable();
     addresses.dedup();
     addresses
@@ -289,11 +396,22 @@ impl State {
 
     /// What the skeleton of this node depends on now.
     pub fn needs<'a>(&self, node: &'a NodePlan) -> Needs<'a> {
-        Needs {
-            node,
-            sticky: Family::BOTH.map(|family| self.classes.any_sticky(family)),
-            outside: self.outside.map(|count| count > 0),
-        }
+        Needs { node, features: self.features() }
+    }
+
+    pub fn features(&self) -> [Features; 2] {
+        Family::BOTH.map(|family| {
+            let [sticky, external, local] = self.classes.special(family);
+            let any = |counts: [u64; 2]| counts[index(family)] > 0;
+            Features {
+                sticky,
+                outside: any(self.outside),
+                external,
+                local,
+                node_ports: any(self.node_ports),
+                guarded: any(self.guarded),
+            }
+        })
     }
 
     /// 1 for an address outside the service ranges.
@@ -305,8 +423,10 @@ impl State {
 
     /// Counts `outside` anew, for other ranges.
     pub fn count_outside(&mut self) {
-        self.outside = Family::BOTH
-            .map(|family| self.addresses.iter(family).map(|address| self.strays(address)).sum());
+        self.outside = Family::BOTH.map(|family| {
+            let addresses = self.addresses.iter(family).chain(self.external.iter(family));
+            addresses.map(|address| self.strays(address)).sum()
+        });
     }
 
     /// Queues the deletions that the last commit left behind.

@@ -38,8 +38,10 @@ pub const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 /// A rule's user data: a type that nft ignores, then the fingerprint.
 const FINGERPRINT: [u8; 2] = [0x76, 8];
 
-/// Room left in a nested list for one more element (the largest is 92 bytes).
+/// Room left in a nested list for one more element (of [`LARGEST`] bytes).
 const LIST_LIMIT: usize = 65_000;
+/// An element of `allowed6`: two keys of 40 bytes.
+const LARGEST: usize = 104;
 /// Replacements that stay in one transaction: a key must not be missing between two.
 const PAIRS: usize = 512;
 /// Room for the end of a batch.
@@ -251,10 +253,22 @@ impl Encoder {
             out.attr_u32(6, kind);
             out.attr_u32(7, length);
         }
-        if let Some(size) = definition.size.or(room.size()) {
-            let nest = out.nest(9);
-            out.attr_u32(1, size);
-            out.close(nest);
+        let size = definition.size.or(room.size());
+        if size.is_some() || !definition.parts.is_empty() {
+            let description = out.nest(9);
+            if let Some(size) = size {
+                out.attr_u32(1, size);
+            }
+            if !definition.parts.is_empty() {
+                let parts = out.nest(2); // NFTA_SET_DESC_CONCAT
+                for length in &definition.parts {
+                    let part = out.nest(1); // NFTA_LIST_ELEM
+                    out.attr_u32(1, *length);
+                    out.close(part);
+                }
+                out.close(parts);
+            }
+            out.close(description);
         }
         out.attr_u32(10, set.index() as u32 + 1);
         out.attr(13, &definition.user_data);
@@ -310,7 +324,7 @@ impl Encoder {
     fn replace(&mut self, elements: &[(Set, Element)]) {
         self.each_set(elements, |encoder, set, list| {
             for pairs in list.chunks(PAIRS) {
-                let room = pairs.len() * 2 * 96 + 256;
+                let room = pairs.len() * 2 * LARGEST + 256;
                 if encoder.batch.buffer.len() + room + TAIL > encoder.capacity {
                     encoder.close_batch();
                 }
@@ -340,7 +354,7 @@ impl Encoder {
     fn list(&mut self, kind: u16, flags: u16, (set, with): (Set, With), list: &[&Element]) {
         let mut rest = list.iter().peekable();
         while rest.peek().is_some() {
-            let room = (rest.len() * 96).min(LIST_LIMIT) + 128;
+            let room = (rest.len() * LARGEST).min(LIST_LIMIT) + 128;
             self.message(kind, flags, room);
             let out = &mut self.batch.buffer;
             out.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE);

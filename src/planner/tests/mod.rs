@@ -2,6 +2,10 @@
 
 mod choice;
 mod claims;
+mod external;
+mod frontends;
+mod listening;
+mod node_ports;
 mod policy;
 mod trace;
 
@@ -123,6 +127,8 @@ pub(super) fn policy() -> Policy {
         detect: DetectLocal::ClusterCidr(vec!["10.180.0.0/16".parse().unwrap()]),
         service_ranges: vec!["10.254.0.0/16".parse().unwrap()],
         drop_invalid: true,
+        node_ports_at: vec![],
+        localhost_node_ports: true,
     }
 }
 
@@ -151,15 +157,57 @@ pub(super) fn only_port(known: &Known) -> PortPlan {
 
 /// The pool that the cluster IP uses, as `10.180.0.1:8080 …`; or `reject`, `drop`.
 pub(super) fn outcome(port: &PortPlan) -> String {
-    match &port.frontends[0].action {
+    outcome_at(port, &port.frontends[0])
+}
+
+/// As [`outcome`]; where a client's place decides, the pool of those inside, then after `|` that of
+/// those outside.
+pub(super) fn outcome_at(port: &PortPlan, frontend: &Frontend) -> String {
+    let pool = |scope: &Scope| {
+        let pool = port.pool(*scope).iter().map(|endpoint| {
+            let terminating = if endpoint.terminating { "~" } else { "" };
+            format!("{terminating}{}", endpoint.target)
+        });
+        pool.collect::<Vec<_>>().join(" ")
+    };
+    match frontend.action {
         Action::Reject => "reject".into(),
         Action::Drop => "drop".into(),
         Action::Forward(forward) => {
-            let pool = port.pool(forward.scope).iter().map(|endpoint| {
-                let terminating = if endpoint.terminating { "~" } else { "" };
-                format!("{terminating}{}", endpoint.target)
-            });
-            pool.collect::<Vec<_>>().join(" ")
+            forward.reach.scopes().iter().map(pool).collect::<Vec<_>>().join(" | ")
         }
     }
+}
+
+/// What a service has besides its cluster IPs: `vip 1.2.3.4`, `ip 198.51.100.7`,
+/// `range 10.0.0.0/8`, `node-port 30080` (of its first port), `health 30555`, `local`, separated by
+/// commas. Type LoadBalancer, unless `type NodePort` or `type ClusterIP` is said.
+pub(super) fn expose(service: &mut Service, text: &str) {
+    let (mut ips, mut vips, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
+    service.service_type = ServiceType::LoadBalancer;
+    let mut health_check_node_port = None;
+    for words in text.split(',').map(|part| part.trim().split(' ').collect::<Vec<_>>()) {
+        match words[..] {
+            ["vip", ip] => vips.push(ip.parse().unwrap()),
+            ["ip", ip] => ips.push(ip.parse().unwrap()),
+            ["range", net] => ranges.push(net.parse().unwrap()),
+            ["health", port] => health_check_node_port = Some(port.parse().unwrap()),
+            ["local"] => service.external_policy = TrafficPolicy::Local,
+            ["type", "NodePort"] => service.service_type = ServiceType::NodePort,
+            ["type", "ClusterIP"] => service.service_type = ServiceType::ClusterIp,
+            ["node-port", port] => {
+                let mut ports: Vec<ServicePort> = service.ports.iter().cloned().collect();
+                ports[0].node_port = Some(port.parse().unwrap());
+                service.ports = ports.into_iter().collect();
+            }
+            [""] => {}
+            _ => panic!("unknown words {words:?}"),
+        }
+    }
+    service.external = Some(Box::new(External {
+        ips: ips.into(),
+        vips: vips.into(),
+        source_ranges: ranges.into(),
+        health_check_node_port,
+    }));
 }

@@ -28,7 +28,7 @@ fn world(policy: Policy) -> Plan {
 }
 
 /// `forward 10.180.0.1:8080 10.180.1.1:8080~` with `~` where masqueraded, or another verdict.
-fn run(plan: &Plan, from: &str, to: &str) -> String {
+pub(super) fn run(plan: &Plan, from: &str, to: &str) -> String {
     let (address, port) = to.rsplit_once(':').unwrap();
     let (port, protocol) = port.split_once('/').unwrap();
     let packet = Packet {
