@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
@@ -195,9 +196,8 @@ impl With<'_> {
                         return Left::Refused;
                     }
                 }
-                ready = endpoint.readable() => {
-                    let received = ready.and_then(|()| receive(&endpoint));
-                    match received {
+                ready = endpoint.ready(Interest::READABLE | Interest::ERROR) => {
+                    match ready.and_then(|ready| receive(&endpoint, ready)) {
                         Ok(datagram) => {
                             (self.answered, self.unanswered) = (true, None);
                             let _ = self.talk.socket.send_to(&datagram, self.talk.client).await;
@@ -237,7 +237,19 @@ async fn connect(target: Target) -> io::Result<UdpSocket> {
 }
 
 /// The room for the largest datagram is on the stack: thousands of sessions have none of their own.
-fn receive(endpoint: &UdpSocket) -> io::Result<Vec<u8>> {
+///
+/// An ICMP error makes a socket erroneous and not readable (EPOLLERR alone), so it is asked for by
+/// itself.
+fn receive(endpoint: &UdpSocket, ready: Ready) -> io::Result<Vec<u8>> {
+    if ready.is_error() {
+        let error = endpoint.try_io(Interest::ERROR, || match endpoint.take_error()? {
+            Some(error) => Ok(error),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        if let Ok(error) = error {
+            return Err(error);
+        }
+    }
     let mut buffer = [0; DATAGRAM];
     let size = endpoint.try_recv(&mut buffer)?;
     Ok(buffer[..size].to_vec())

@@ -143,7 +143,7 @@ status:
 fn a_node_that_is_deleted_or_tainted_for_removal_is_going_away() {
     let going_away = |metadata: &str, spec: &str| {
         let text = format!(
-            "{{apiVersion: v1, kind: Node, metadata: {{name: n{metadata}}}, spec: {{{spec}}}}}"
+            "{{apiVersion: v1, kind: Node, metadata: {{name: node-1{metadata}}}, spec: {{{spec}}}}}"
         );
         let Object::Node(node) = object(&text) else { panic!("no Node") };
         node.going_away
