@@ -10,9 +10,11 @@ mod affinity;
 mod clusterip;
 mod detectors;
 mod harness;
+mod health;
 mod hints;
 mod invalid;
 mod lifecycle;
+mod localhost;
 mod nothing;
 mod path;
 mod repair;
@@ -39,5 +41,7 @@ fn main() -> ExitCode {
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
+        ("health", health::cases()),
+        ("localhost", localhost::cases()),
     ])
 }
