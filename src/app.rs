@@ -13,7 +13,7 @@ use crate::planner::Plan;
 use crate::sources::manifests;
 use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
-use crate::{admin, conntrack, dataplane, node, sync, takeover};
+use crate::{admin, conntrack, dataplane, health, localhost, node, sync, takeover};
 use arc_swap::ArcSwap;
 use std::future::pending;
 use std::io;
@@ -110,6 +110,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let admin = tokio::spawn(admin::serve(listener, writer.published(), stop.clone()));
     let outlook = if config.takeover { Outlook::Go } else { Outlook::Stay };
     let takeover = tokio::spawn(take_over(outlook, writer.published(), stop.clone()));
+    let health = health::serve(writer.published(), writer.listening(), stop.clone());
+    let localhost = localhost::serve(writer.published(), writer.listening(), stop.clone());
+    let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
     let (batches, changes) = mpsc::channel(BATCHES);
     let source = manifests::open(config.manifests.clone())?;
@@ -153,8 +156,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    let _ = admin.await;
-    let _ = takeover.await;
+    let _ = tokio::join!(admin, takeover, health, localhost);
     node.abort();
     Ok(())
 }

@@ -23,6 +23,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sync", &["model", "store", "planner", "dataplane", "conntrack", "sources"]),
     ("takeover", &["model", "netlink"]),
     ("admin", &["model", "planner", "sync"]),
+    ("listen", &[]),
+    ("health", &["model", "planner", "sync", "listen"]),
+    ("localhost", &["model", "planner", "sync", "listen"]),
     ("app", &["*"]),
     ("cli", &["*"]),
     // The bin: calls the lib by its name.
@@ -49,6 +52,12 @@ const PURE: &[&str] = &[
     "takeover/report",
     "takeover/saved",
     "takeover/services",
+    "listen/kept",
+    "health/answer",
+    "health/ports",
+    "localhost/dials",
+    "localhost/pin",
+    "localhost/places",
 ];
 
 const PURE_LINE: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";

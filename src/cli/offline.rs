@@ -56,5 +56,6 @@ fn facts(node: &Node) -> NodeFacts {
         addresses: node.addresses.to_vec(),
         interface_addresses,
         pod_cidrs: node.pod_cidrs.to_vec(),
+        going_away: node.going_away,
     }
 }

@@ -48,6 +48,7 @@ fn node(name: &str, zone: &str) -> Object {
         addresses: Box::default(),
         zone: Some(zone.into()),
         pod_cidrs: Box::default(),
+        going_away: false,
     }))
 }
 

@@ -10,9 +10,11 @@ mod affinity;
 mod clusterip;
 mod detectors;
 mod harness;
+mod health;
 mod hints;
 mod invalid;
 mod lifecycle;
+mod localhost;
 mod nothing;
 mod path;
 mod pods;
@@ -43,5 +45,7 @@ fn main() -> ExitCode {
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
         ("takeover", takeover::cases()),
+        ("health", health::cases()),
+        ("localhost", localhost::cases()),
     ])
 }

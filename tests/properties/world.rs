@@ -75,6 +75,7 @@ pub fn facts() -> impl Strategy<Value = NodeFacts> {
         addresses: ["192.168.0.2", "fd00:192::2"].map(|ip| ip.parse().unwrap()).to_vec(),
         interface_addresses: vec![],
         pod_cidrs: vec![],
+        going_away: false,
     })
 }
 

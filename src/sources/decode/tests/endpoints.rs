@@ -188,6 +188,22 @@ status:
 }
 
 #[test]
+fn a_node_that_is_deleted_or_tainted_for_removal_is_going_away() {
+    let going_away = |metadata: &str, spec: &str| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: node-1{metadata}}}, spec: {{{spec}}}}}"
+        );
+        let Object::Node(node) = object(&text) else { panic!("no Node") };
+        node.going_away
+    };
+    assert!(!going_away("", ""));
+    assert!(going_away(", deletionTimestamp: '2026-11-24T10:00:00Z'", ""));
+    let taint = |key: &str| format!("taints: [{{key: {key}, effect: NoSchedule}}]");
+    assert!(going_away("", &taint("ToBeDeletedByClusterAutoscaler")));
+    assert!(!going_away("", &taint("node.kubernetes.io/unschedulable")));
+}
+
+#[test]
 fn a_service_cidr_is_read_and_refused() {
     let text = |cidrs: &str| {
         format!(
