@@ -268,7 +268,8 @@ fn an_address_that_one_port_uses_is_not_idle() {
         slice("web-1", set(&["a:8080/TCP"], &["10.180.0.1 @a", "10.180.0.2 unready @a"])),
         slice("web-2", set(&["b:8081/TCP"], &["10.180.0.1 unready @a", "10.180.0.2 unready @a"])),
     ]
-    .into();
+    .into_iter()
+    .collect();
     let idle = plan_service(&known, &facts(), &policy()).unwrap().idle;
     assert_eq!(idle.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.180.0.2"]);
 }

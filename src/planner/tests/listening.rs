@@ -38,7 +38,8 @@ fn an_endpoint_counts_once_over_ports_and_each_family_counts() {
         slice("web-2", set(&["a:8080/TCP"], &["fd00:180::1 @a"])),
         slice("web-3", set(&["unasked:9090/TCP"], &["10.180.0.3 @a"])),
     ]
-    .into();
+    .into_iter()
+    .collect();
     let known = Known { service: Some(Arc::new(service)), slices, endpoints: None };
     assert_eq!(health(&known), Some((30555, 3)));
 }
