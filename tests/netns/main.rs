@@ -9,10 +9,12 @@ mod support;
 mod affinity;
 mod clusterip;
 mod detectors;
+mod external;
 mod harness;
 mod hints;
 mod invalid;
 mod lifecycle;
+mod masquerade;
 mod nothing;
 mod path;
 mod repair;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         ("terminating", terminating::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
+        ("masquerade", masquerade::cases()),
+        ("external", external::cases()),
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
