@@ -78,7 +78,12 @@ fn frontends(
             add(FrontendAddress::Address(*ip), port.port, kind);
         }
     }
-    if let Some(node_port) = port.node_port {
+    // The API allows a node port once per protocol; should it come twice, the first port has it.
+    let taken = |other: &ServicePort| {
+        (other.node_port, other.protocol) == (port.node_port, port.protocol)
+            && other.port < port.port
+    };
+    if let Some(node_port) = port.node_port.filter(|_| !service.ports.iter().any(taken)) {
         add(FrontendAddress::NodePort(family), node_port.get(), FrontendKind::NodePort);
     }
     found

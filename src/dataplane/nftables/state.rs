@@ -301,7 +301,8 @@ pub struct UsedPool<'a> {
     pub external: Option<Way>,
 }
 
-/// The pools that a plan's frontends use: each once.
+/// The pools that a plan's frontends use: each once. (The API wants other names for other ports; two
+/// of one name and protocol lead to the same endpoints.)
 pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
     let mut used: Vec<UsedPool<'_>> = Vec::new();
     for (port, frontend) in plan.held() {
@@ -312,7 +313,7 @@ pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
             }
             let named = *scope == named_scope(forward.reach);
             let external = Some(Way::of(frontend)).filter(|way| named && *way != Way::Inside);
-            let known = used.iter_mut().find(|u| std::ptr::eq(u.port, port) && u.scope == *scope);
+            let known = used.iter_mut().find(|u| u.scope == *scope && same_name(u.port, port));
             match known {
                 Some(known) => known.external = known.external.or(external),
                 None => used.push(UsedPool { port, scope: *scope, external }),
@@ -320,6 +321,10 @@ pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
         }
     }
     used
+}
+
+fn same_name(one: &PortPlan, other: &PortPlan) -> bool {
+    (&one.name, one.protocol, one.family) == (&other.name, other.protocol, other.family)
 }
 
 /// Where the clients from outside go that a pool's frontends send to local endpoints.
@@ -330,6 +335,7 @@ pub fn locals(plan: &ServicePlan, pools: &[PoolState]) -> Vec<(u32, Value)> {
         let asked = port.frontends.iter().any(|frontend| Way::of(frontend) == Way::OutsideLocal);
         if let (true, Some(cluster), Some(local)) =
             (asked, pool(Scope::Cluster), pool(Scope::Local))
+            && !locals.contains(&(cluster.number(), local.value))
         {
             locals.push((cluster.number(), local.value));
         }
