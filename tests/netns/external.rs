@@ -373,6 +373,7 @@ pub fn cases() -> Vec<Case> {
                     .sticky(600)
                     .external_local()
                     .source_ranges([w.family.outside_half()])
+                    .health_port(30555)
                     .on([L1, R1]),
             );
             w.serve(svc().named("udp", 42).udp().node_port(NODE_PORT).on([L1]));

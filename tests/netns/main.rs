@@ -14,7 +14,9 @@ mod harness;
 mod hints;
 mod invalid;
 mod lifecycle;
+mod loadbalancer;
 mod masquerade;
+mod nodeport;
 mod nothing;
 mod path;
 mod repair;
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
         ("udp", udp::cases()),
         ("masquerade", masquerade::cases()),
         ("external", external::cases()),
+        ("nodeport", nodeport::cases()),
+        ("loadbalancer", loadbalancer::cases()),
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
