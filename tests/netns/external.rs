@@ -238,7 +238,8 @@ pub fn cases() -> Vec<Case> {
             let since = Instant::now();
             w.sleep(300);
             for flow in &flows {
-                assert!(flow.servers(since).is_empty() && flow.refusals(since) > 0);
+                let (servers, refusals) = (flow.servers(since), flow.refusals(since));
+                assert!(servers.is_empty() && refusals > 0, "{servers:?}, {refusals} refusals");
             }
             w.serve(exposed_as(w, svc().ports([udp("u2", 80)])));
             flows.iter().for_each(|flow| w.answered_by(flow, L1));
