@@ -9,12 +9,16 @@ mod support;
 mod affinity;
 mod clusterip;
 mod detectors;
+mod external;
 mod harness;
 mod health;
 mod hints;
 mod invalid;
 mod lifecycle;
+mod loadbalancer;
 mod localhost;
+mod masquerade;
+mod nodeport;
 mod nothing;
 mod path;
 mod pods;
@@ -41,6 +45,10 @@ fn main() -> ExitCode {
         ("terminating", terminating::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
+        ("masquerade", masquerade::cases()),
+        ("external", external::cases()),
+        ("nodeport", nodeport::cases()),
+        ("loadbalancer", loadbalancer::cases()),
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
