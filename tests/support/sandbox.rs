@@ -128,3 +128,11 @@ pub fn find_way() -> Result<Way, String> {
     }
     Err(reasons.join("; "))
 }
+
+/// The last line of a run in which nothing could be tested.
+pub fn tell_skipped(tests: &str, count: usize, reason: &str) {
+    println!(
+        "!!!! {tests}: ALL {count} CASES SKIPPED, NOTHING WAS TESTED: \
+         no namespaces can be made here ({reason}) !!!!\n"
+    );
+}
