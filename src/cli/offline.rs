@@ -35,8 +35,8 @@ fn snapshot(batches: Vec<Batch>, config: NodeConfig) -> Snapshot {
     let mut facts = store.node().map(|node| facts(node)).unwrap_or_default();
     facts.name = config.node_name;
     planner.set_facts(facts, &store.service_cidrs());
-    let keys: Vec<_> = store.known().keys().cloned().collect();
-    planner.replan(keys, store.known());
+    let dirty = store.take_dirty();
+    planner.replan(dirty.services, store.known());
     Snapshot {
         known: store.known().clone(),
         plan: planner.plan().clone(),

@@ -24,12 +24,27 @@ pub fn plan_service(known: &Known, facts: &NodeFacts, policy: &Policy) -> Option
     wanted.sort_by_key(|port| (port.port, port.protocol));
     // The API allows no number twice; should it come, the first is the one that counts.
     wanted.dedup_by_key(|port| (port.port, port.protocol));
-    let ports: Box<[PortPlan]> = wanted
-        .into_iter()
+    let mut ports: Box<[PortPlan]> = wanted
+        .iter()
         .flat_map(|port| Family::BOTH.into_iter().filter_map(move |family| site.port(port, family)))
         .collect();
+    let node_ports = wanted.iter().filter(|port| port.node_port.is_some()).count();
+    if node_ports > 1 {
+        drop_repeated(&mut ports);
+    }
     let idle = site.idle(&ports);
     Some(ServicePlan { key: service.key.clone(), ports, idle, health: site.health() })
+}
+
+/// Nor does it allow a node port twice: that of the first port counts.
+fn drop_repeated(ports: &mut [PortPlan]) {
+    let mut seen = BTreeSet::new();
+    for port in ports {
+        let node_port = |f: &Frontend| f.kind == FrontendKind::NodePort;
+        let mut frontends = std::mem::take(&mut port.frontends).into_vec();
+        frontends.retain(|frontend| !node_port(frontend) || seen.insert(frontend.at));
+        port.frontends = frontends.into();
+    }
 }
 
 /// The frontends that a service's plan has, in no particular order.

@@ -3,7 +3,7 @@
 use super::schedule::{Schedule, Work};
 use super::{Snapshot, SyncStatus};
 use crate::conntrack::{Cleaner, stale};
-use crate::dataplane::{Applied, Dataplane};
+use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, FrontendKey, Plan, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
@@ -35,8 +35,8 @@ impl StaleFlows for Cleaner {
 }
 
 /// What every source says before anything is programmed.
-const KINDS: [Kind; 5] =
-    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Node, Kind::ServiceCidr];
+const KINDS: [Kind; 6] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
 
 pub struct Settings {
     pub node_name: Arc<str>,
@@ -223,7 +223,15 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             self.planner.catch_up(changed, self.store.known());
         }
         let plan = self.planner.plan();
-        let applied = self.dataplane.resync(plan)?;
+        let mut applied = self.dataplane.resync(plan)?;
+        // Once is enough: what comes from here on is heard.
+        if self.dataplane.subscribe()? == Unheard::Edits {
+            tracing::info!(
+                "other programs changed the ruleset while it was first read and written; \
+                 reading it once more"
+            );
+            applied += self.dataplane.resync(plan)?;
+        }
         let former = self.dataplane.take_former();
         self.stale.extend(former.into_iter().filter(|at| at.protocol == Protocol::Udp));
         self.flows.audit(plan);
@@ -234,7 +242,6 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         if !former.is_empty() {
             self.flows.clean(former.into_iter().collect(), plan);
         }
-        self.dataplane.subscribe()?;
         Ok(applied)
     }
 

@@ -76,7 +76,47 @@ fn node_facts() -> impl Strategy<Value = NodeFacts> {
     })
 }
 
-/// As from outside: [`seen`] tells which ones the node has sent itself.
+/// A packet that mostly goes to one of the frontends that there are.
+#[derive(Debug, Clone)]
+struct Shot {
+    /// As from outside.
+    packet: Packet,
+    aim: Option<prop::sample::Index>,
+}
+
+impl Shot {
+    /// As the node meets it: what it sends itself comes in by no interface.
+    fn packet(&self, plan: &Plan, facts: &NodeFacts) -> Packet {
+        let mut packet = self.packet.clone();
+        packet.in_interface = packet.in_interface.filter(|_| !facts.owns(packet.source));
+        let family = Family::of(packet.source);
+        let frontends: Vec<&FrontendKey> = plan
+            .claims
+            .iter()
+            .map(|(at, _)| at)
+            .filter(|frontend| frontend.at.family() == family)
+            .collect();
+        if let Some(aim) = self.aim.filter(|_| !frontends.is_empty()) {
+            let FrontendKey { at, protocol, port } = *frontends[aim.index(frontends.len())];
+            (packet.protocol, packet.port) = (protocol, port);
+            let mut own = facts.interface_addresses.iter().filter(|ip| Family::of(**ip) == family);
+            packet.destination = match at {
+                FrontendAddress::Address(address) => address,
+                // Not all of them answer.
+                FrontendAddress::NodePort(_) => {
+                    *own.nth(aim.index(own.clone().count())).expect("those of the Node object")
+                }
+            };
+        }
+        packet
+    }
+}
+
+fn shots() -> impl Strategy<Value = Shot> {
+    (packets(), prop::option::weighted(0.8, any::<prop::sample::Index>()))
+        .prop_map(|(packet, aim)| Shot { packet, aim })
+}
+
 fn packets() -> impl Strategy<Value = Packet> {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     let node = |family| {
@@ -107,12 +147,6 @@ fn packets() -> impl Strategy<Value = Packet> {
             priority: 0,
         },
     )
-}
-
-fn seen(packet: &Packet, facts: &NodeFacts) -> Packet {
-    let mut packet = packet.clone();
-    packet.in_interface = packet.in_interface.filter(|_| !facts.owns(packet.source));
-    packet
 }
 
 /// A node whose facts and objects change.
@@ -259,13 +293,14 @@ proptest! {
     fn rules_and_trace_agree(
         policy in policies(),
         facts in prop::collection::vec(node_facts(), 4),
-        deltas in prop::collection::vec(prop::collection::vec(change(), 0..12), 1..4),
-        packets in prop::collection::vec(packets(), 1..24),
+        deltas in prop::collection::vec(prop::collection::vec(change(), 0..16), 1..4),
+        shots in prop::collection::vec(shots(), 1..24),
     ) {
         let mut node = Node::new(policy, &facts[0]);
         for (delta, facts) in deltas.iter().zip(&facts) {
             node.apply(facts, delta);
-            for packet in packets.iter().map(|packet| seen(packet, facts)) {
+            for shot in &shots {
+                let packet = shot.packet(node.planner.plan(), facts);
                 let answer = run(&mut node.table, &packet, facts);
                 prop_assert_eq!(&answer, &expected(node.planner.plan(), &packet), "{:?}", packet);
             }
@@ -281,14 +316,15 @@ proptest! {
         policy in policies(),
         changes in prop::collection::vec(change(), 8..24),
         more in prop::collection::vec(change(), 0..4),
-        packets in prop::collection::vec(packets(), 1..24),
+        shots in prop::collection::vec(shots(), 1..24),
         random in any::<[u32; 3]>(),
     ) {
         let mut node = Node::new(policy, &facts);
         for changes in [changes, more] {
             node.apply(&facts, &changes);
             let mut pins: BTreeMap<(IpAddr, StickyPort), Target> = BTreeMap::new();
-            for packet in packets.iter().map(|packet| seen(packet, &facts)) {
+            for shot in &shots {
+                let packet = shot.packet(node.planner.plan(), &facts);
                 let allowed = expected(node.planner.plan(), &packet).1;
                 let sticky = sticky(node.planner.plan(), &packet);
                 for random in random {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use vipd::dataplane::nftables::changes::{Changes, Structure};
-use vipd::dataplane::nftables::expr::{Rule, Verdict};
+use vipd::dataplane::nftables::expr::{Expr, Find, Rule, Verdict};
 use vipd::dataplane::nftables::layout::Hook;
 use vipd::dataplane::nftables::lower::fixed_class_elements;
 use vipd::dataplane::nftables::set::{Bytes, Data, Element, Set};
@@ -102,6 +102,45 @@ impl Table {
         for name in changes.removed_chains {
             assert!(self.chains.remove(&name).is_some(), "chain {name} is not there");
         }
+        self.validate();
+    }
+
+    /// No chain leads back to itself, by whatever element, nor through too many others.
+    fn validate(&self) {
+        let mut heights = HashMap::new();
+        for name in self.chains.keys() {
+            let height = self.height(name, &mut heights);
+            assert!(height <= 16, "EMLINK: NFT_JUMP_STACK_SIZE from {name} on");
+        }
+    }
+
+    fn height<'a>(&'a self, name: &'a str, known: &mut HashMap<&'a str, Option<u32>>) -> u32 {
+        if let Some(height) = known.get(name) {
+            return height.unwrap_or_else(|| panic!("EMLINK: chain {name} leads to itself"));
+        }
+        known.insert(name, None);
+        let rules = &self.chains.get(name).unwrap_or_else(|| panic!("no chain {name}")).rules;
+        let mut next: Vec<&Verdict> = Vec::new();
+        for expr in rules.iter().flat_map(|rule| &rule.0) {
+            match expr {
+                Expr::Verdict(verdict) => next.push(verdict),
+                Expr::Lookup { set, find: Find::Data(0), .. } => {
+                    let set = Set::by_name(set).expect("a set of the table");
+                    next.extend(self.sets[&set].values().filter_map(|data| match data {
+                        Data::Verdict(verdict) => Some(verdict),
+                        _ => None,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        let chains = next.into_iter().filter_map(|verdict| match verdict {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(&**chain),
+            Verdict::Accept | Verdict::Drop | Verdict::Return => None,
+        });
+        let height = 1 + chains.map(|chain| self.height(chain, known)).max().unwrap_or(0);
+        known.insert(name, Some(height));
+        height
     }
 
     fn set(&mut self, set: Set) -> &mut BTreeMap<Key, Data> {

@@ -2,7 +2,7 @@
 //! pass where a service's connection is.
 
 use super::support::manifests::svc;
-use super::support::plan::{L1, L2, L3, NodeB};
+use super::support::plan::{L1, L2, L3, NodeB, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
 use super::support::sniff::{ACK, RST, SYN, Segment, Sniffer, send_segment};
@@ -15,6 +15,13 @@ const SEQUENCES: [u32; 4] = [0, 1 << 30, 1 << 31, 3 << 30];
 
 fn segments(from: SocketAddr, to: SocketAddr, flags: u8) -> [Segment; 4] {
     SEQUENCES.map(|seq| Segment { from, to, flags, seq, ack: seq })
+}
+
+/// Strays of a client to anywhere.
+pub fn strays(w: &World, who: Who, (from, to): (SocketAddr, SocketAddr), flags: u8) {
+    for segment in segments(from, to, flags) {
+        send_segment(w.netns(who), segment);
+    }
 }
 
 /// Strays from the endpoint: into an open connection, and of no connection at all.

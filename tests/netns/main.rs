@@ -9,17 +9,23 @@ mod support;
 mod affinity;
 mod clusterip;
 mod detectors;
+mod external;
 mod harness;
 mod health;
 mod hints;
 mod invalid;
 mod lifecycle;
+mod loadbalancer;
 mod localhost;
+mod masquerade;
+mod nodeport;
 mod nothing;
 mod path;
+mod pods;
 mod repair;
 mod scale;
 mod slices;
+mod takeover;
 mod terminating;
 mod udp;
 
@@ -35,12 +41,18 @@ fn main() -> ExitCode {
         ("nothing", nothing::cases()),
         ("path", path::cases()),
         ("slices", slices::cases()),
+        ("pods", pods::cases()),
         ("terminating", terminating::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
+        ("masquerade", masquerade::cases()),
+        ("external", external::cases()),
+        ("nodeport", nodeport::cases()),
+        ("loadbalancer", loadbalancer::cases()),
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
+        ("takeover", takeover::cases()),
         ("health", health::cases()),
         ("localhost", localhost::cases()),
     ])

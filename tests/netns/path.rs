@@ -60,7 +60,7 @@ fn comes_and_goes(w: &World) {
 }
 
 /// Counts packets that leave the node with a priority that vipd could have given them.
-fn witness(w: &World) {
+pub fn witness(w: &World) {
     w.netns(Node).nft(
         "table inet witness {
             chain post { type filter hook postrouting priority 300;
@@ -71,7 +71,7 @@ fn witness(w: &World) {
     );
 }
 
-fn nothing_left_with_our_priority(w: &World) {
+pub fn nothing_left_with_our_priority(w: &World) {
     let seen = w.netns(Node).sh("nft list chain inet witness post");
     let packets: Vec<&str> = seen
         .lines()

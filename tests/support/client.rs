@@ -93,6 +93,11 @@ impl<'w> Client<'w> {
     }
 
     #[track_caller]
+    pub fn left_to<const N: usize>(self, names: [Who; N]) -> Replies {
+        self.replies().left_to(names)
+    }
+
+    #[track_caller]
     pub fn one_server(self) -> Who {
         self.replies().one_server()
     }

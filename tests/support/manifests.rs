@@ -254,6 +254,7 @@ pub struct Svc {
     /// `status.loadBalancer.ingress`; `None` where there is no load balancer.
     ingress: Option<Vec<IpAddr>>,
     ip_mode: Option<&'static str>,
+    created: Option<&'static str>,
     slice: Option<Slice>,
 }
 
@@ -269,6 +270,7 @@ pub fn svc() -> Svc {
         labels: Map::new(),
         ingress: None,
         ip_mode: None,
+        created: None,
         slice: None,
     }
 }
@@ -356,6 +358,12 @@ impl Svc {
             .spec("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": seconds}}))
     }
 
+    /// `metadata.creationTimestamp`
+    pub fn created(mut self, time: &'static str) -> Svc {
+        self.created = Some(time);
+        self
+    }
+
     pub fn label(mut self, key: &str, value: &str) -> Svc {
         self.labels.insert(key.to_owned(), json!(value));
         self
@@ -388,10 +396,15 @@ impl Svc {
         let names: Vec<&str> = families.iter().map(|one| one.kubernetes()).collect();
         spec.insert("ipFamilies".to_owned(), json!(names));
         spec.insert("ports".to_owned(), self.ports.iter().map(|one| one.value("port")).collect());
+        let mut metadata =
+            json!({"name": self.name, "namespace": "default", "labels": self.labels});
+        if let Some(time) = self.created {
+            metadata["creationTimestamp"] = json!(time);
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": self.name, "namespace": "default", "labels": self.labels},
+            "metadata": metadata,
             "spec": spec,
             "status": self.status(),
         })

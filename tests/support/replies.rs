@@ -73,11 +73,24 @@ impl Replies {
     /// Exactly these servers answered, each at least once.
     #[track_caller]
     pub fn only<const N: usize>(self, names: [Who; N]) -> Self {
+        self.answered_by(names);
+        self.agrees_with_trace();
+        self
+    }
+
+    /// The same, past every service.
+    #[track_caller]
+    pub fn left_to<const N: usize>(self, names: [Who; N]) -> Self {
+        self.answered_by(names);
+        self.expect_verdict(Verdict::Pass);
+        self.source_kept()
+    }
+
+    #[track_caller]
+    fn answered_by<const N: usize>(&self, names: [Who; N]) {
         let wanted: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
         let seen: BTreeSet<String> = self.servers().into_keys().collect();
         self.check(seen == wanted && self.failures() == 0, format_args!("exactly {wanted:?}"));
-        self.agrees_with_trace();
-        self
     }
 
     /// Each of these servers got its even share, within four sigma.

@@ -16,6 +16,9 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vipd");
 /// A flag and its value; later ones replace earlier ones of the same name.
 pub type Flag = (&'static str, &'static str);
 
+/// The value of a default flag that is not to be given.
+pub const LEFT_OUT: &str = "(left out)";
+
 const DEFAULTS: [Flag; 4] = [
     ("--hostname-override", NODE_A),
     ("--detect-local-mode", "ClusterCIDR"),
@@ -29,7 +32,7 @@ pub fn arguments(manifests: &Path, flags: &[Flag]) -> Vec<String> {
     let kept = DEFAULTS.iter().filter(|(name, _)| !replaced(name));
     let mut arguments =
         vec!["run".to_owned(), "--manifests".to_owned(), manifests.display().to_string()];
-    for (name, value) in kept.chain(flags) {
+    for (name, value) in kept.chain(flags).filter(|(_, value)| *value != LEFT_OUT) {
         arguments.push(if value.is_empty() {
             (*name).to_owned()
         } else {

@@ -400,6 +400,19 @@ impl World {
         listed.lines().filter(|line| line.contains("src=")).map(str::to_owned).collect()
     }
 
+    /// The number of the node's one UDP entry from a client to an address, which a new entry for the
+    /// same flow does not have.
+    #[track_caller]
+    pub fn conntrack_id(&self, from: IpAddr, to: IpAddr) -> String {
+        let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
+        let listed =
+            self.sh(Node, &format!("conntrack -L -f {family} -p udp -s {from} -d {to} -o id"));
+        let ids: Vec<&str> =
+            listed.split_whitespace().filter(|word| word.starts_with("id=")).collect();
+        assert_eq!(ids.len(), 1, "entries from {from} to {to}: {listed}");
+        ids[0].to_owned()
+    }
+
     /// What somebody who looks for the cause of a failure wants to see.
     pub fn state(&self) -> String {
         let mut text = String::new();
