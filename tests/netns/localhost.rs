@@ -87,7 +87,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("36 TCP: who refuses and who is silent costs a connection nothing but time", |w| {
             w.servers(L1).close(Tcp, SocketAddr::new(w.address(L1), 8080));
-            w.netns(L2).nft("table inet mute { chain in { type filter hook input priority 0; policy drop; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; } }");
+            w.netns(L2).nft("add table inet mute; add chain inet mute in { type filter hook input priority 0; }; add rule inet mute in tcp dport 8080 drop");
             w.serve(svc().node_port(NODE_PORT).on([L1, L2, R1]));
             soon(w, Tcp, &[R1]);
             let replies = at_home(w, Tcp).times(60).only([R1]);
