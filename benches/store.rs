@@ -3,7 +3,7 @@
 mod objects;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use objects::{changed, objects, slice};
+use objects::{changed, objects, pod, service, slice};
 use std::hint::black_box;
 use std::sync::Arc;
 use vipd::store::Store;
@@ -53,6 +53,37 @@ fn upsert(criterion: &mut Criterion) {
     }
 }
 
+/// Services that have two pods each and no slice; one pod is ready, or no longer.
+fn pods(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("store, one pod");
+    for count in [1_000, 100_000] {
+        let mut store = Store::new("node-0".into());
+        for number in 0..count {
+            let pods = [pod(number, 0, 0), pod(number, 1, 0)];
+            [service(number)].into_iter().chain(pods).for_each(|object| store.upsert(object));
+        }
+        store.take_dirty();
+        let mut published = store.known().clone();
+        let mut version = 0;
+        group.bench_function(BenchmarkId::new("upsert", count), |bencher| {
+            bencher.iter_batched(
+                || {
+                    version += 1;
+                    pod(changed((version - 1) / 2, count), 0, version)
+                },
+                |object| {
+                    store.upsert(object);
+                    let dirty = store.take_dirty();
+                    published = store.known().clone();
+                    black_box(dirty)
+                },
+                BatchSize::SmallInput,
+            );
+        });
+        black_box(published);
+    }
+}
+
 fn fill(criterion: &mut Criterion) {
     let objects = objects(10_000);
     let mut group = criterion.benchmark_group("store, everything");
@@ -69,5 +100,5 @@ fn fill(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, fill, upsert);
+criterion_group!(benches, fill, upsert, pods);
 criterion_main!(benches);

@@ -8,15 +8,19 @@ use crate::conntrack::{Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Nftables, Without};
 use crate::model::Protocol;
+use crate::node::KernelVersion;
 use crate::planner::Plan;
 use crate::sources::manifests;
-use crate::sync::{Settings, Writer};
-use crate::{admin, conntrack, dataplane, node, sync};
+use crate::sync::{Settings, Snapshot, Writer};
+use crate::takeover::Outlook;
+use crate::{admin, conntrack, dataplane, health, localhost, node, sync, takeover};
+use arc_swap::ArcSwap;
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::unix::UCred;
 use tokio::runtime;
@@ -32,6 +36,8 @@ const CONNTRACK_FILTER_KERNEL: (u32, u32) = (6, 12);
 const BATCHES: usize = 64;
 /// Pause before the address watch is started again after an error.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at whether vipd serves, before what kube-proxy left is removed.
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(100);
 /// For the conntrack entries of former services.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);
 /// Abstract, so that it belongs to the network namespace and goes with the process.
@@ -102,6 +108,11 @@ async fn serve(config: Config) -> Result<(), Error> {
     let writer = Writer::new(settings, dataplane, cleaner);
     let listener = admin::bind(&config.admin_socket)?;
     let admin = tokio::spawn(admin::serve(listener, writer.published(), stop.clone()));
+    let outlook = if config.takeover { Outlook::Go } else { Outlook::Stay };
+    let takeover = tokio::spawn(take_over(outlook, writer.published(), stop.clone()));
+    let health = health::serve(writer.published(), writer.listening(), stop.clone());
+    let localhost = localhost::serve(writer.published(), writer.listening(), stop.clone());
+    let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
     let (batches, changes) = mpsc::channel(BATCHES);
     let source = manifests::open(config.manifests.clone())?;
@@ -145,7 +156,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    let _ = admin.await;
+    let _ = tokio::join!(admin, takeover, health, localhost);
     node.abort();
     Ok(())
 }
@@ -160,6 +171,52 @@ async fn watch_addresses(out: watch::Sender<Vec<IpAddr>>, stop: CancellationToke
     while let Some(Err(error)) = stop.run_until_cancelled(node::watch(out.clone())).await {
         tracing::warn!("watching the node's addresses: {error}; starting again");
         stop.run_until_cancelled(tokio::time::sleep(WATCH_PAUSE)).await;
+    }
+}
+
+/// Tells what kube-proxy left. If told to, removes it once vipd serves: never earlier, so that there
+/// is no moment without rules.
+async fn take_over(outlook: Outlook, published: Arc<ArcSwap<Snapshot>>, stop: CancellationToken) {
+    let found = takeover::find().await;
+    for line in found.lines(outlook) {
+        tracing::warn!("{line}");
+    }
+    if outlook == Outlook::Stay || found.is_clean() {
+        return;
+    }
+    if stop.run_until_cancelled(serving(&published)).await.is_none() {
+        return;
+    }
+    // Others may have changed it while vipd read its objects.
+    let outcome = takeover::remove(takeover::find().await).await;
+    if let Some(line) = outcome.removed() {
+        tracing::info!("{line}");
+    }
+    for left in &outcome.left {
+        tracing::warn!("{left}");
+    }
+}
+
+/// Waits until the kernel holds vipd's rules. For no service at all they are in nobody's place: a
+/// wrong directory of manifests must not cost the node what it has.
+async fn serving(published: &ArcSwap<Snapshot>) {
+    let mut told = false;
+    loop {
+        let snapshot = published.load();
+        let status = &snapshot.status;
+        if status.last_success.is_some() && status.last_error.is_none() {
+            if snapshot.plan.services > 0 {
+                return;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    "what kube-proxy left stays for now: vipd has no service to serve; is \
+                     --manifests the right directory?"
+                );
+            }
+        }
+        drop(snapshot);
+        tokio::time::sleep(TAKEOVER_PAUSE).await;
     }
 }
 
@@ -185,15 +242,16 @@ pub fn cleanup() -> Result<(), Error> {
 }
 
 fn check_machine() -> Result<(), Error> {
-    let (major, minor) = OLDEST_KERNEL;
-    let kernel = node::kernel();
-    if !kernel.at_least(major, minor) {
-        return Err(Error::KernelTooOld {
-            found: format!("{}.{}", kernel.major, kernel.minor),
-            needed: format!("{major}.{minor}"),
-        });
-    }
+    check_kernel(node::kernel())?;
     if node::has_net_admin() { Ok(()) } else { Err(Error::NoNetAdmin) }
+}
+
+fn check_kernel(kernel: KernelVersion) -> Result<(), Error> {
+    let (major, minor) = OLDEST_KERNEL;
+    if kernel.at_least(major, minor) {
+        return Ok(());
+    }
+    Err(Error::KernelTooOld { found: kernel.to_string(), needed: format!("{major}.{minor}") })
 }
 
 /// One daemon per network namespace. The name can be taken by any process of the namespace, so
@@ -229,4 +287,22 @@ fn peer(stream: UnixStream) -> io::Result<UCred> {
     stream.set_nonblocking(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async { tokio::net::UnixStream::from_std(stream)?.peer_cred() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_told_with_what_is_needed() {
+        for old in ["5.14.21-default", "4.19.0", "5.4.0-190-generic"] {
+            let error = check_kernel(KernelVersion::parse(old)).expect_err(old).to_string();
+            let version = old.rsplitn(2, '.').last().unwrap_or_default();
+            assert!(error.contains(&format!("this kernel is {version},")), "{old}: {error}");
+            assert!(error.contains("need 5.15 or newer"), "{old}: {error}");
+        }
+        for new in ["5.15.0-1042-aws", "6.1.0-13-amd64", "10.0.1"] {
+            check_kernel(KernelVersion::parse(new)).expect(new);
+        }
+    }
 }

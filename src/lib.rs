@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariants:
-//! 1. Pure rooms (`model`, `store`, `planner`, decoding, lowering) do no I/O and read no clock,
-//!    randomness or environment.
+//! 1. Pure rooms (`model`, `selectors`, `store`, `planner`, decoding, lowering) do no I/O and read
+//!    no clock, randomness or environment.
 //! 2. The same objects and node facts give the same plans, whatever the order of arrival.
 //! 3. A dataplane is told what to do, never why: it sees plans, no Kubernetes object.
 //! 4. Nothing is programmed before every source and the node have said that their first list is
@@ -25,10 +25,15 @@ pub mod cli;
 pub mod config;
 pub mod conntrack;
 pub mod dataplane;
+pub mod health;
+pub mod listen;
+pub mod localhost;
 pub mod model;
 pub mod netlink;
 pub mod node;
 pub mod planner;
+pub mod selectors;
 pub mod sources;
 pub mod store;
 pub mod sync;
+pub mod takeover;

@@ -156,6 +156,33 @@ fn a_service_described() {
     assert_eq!(json("describe service web -o json")["ports"][0]["endpoints"][1]["used"], false);
 }
 
+/// With its only slice rejected a service has no endpoints, and who asks for it sees why.
+#[test]
+fn problems_of_a_services_slices_are_told_with_it() {
+    let labelled = |name: &str, service: &str, rest: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, \
+             labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\n{rest}\n"
+        )
+    };
+    let dir = manifests(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{clusterIP: 10.254.0.41, \
+         ports: [{{port: 80}}]}}\n{}{}{}",
+        labelled("web-1", "web", "ports: [{port: 80x}]"),
+        labelled("web-2", "web", "endpoints: [{addresses: [10.1.0.300]}, {addresses: [10.1.0.2]}]"),
+        labelled("other-1", "other", "ports: [{port: 81x}]"),
+    ));
+    let output = ask(dir.path(), "describe service web");
+    let (_, problems) = stdout(&output).split_once("Problems:").expect("the last part");
+    let lines: Vec<_> = problems.lines().map(str::trim).collect();
+    assert_eq!(lines.len(), 3, "{problems}");
+    assert!(lines[1].starts_with("rejected: EndpointSlice default/web-1: "), "{problems}");
+    assert!(lines[1].contains("80x"), "{problems}");
+    assert!(lines[2].starts_with("warning: EndpointSlice default/web-2: "), "{problems}");
+    let missing = ask(dir.path(), "describe service other");
+    assert!(stderr(&missing).ends_with("not found\n"), "{}", stderr(&missing));
+}
+
 #[test]
 fn the_plan() {
     insta::assert_snapshot!("plan", answer("plan --service-cluster-ip-range 10.254.0.0/16"));
@@ -163,6 +190,36 @@ fn the_plan() {
         json("plan -o json")["services"][0]["ports"][0]["frontends"][0]["action"],
         "forward"
     );
+}
+
+/// What the walkthrough's `kubectl describe service` prints, from its Service and pods alone.
+#[test]
+fn the_walkthroughs_service_and_pods() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/walkthrough");
+    let question = |words: &str, node: &str| {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let output = vipd(&words)
+            .args(["--manifests", examples])
+            .args(["--hostname-override", node])
+            .output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "vipd {words:?}: {}", stderr(&output));
+        stdout(&output).to_owned()
+    };
+    let minion = "--service-cluster-ip-range 10.254.0.0/16";
+    insta::assert_snapshot!(
+        "walkthrough-describe",
+        question(&format!("describe service nginx-service {minion}"), "minion-1")
+    );
+    insta::assert_snapshot!("walkthrough-plan", question(&format!("plan {minion}"), "minion-1"));
+    for node in ["minion-1", "minion-2", "elsewhere"] {
+        let endpoints = question("get endpoints nginx-service -o wide", node);
+        assert!(endpoints.contains("172.17.0.2:80,172.17.0.2:80,172.17.0.3:80"), "{endpoints}");
+        assert!(endpoints.trim_end().ends_with("Pods"), "{endpoints}");
+    }
+    let rejected: serde_json::Value =
+        serde_json::from_str(&question("get rejected -A -o json", "minion-1")).unwrap();
+    assert_eq!(rejected["items"], serde_json::json!([]));
 }
 
 #[test]

@@ -13,14 +13,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("netlink", &[]),
     ("sources", &["model"]),
-    ("store", &["model"]),
+    ("selectors", &["model"]),
+    ("store", &["model", "selectors"]),
     ("planner", &["model"]),
     ("config", &["model", "planner"]),
     ("node", &["model", "netlink"]),
     ("dataplane", &["model", "planner", "netlink"]),
     ("conntrack", &["model", "planner", "netlink"]),
     ("sync", &["model", "store", "planner", "dataplane", "conntrack", "sources"]),
+    ("takeover", &["model", "netlink"]),
     ("admin", &["model", "planner", "sync"]),
+    ("listen", &[]),
+    ("health", &["model", "planner", "sync", "listen"]),
+    ("localhost", &["model", "planner", "sync", "listen"]),
     ("app", &["*"]),
     ("cli", &["*"]),
     // The bin: calls the lib by its name.
@@ -32,6 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Rooms, or parts of one, that are functions of their arguments.
 const PURE: &[&str] = &[
     "model",
+    "selectors",
     "store",
     "planner",
     "sources/decode",
@@ -40,6 +46,18 @@ const PURE: &[&str] = &[
     "dataplane/nftables/listing",
     "dataplane/nftables/lower",
     "dataplane/nftables/place",
+    "takeover/messages",
+    "takeover/names",
+    "takeover/removal",
+    "takeover/report",
+    "takeover/saved",
+    "takeover/services",
+    "listen/kept",
+    "health/answer",
+    "health/ports",
+    "localhost/dials",
+    "localhost/pin",
+    "localhost/places",
 ];
 
 const PURE_LINE: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";

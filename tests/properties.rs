@@ -11,7 +11,7 @@ use properties::{oracle, world::*};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vipd::model::{NodeFacts, ServiceKey};
+use vipd::model::{Kind, NodeFacts, Object, ServiceKey};
 use vipd::planner::{Packet, Plan, PlanDelta, Planner, ServicePlan, plan_service, trace};
 use vipd::store::Store;
 
@@ -165,7 +165,19 @@ proptest! {
         let before = Node { store: node.store.clone(), planner: Planner::new(policy(), "".into()) };
         node.take(&last);
         let dirty = node.store.take_dirty();
-        prop_assert!(dirty.services.len() <= 2, "a slice that moves concerns two services");
+        if last.object().kind == Kind::Pod {
+            let pods = [last_words(&changes), last_words(std::slice::from_ref(&last))];
+            for key in &dirty.services {
+                let service = node.store.known()[key].service.as_ref().expect("it selects");
+                let concerned = pods.iter().any(|objects| match objects.get(&last.object()) {
+                    Some(Object::Pod(pod)) => oracle::selects(service, pod),
+                    _ => false,
+                });
+                prop_assert!(concerned, "{key}");
+            }
+        } else {
+            prop_assert!(dirty.services.len() <= 2, "a slice that moves concerns two services");
+        }
         let own: BTreeSet<String> =
             dirty.services.iter().flat_map(|key| [wants(&before, key), wants(&node, key)]).flatten().collect();
         let delta = node.planner.replan(dirty.services.clone(), node.store.known());

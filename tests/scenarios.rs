@@ -86,6 +86,7 @@ impl Node {
             addresses: node.addresses.to_vec(),
             interface_addresses: node.addresses.to_vec(),
             pod_cidrs: node.pod_cidrs.to_vec(),
+            going_away: node.going_away,
         }
     }
 

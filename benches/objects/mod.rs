@@ -69,6 +69,19 @@ pub fn slice(number: usize, version: usize) -> Object {
     }))
 }
 
+/// Of the service of that number; ready in even versions.
+pub fn pod(number: usize, which: usize, version: usize) -> Object {
+    Object::Pod(Arc::new(Pod {
+        key: PodKey::new("default", &format!("service-{number:06}-5d4f-{which}")),
+        labels: format!("app=service-{number:06},part-of=shop").into(),
+        addresses: [IpAddr::V4(address(180, number * 4 + which))].into(),
+        ready: version.is_multiple_of(2),
+        terminating: false,
+        place: Arc::default(),
+        ports: Ports::default(),
+    }))
+}
+
 pub fn new() -> (Store, Planner) {
     let policy = Policy {
         masquerade_all: false,

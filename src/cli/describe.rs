@@ -89,10 +89,17 @@ fn render(described: &DescribeView) -> String {
         text.push_str("                 <none>");
     }
     text.push('\n');
+    let own = format!("Service {}/{}", described.service.namespace, described.service.name);
+    let part = |part: &str| if part.is_empty() { String::new() } else { format!("{part}: ") };
     for problem in &described.problems {
-        let field =
-            if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
-        let line = format!("{}: {}: {field}{}", problem.severity, problem.source, problem.reason);
+        let other = part(problem.object.as_deref().filter(|object| *object != own).unwrap_or(""));
+        let line = format!(
+            "{}: {other}{}: {}{}",
+            problem.severity,
+            problem.source,
+            part(&problem.field),
+            problem.reason
+        );
         let _ = writeln!(text, "  {}", escape(&line));
     }
     text
@@ -129,6 +136,9 @@ fn object(out: &mut String, described: &DescribeView) {
             .map(|e| SocketAddr::new(e.address, e.port))
             .collect();
         field(out, "Endpoints", &abbreviated(&ready));
+    }
+    if let Some(source) = &described.endpoint_source {
+        field(out, "Endpoints From", source);
     }
     let affinity = match service.session_affinity_seconds {
         Some(seconds) => format!("ClientIP ({seconds} s)"),

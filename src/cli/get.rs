@@ -221,7 +221,7 @@ impl Listed for EndpointsView {
     fn header(format: Format) -> Vec<&'static str> {
         let mut header = vec!["NAME", "ENDPOINTS", "AGE"];
         if format == Format::Wide {
-            header.push("NOT-READY");
+            header.extend(["NOT-READY", "FROM"]);
         }
         header
     }
@@ -235,7 +235,8 @@ impl Listed for EndpointsView {
         let age = age(self.created, now);
         match format {
             Format::Wide => {
-                vec![self.name.clone(), joined(&ready), age, joined(&not_ready)]
+                let source = joined(self.source.as_slice());
+                vec![self.name.clone(), joined(&ready), age, joined(&not_ready), source]
             }
             _ => vec![self.name.clone(), abbreviated(&ready), age],
         }

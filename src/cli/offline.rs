@@ -35,8 +35,8 @@ fn snapshot(batches: Vec<Batch>, config: NodeConfig) -> Snapshot {
     let mut facts = store.node().map(|node| facts(node)).unwrap_or_default();
     facts.name = config.node_name;
     planner.set_facts(facts, &store.service_cidrs());
-    let keys: Vec<_> = store.known().keys().cloned().collect();
-    planner.replan(keys, store.known());
+    let dirty = store.take_dirty();
+    planner.replan(dirty.services, store.known());
     Snapshot {
         known: store.known().clone(),
         plan: planner.plan().clone(),
@@ -56,5 +56,6 @@ fn facts(node: &Node) -> NodeFacts {
         addresses: node.addresses.to_vec(),
         interface_addresses,
         pod_cidrs: node.pod_cidrs.to_vec(),
+        going_away: node.going_away,
     }
 }

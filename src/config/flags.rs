@@ -137,6 +137,13 @@ pub struct RunFlags {
     #[arg(long, env = "VIPD_WITHOUT", value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
     without: Vec<Feature>,
 
+    /// Remove what kube-proxy left in the kernel, once vipd's own rules are there
+    #[arg(long, env = "VIPD_TAKEOVER", value_name = "true|false")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
+    takeover: bool,
+
     /// How much is logged
     #[arg(long, env = "VIPD_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: LogLevel,
@@ -162,6 +169,7 @@ impl RunFlags {
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket,
             without: self.without.into_iter().collect(),
+            takeover: self.takeover,
             log: Log { level: self.log_level, format: self.log_format },
             warnings: node.warnings,
         })
@@ -218,6 +226,7 @@ mod tests {
         assert_eq!(config.policy.service_ranges, []);
         assert_eq!(config.warnings, [Warning::NoClusterCidr]);
         assert!(!config.node_name.is_empty());
+        assert!(!config.takeover);
     }
 
     #[test]
@@ -233,6 +242,7 @@ mod tests {
         assert!(config("--masquerade-all=T").policy.masquerade_all);
         assert!(!config("--masquerade-all=false").policy.masquerade_all);
         assert!(!config("--drop-invalid=0").policy.drop_invalid);
+        assert!(config("--takeover").takeover && !config("--takeover=false").takeover);
         assert!(refusal("--masquerade-all=maybe").contains("expected true or false"));
     }
 

@@ -34,6 +34,8 @@ pub struct Config {
     pub min_sync_period: Duration,
     pub admin_socket: PathBuf,
     pub without: BTreeSet<Feature>,
+    /// Remove what kube-proxy left, once vipd serves.
+    pub takeover: bool,
     pub log: Log,
     /// What was accepted, but should be looked at.
     pub warnings: Vec<Warning>,

@@ -36,6 +36,14 @@ impl std::ops::AddAssign for Applied {
     }
 }
 
+/// What others may have done since the last resync began, before anybody listened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unheard {
+    Nothing,
+    /// They wrote something: only another resync can tell what.
+    Edits,
+}
+
 /// One way of making plans true. All calls come from one task, one after the other; they block
 /// for as long as the kernel takes.
 pub trait Dataplane {
@@ -64,8 +72,9 @@ pub trait Dataplane {
     /// Work for a long quiet moment: gives back what has not been used for long.
     fn trim(&mut self) -> Result<Applied, Self::Error>;
 
-    /// From now on foreign edits are noticed. Doing so twice is harmless.
-    fn subscribe(&mut self) -> Result<(), Self::Error>;
+    /// From now on foreign edits are noticed; the answer is about those before. Doing so twice is
+    /// harmless.
+    fn subscribe(&mut self) -> Result<Unheard, Self::Error>;
 
     /// A descriptor that becomes readable when others edit what is vipd's; `None` before
     /// `subscribe`.

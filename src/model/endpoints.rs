@@ -1,4 +1,4 @@
-//! Where a Service's traffic may go: EndpointSlices, and Endpoints written by hand.
+//! Where a Service's traffic may go: EndpointSlices, and Endpoints written by hand or made by pods.
 
 use super::{Family, NodeName, PortName, Ports, Protocol, ServiceKey, SliceKey};
 use std::net::IpAddr;
@@ -73,9 +73,19 @@ pub struct EndpointSlice {
     pub set: EndpointSet,
 }
 
-/// A v1 Endpoints object: one set per subset and family.
+/// Who says so, where there are no slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndpointsOrigin {
+    /// A v1 Endpoints object: one set per subset and family.
+    Object,
+    /// The pods that a Service's selector names: one set per list of port numbers and family.
+    Pods,
+}
+
+/// Endpoints of a Service that stand in no slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoints {
     pub key: ServiceKey,
+    pub origin: EndpointsOrigin,
     pub sets: Box<[EndpointSet]>,
 }

@@ -69,6 +69,11 @@ namespaced_key! {
     SliceKey(Box<str>)
 }
 
+namespaced_key! {
+    /// `namespace/name` of a Pod, shared by the labels that it is found by.
+    PodKey(ArcStr)
+}
+
 /// Name of a Node, shared by all the endpoints that run there.
 pub type NodeName = ArcStr;
 
@@ -78,6 +83,7 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Endpoints,
+    Pod,
     Node,
     ServiceCidr,
 }
@@ -89,6 +95,7 @@ impl Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Endpoints => "Endpoints",
+            Kind::Pod => "Pod",
             Kind::Node => "Node",
             Kind::ServiceCidr => "ServiceCIDR",
         }
@@ -100,11 +107,27 @@ impl Kind {
 pub struct ObjectRef {
     pub kind: Kind,
     pub key: Box<str>,
+    /// Where a problem names an EndpointSlice: the Service that it is for, if that can be read.
+    pub service: Option<ServiceKey>,
 }
 
 impl ObjectRef {
     pub fn new(kind: Kind, key: &str) -> Self {
-        Self { kind, key: key.into() }
+        Self { kind, key: key.into(), service: None }
+    }
+
+    /// A slice of this Service.
+    pub fn of(self, service: Option<ServiceKey>) -> Self {
+        Self { service, ..self }
+    }
+
+    /// Whether it is the Service of this name, or says where its traffic goes.
+    pub fn concerns(&self, service: &ServiceKey) -> bool {
+        match self.kind {
+            Kind::Service | Kind::Endpoints => *self.key == *service.as_str(),
+            Kind::EndpointSlice => self.service.as_ref() == Some(service),
+            Kind::Node | Kind::ServiceCidr => false,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Everything known of one Service.
 
-use super::{EndpointSet, EndpointSlice, Endpoints, Service, SliceOrigin};
+use super::{EndpointSet, EndpointSlice, Endpoints, EndpointsOrigin, Service, SliceOrigin};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -11,7 +11,30 @@ pub struct Known {
     pub service: Option<Arc<Service>>,
     /// Sorted by slice key.
     pub slices: SmallVec<[Arc<EndpointSlice>; 1]>,
+    /// The Endpoints object of the Service's name. Without one, and without slices, what the pods
+    /// of the Service's selector make: one place for both, for there is one of these per Service.
     pub endpoints: Option<Arc<Endpoints>>,
+}
+
+/// Who says where a Service's traffic goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndpointSource {
+    Slices,
+    Object,
+    MirroredSlices,
+    Pods,
+}
+
+impl EndpointSource {
+    /// What to look at, in Kubernetes' words.
+    pub fn name(self) -> &'static str {
+        match self {
+            EndpointSource::Slices => "EndpointSlices",
+            EndpointSource::Object => "Endpoints",
+            EndpointSource::MirroredSlices => "mirrored EndpointSlices",
+            EndpointSource::Pods => "Pods",
+        }
+    }
 }
 
 impl Known {
@@ -19,14 +42,27 @@ impl Known {
         self.service.is_none() && self.slices.is_empty() && self.endpoints.is_none()
     }
 
-    /// The sets that count: slices that are not mirrored, if there are any; else the Endpoints
-    /// object; else the mirrored slices. Never a union, or hand-made endpoints count twice.
+    /// Who is listened to: slices that are not mirrored, if there are any; else the Endpoints
+    /// object; else the mirrored slices; else the pods. Never a union, or endpoints count twice.
+    pub fn source(&self) -> Option<EndpointSource> {
+        if self.slices.iter().any(|slice| slice.origin == SliceOrigin::Own) {
+            return Some(EndpointSource::Slices);
+        }
+        let origin = self.endpoints.as_ref().map(|endpoints| endpoints.origin);
+        match (origin, self.slices.is_empty()) {
+            (Some(EndpointsOrigin::Object), _) => Some(EndpointSource::Object),
+            (_, false) => Some(EndpointSource::MirroredSlices),
+            (Some(EndpointsOrigin::Pods), true) => Some(EndpointSource::Pods),
+            (None, true) => None,
+        }
+    }
+
+    /// The sets that count: those of [`Known::source`].
     pub fn sets(&self) -> impl Iterator<Item = &EndpointSet> {
-        let has_own = self.slices.iter().any(|slice| slice.origin == SliceOrigin::Own);
-        let wanted = match (has_own, &self.endpoints) {
-            (true, _) => Some(SliceOrigin::Own),
-            (false, Some(_)) => None,
-            (false, None) => Some(SliceOrigin::Mirrored),
+        let wanted = match self.source() {
+            Some(EndpointSource::Slices) => Some(SliceOrigin::Own),
+            Some(EndpointSource::MirroredSlices) => Some(SliceOrigin::Mirrored),
+            Some(EndpointSource::Object | EndpointSource::Pods) | None => None,
         };
         let from_slices =
             self.slices.iter().filter(move |s| Some(s.origin) == wanted).map(|s| &s.set);

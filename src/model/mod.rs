@@ -9,17 +9,19 @@ mod endpoints;
 mod key;
 mod known;
 mod node;
+mod pod;
 mod ports;
 mod problem;
 mod service;
 
 pub use endpoints::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, Hints, Place,
-    SliceOrigin,
+    Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, EndpointsOrigin,
+    Hints, Place, SliceOrigin,
 };
-pub use key::{Kind, NodeName, ObjectRef, ServiceKey, SliceKey};
-pub use known::Known;
+pub use key::{Kind, NodeName, ObjectRef, PodKey, ServiceKey, SliceKey};
+pub use known::{EndpointSource, Known};
 pub use node::{Node, NodeFacts, ServiceCidr};
+pub use pod::Pod;
 pub use ports::Ports;
 pub use problem::{Origin, Problem, Severity};
 pub use service::{
@@ -35,6 +37,7 @@ pub enum Object {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     Endpoints(Arc<Endpoints>),
+    Pod(Arc<Pod>),
     Node(Arc<Node>),
     ServiceCidr(Arc<ServiceCidr>),
 }
@@ -46,8 +49,18 @@ impl Object {
             Object::Service(s) => ObjectRef::new(Kind::Service, s.key.as_str()),
             Object::EndpointSlice(s) => ObjectRef::new(Kind::EndpointSlice, s.key.as_str()),
             Object::Endpoints(e) => ObjectRef::new(Kind::Endpoints, e.key.as_str()),
+            Object::Pod(p) => ObjectRef::new(Kind::Pod, p.key.as_str()),
             Object::Node(n) => ObjectRef::new(Kind::Node, &n.name),
             Object::ServiceCidr(c) => ObjectRef::new(Kind::ServiceCidr, &c.name),
         }
+    }
+
+    /// What a problem of this object names.
+    pub fn told_as(&self) -> ObjectRef {
+        let service = match self {
+            Object::EndpointSlice(slice) => Some(slice.service.clone()),
+            _ => None,
+        };
+        self.object_ref().of(service)
     }
 }

@@ -16,6 +16,9 @@ pub struct Node {
     pub zone: Option<ArcStr>,
     /// `spec.podCIDRs`
     pub pod_cidrs: Box<[IpNet]>,
+    /// It has a deletionTimestamp, or the cluster autoscaler's taint for nodes that it removes
+    /// (`ToBeDeletedByClusterAutoscaler`, KEP-3836)
+    pub going_away: bool,
 }
 
 /// A networking.k8s.io/v1 ServiceCIDR.
@@ -35,6 +38,8 @@ pub struct NodeFacts {
     /// Addresses of its interfaces (rtnetlink), sorted. Offline: the Node object's.
     pub interface_addresses: Vec<IpAddr>,
     pub pod_cidrs: Vec<IpNet>,
+    /// Load balancers shall send it nothing new; what it does with packets stays the same.
+    pub going_away: bool,
 }
 
 impl NodeFacts {

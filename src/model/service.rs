@@ -138,7 +138,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     pub port: u16,
     pub node_port: Option<NonZeroU16>,
-    /// Only shown: the endpoints carry the port that counts (discovery/v1 `ports[].port`).
+    /// What makes endpoints of pods. Slices and Endpoints objects carry the port that counts
+    /// (discovery/v1 `ports[].port`), and this is then only shown.
     pub target_port: TargetPort,
 }
 
@@ -170,13 +171,15 @@ pub struct Service {
     pub shown: Shown,
 }
 
-/// What is only shown: labels and selector, each as `key=value,…`. One text, for there is one of
-/// these per Service; and often they are the same, which is then written once.
+/// Labels, which are only shown, and the selector, which says which pods are a Service's; each as
+/// `key=value,…`, sorted by key. One text, for there is one of these per Service; and often they
+/// are the same, which is then written once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shown(Box<str>);
 
 impl Shown {
-    /// Neither holds a line break: the API allows none in keys and values.
+    /// Neither holds a line break: the API allows none in keys and values, and `sources/decode`
+    /// rejects what the API refuses.
     pub fn new(labels: &str, selector: &str) -> Self {
         if labels == selector {
             return Self(labels.into());
@@ -188,6 +191,7 @@ impl Shown {
         self.0.split_once('\n').map_or(&*self.0, |(labels, _)| labels)
     }
 
+    /// Empty where there is none: such a Service selects nothing.
     pub fn selector(&self) -> &str {
         self.0.split_once('\n').map_or(&*self.0, |(_, selector)| selector)
     }

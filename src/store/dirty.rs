@@ -21,10 +21,26 @@ impl Dirty {
 pub(super) struct Recorder {
     /// In order of arrival, so that noting a key costs nothing; sorted when taken.
     services: Vec<ServiceKey>,
+    /// Whose pods may make other endpoints now.
+    selecting: Vec<ServiceKey>,
     node: bool,
 }
 
 impl Recorder {
+    pub(super) fn selecting(&mut self, key: ServiceKey) {
+        if self.selecting.last() != Some(&key) {
+            self.selecting.push(key);
+        }
+    }
+
+    /// Sorted, each once.
+    pub(super) fn take_selecting(&mut self) -> Vec<ServiceKey> {
+        let mut selecting = std::mem::take(&mut self.selecting);
+        selecting.sort_unstable();
+        selecting.dedup();
+        selecting
+    }
+
     pub(super) fn service(&mut self, key: ServiceKey) {
         // Changes of one service mostly come in a row.
         if self.services.last() != Some(&key) {
@@ -37,7 +53,8 @@ impl Recorder {
     }
 
     pub(super) fn take(&mut self) -> Dirty {
-        let Self { mut services, node } = std::mem::take(self);
+        let mut services = std::mem::take(&mut self.services);
+        let node = std::mem::take(&mut self.node);
         services.sort_unstable();
         services.dedup();
         Dirty { services, node }

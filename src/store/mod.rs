@@ -1,4 +1,5 @@
 //! What is known: services with everything that says where their traffic goes, and this node.
+//! Where nobody says it, the pods that a Service selects do.
 //!
 //! In: objects that are there or gone. Out: [`Known`] per service, and the keys that changed.
 //! Never: I/O, a clock, a decision about traffic; work that grows with the number of services.
@@ -6,15 +7,17 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod dirty;
+mod pods;
 #[cfg(test)]
 mod tests;
 
 pub use dirty::Dirty;
 
 use crate::model::{
-    EndpointSlice, Endpoints, Kind, Known, Node, Object, ObjectRef, Service, ServiceCidr,
-    ServiceKey, SliceKey,
+    EndpointSlice, Endpoints, EndpointsOrigin, Kind, Known, Node, Object, ObjectRef, Service,
+    ServiceCidr, ServiceKey, SliceKey,
 };
+use crate::selectors::Selectors;
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -34,6 +37,8 @@ pub struct Store {
     node: Option<Arc<Node>>,
     /// By object, because the same range may stand in two of them.
     service_cidrs: BTreeMap<Box<str>, Arc<ServiceCidr>>,
+    /// From the first pod to the last one.
+    selectors: Option<Box<Selectors>>,
     dirty: dirty::Recorder,
 }
 
@@ -46,6 +51,7 @@ impl Store {
             strays: BTreeMap::new(),
             node: None,
             service_cidrs: BTreeMap::new(),
+            selectors: None,
             dirty: dirty::Recorder::default(),
         }
     }
@@ -56,6 +62,7 @@ impl Store {
             Object::Service(service) => self.upsert_service(service),
             Object::EndpointSlice(slice) => self.upsert_slice(slice),
             Object::Endpoints(endpoints) => self.upsert_endpoints(endpoints),
+            Object::Pod(pod) => self.upsert_pod(pod),
             Object::Node(node) => self.upsert_node(node),
             Object::ServiceCidr(range) => self.upsert_service_cidr(range),
         }
@@ -64,13 +71,14 @@ impl Store {
     /// The object is gone; harmless if it never was.
     pub fn delete(&mut self, object: &ObjectRef) {
         match object.kind {
-            Kind::Service => {
-                self.delete_part(&object.key, |known| known.service.take().is_some());
-            }
+            Kind::Service => self.delete_service(&object.key),
             Kind::Endpoints => {
-                self.delete_part(&object.key, |known| known.endpoints.take().is_some());
+                self.delete_part(&object.key, |known| {
+                    take_endpoints(known, EndpointsOrigin::Object)
+                });
             }
             Kind::EndpointSlice => self.delete_slice(&object.key),
+            Kind::Pod => self.delete_pod(&object.key),
             Kind::Node => {
                 if *object.key == *self.node_name && self.node.take().is_some() {
                     self.dirty.node();
@@ -84,8 +92,10 @@ impl Store {
         }
     }
 
-    /// What changed since the last call.
+    /// What changed since the last call. Before it [`Store::known`] does not tell what became of
+    /// pods: a load of a thousand pods of one Service makes its endpoints once.
     pub fn take_dirty(&mut self) -> Dirty {
+        self.follow_pods();
         let dirty = self.dirty.take();
         if dirty.services.len() >= BULK.max(self.known.len() / 2) {
             self.pack();
@@ -131,8 +141,11 @@ impl Store {
         if let Some(service) = Arc::get_mut(&mut service) {
             service.key = key.clone();
         }
+        if let Some(selectors) = &mut self.selectors {
+            selectors.upsert_service(&service);
+        }
         self.part(&key).service = Some(service);
-        self.dirty.service(key);
+        self.changed(key);
     }
 
     fn upsert_endpoints(&mut self, endpoints: Arc<Endpoints>) {
@@ -141,7 +154,7 @@ impl Store {
             return;
         }
         self.part(&key).endpoints = Some(endpoints);
-        self.dirty.service(key);
+        self.changed(key);
     }
 
     fn upsert_slice(&mut self, mut slice: Arc<EndpointSlice>) {
@@ -169,7 +182,7 @@ impl Store {
             Ok(at) => slices[at] = slice,
             Err(at) => slices.insert(at, slice),
         }
-        self.dirty.service(service);
+        self.changed(service);
     }
 
     fn upsert_node(&mut self, node: Arc<Node>) {
@@ -184,6 +197,18 @@ impl Store {
             self.service_cidrs.insert(range.name.clone(), range);
             self.dirty.node();
         }
+    }
+
+    fn delete_service(&mut self, key: &str) {
+        if let (Some(selectors), Some((key, _))) =
+            (&mut self.selectors, self.known.get_key_value(key))
+        {
+            selectors.delete_service(key);
+        }
+        self.delete_part(key, |known| {
+            take_endpoints(known, EndpointsOrigin::Pods);
+            known.service.take().is_some()
+        });
     }
 
     fn delete_slice(&mut self, key: &str) {
@@ -225,6 +250,13 @@ impl Store {
         } else {
             self.known.insert(key.clone(), known);
         }
+        self.changed(key);
+    }
+
+    fn changed(&mut self, key: ServiceKey) {
+        if self.selectors.is_some() {
+            self.dirty.selecting(key.clone());
+        }
         self.dirty.service(key);
     }
 
@@ -232,6 +264,11 @@ impl Store {
     fn shared_key(&self, key: &ServiceKey) -> ServiceKey {
         self.known.get_key_value(key).map_or(key, |(shared, _)| shared).clone()
     }
+}
+
+/// Takes away what a Service has of this origin, and says whether it had any.
+fn take_endpoints(known: &mut Known, origin: EndpointsOrigin) -> bool {
+    known.endpoints.take_if(|endpoints| endpoints.origin == origin).is_some()
 }
 
 fn find<'a>(known: &'a Known, slice: &str) -> Option<&'a Arc<EndpointSlice>> {

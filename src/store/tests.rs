@@ -1,3 +1,5 @@
+mod pods;
+
 use super::{Dirty, Store};
 use crate::model::*;
 use std::sync::Arc;
@@ -36,7 +38,8 @@ fn slice(name: &str, service: &str) -> Object {
 
 fn endpoints(service: &str) -> Object {
     let key = ServiceKey::new("ns", service);
-    Object::Endpoints(Arc::new(Endpoints { key, sets: Box::default() }))
+    let origin = EndpointsOrigin::Object;
+    Object::Endpoints(Arc::new(Endpoints { key, origin, sets: Box::default() }))
 }
 
 fn node(name: &str, zone: &str) -> Object {
@@ -45,6 +48,7 @@ fn node(name: &str, zone: &str) -> Object {
         addresses: Box::default(),
         zone: Some(zone.into()),
         pod_cidrs: Box::default(),
+        going_away: false,
     }))
 }
 

@@ -6,7 +6,11 @@ use crate::planner::Plan;
 use crate::sources::Scope;
 use imbl::OrdMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long writing may fail before this node counts as one that does not follow the cluster:
+/// twice kube-proxy's default `syncPeriod` of 30 s, as there.
+const STALE: Duration = Duration::from_secs(60);
 
 /// One consistent state of everything. All maps are persistent: publishing after one change
 /// costs O(log n), and a reader's copy never changes under it.
@@ -30,10 +34,50 @@ pub struct SyncStatus {
     pub last_success: Option<SystemTime>,
     /// Why it does not now, if so.
     pub last_error: Option<Arc<str>>,
+    /// Since when nothing has succeeded, if so.
+    pub failing_since: Option<Instant>,
     pub commits: u64,
     pub failures: u64,
     /// Repairs of foreign edits.
     pub repairs: u64,
     /// All that was written since the start.
     pub applied: Applied,
+}
+
+impl SyncStatus {
+    /// Whether this node does what the cluster says, so that a load balancer may send it something.
+    /// The kernel must have held the whole plan once, and writing must not have failed for [`STALE`]
+    /// on end: what was right a moment ago is still better than no node. With nothing to write, the
+    /// last success may be any time ago.
+    pub fn is_healthy(&self, now: Instant) -> bool {
+        let lately = |since| now.saturating_duration_since(since) < STALE;
+        self.synced && self.last_success.is_some() && self.failing_since.is_none_or(lately)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn healthy_once_all_was_written_and_while_failures_are_young() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut status = SyncStatus::default();
+        assert!(!status.is_healthy(now));
+        status.synced = true;
+        assert!(!status.is_healthy(now), "nothing was written yet");
+        status.last_success = Some(SystemTime::UNIX_EPOCH);
+        assert!(status.is_healthy(at(86_400)), "nothing to write is no fault");
+        status.failing_since = Some(now);
+        assert!(status.is_healthy(at(59)));
+        assert!(!status.is_healthy(at(60)));
+    }
+
+    #[test]
+    fn a_first_write_that_fails_makes_no_healthy_node() {
+        let now = Instant::now();
+        let status = SyncStatus { synced: true, failing_since: Some(now), ..SyncStatus::default() };
+        assert!(!status.is_healthy(now));
+    }
 }

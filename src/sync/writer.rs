@@ -3,7 +3,7 @@
 use super::schedule::{Schedule, Work};
 use super::{Snapshot, SyncStatus};
 use crate::conntrack::{Cleaner, stale};
-use crate::dataplane::{Applied, Dataplane};
+use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, FrontendKey, Plan, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::watch;
 
 /// Who removes the flows that a change left stale.
 pub trait StaleFlows {
@@ -34,8 +35,8 @@ impl StaleFlows for Cleaner {
 }
 
 /// What every source says before anything is programmed.
-const KINDS: [Kind; 5] =
-    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Node, Kind::ServiceCidr];
+const KINDS: [Kind; 6] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
 
 pub struct Settings {
     pub node_name: Arc<str>,
@@ -58,6 +59,7 @@ pub struct Writer<D, F> {
     facts_changed: bool,
     seen: Option<Instant>,
     published: Arc<ArcSwap<Snapshot>>,
+    listening: watch::Sender<()>,
 }
 
 impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
@@ -84,12 +86,19 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             facts_changed: true,
             seen: None,
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
+            listening: watch::Sender::new(()),
         }
     }
 
     /// What readers hold on to.
     pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
         Arc::clone(&self.published)
+    }
+
+    /// Changes when a snapshot differs from the one before in what listeners of this node answer,
+    /// or in the node's plan: nobody is woken for all other changes.
+    pub fn listening(&self) -> watch::Receiver<()> {
+        self.listening.subscribe()
     }
 
     pub fn dataplane(&mut self) -> &mut D {
@@ -188,6 +197,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             addresses: node.map(|node| node.addresses.to_vec()).unwrap_or_default(),
             interface_addresses: self.addresses.clone().unwrap_or_default(),
             pod_cidrs: node.map(|node| node.pod_cidrs.to_vec()).unwrap_or_default(),
+            going_away: node.is_some_and(|node| node.going_away),
         }
     }
 
@@ -213,7 +223,15 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             self.planner.catch_up(changed, self.store.known());
         }
         let plan = self.planner.plan();
-        let applied = self.dataplane.resync(plan)?;
+        let mut applied = self.dataplane.resync(plan)?;
+        // Once is enough: what comes from here on is heard.
+        if self.dataplane.subscribe()? == Unheard::Edits {
+            tracing::info!(
+                "other programs changed the ruleset while it was first read and written; \
+                 reading it once more"
+            );
+            applied += self.dataplane.resync(plan)?;
+        }
         let former = self.dataplane.take_former();
         self.stale.extend(former.into_iter().filter(|at| at.protocol == Protocol::Udp));
         self.flows.audit(plan);
@@ -224,7 +242,6 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         if !former.is_empty() {
             self.flows.clean(former.into_iter().collect(), plan);
         }
-        self.dataplane.subscribe()?;
         Ok(applied)
     }
 
@@ -237,6 +254,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                 self.status.applied += applied;
                 self.status.commits += u64::from(applied.transactions > 0);
                 if work >= Work::Apply {
+                    self.status.failing_since = None;
                     if self.status.last_error.take().is_some() {
                         tracing::info!("the kernel follows the plan again");
                     }
@@ -263,6 +281,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     fn fail(&mut self, now: Instant, error: String) {
         self.schedule.failed(now);
         self.status.failures += 1;
+        self.status.failing_since.get_or_insert(now);
         let error: Arc<str> = error.into();
         if self.status.last_error.as_ref() != Some(&error) {
             tracing::error!("{error}");
@@ -295,11 +314,17 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
 
     fn publish(&mut self) {
         self.status.generation += 1;
-        self.published.store(Arc::new(Snapshot {
+        let plan = self.planner.plan();
+        let before = self.published.swap(Arc::new(Snapshot {
             known: self.store.known().clone(),
-            plan: self.planner.plan().clone(),
+            plan: plan.clone(),
             problems: self.problems.clone(),
             status: self.status.clone(),
         }));
+        let same = plan.listening.ptr_eq(&before.plan.listening)
+            && Arc::ptr_eq(&plan.node, &before.plan.node);
+        if !same {
+            self.listening.send_replace(());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! A network namespace per test, with `conntrack` as the witness.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::process::Command;
 
 /// Runs `test` on a thread with a network namespace of its own, which goes with the thread. What
@@ -13,7 +14,11 @@ pub fn isolated(test: impl FnOnce() + Send + 'static) {
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
         match entered {
             Ok(()) => test(),
-            Err(error) => eprintln!("SKIPPED: no network namespace of its own: {error}"),
+            // Not `eprintln!`: of a test that passes, the harness prints nothing.
+            Err(error) => drop(writeln!(
+                std::io::stderr(),
+                "!!!! SKIPPED: no network namespace of its own: {error}; run as root !!!!"
+            )),
         }
     });
     if let Err(panic) = thread.join() {

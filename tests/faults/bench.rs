@@ -11,8 +11,8 @@ use vipd::model::Kind;
 use vipd::sources::{Batch, Change};
 use vipd::sync::{Settings, Snapshot, SyncStatus, Writer};
 
-pub const KINDS: [Kind; 5] =
-    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Node, Kind::ServiceCidr];
+pub const KINDS: [Kind; 6] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
 /// More tries than any script here lets fail.
 pub const PATIENCE: usize = 64;
 

@@ -265,3 +265,22 @@ fn nothing_is_settled_while_the_kernels_state_is_unknown() {
     assert_eq!(bench.ops()[2..], tail);
     bench.assert_converged();
 }
+
+#[test]
+fn failing_lasts_from_the_first_failure_to_the_next_success() {
+    let mut bench = Bench::started(Fake::default(), &[web()]);
+    let before = Instant::now();
+    assert!(bench.status().is_healthy(before));
+    bench.kernel().fail(Op::Apply, [0]);
+    bench.kernel().fail(Op::Resync, [0, 1]);
+    bench.take(web().endpoints(&[9]).upserts());
+    bench.work();
+    let since = bench.status().failing_since.expect("the apply has failed");
+    assert!(since >= before);
+    bench.work_when_due();
+    assert_eq!(bench.status().failing_since, Some(since), "it has not ended in between");
+    assert!(bench.status().is_healthy(since));
+    assert!(!bench.status().is_healthy(since + Duration::from_secs(60)));
+    bench.converge();
+    assert_eq!(bench.status().failing_since, None);
+}

@@ -41,6 +41,28 @@ fn foreign_edits_wait_while_the_kernels_state_is_unknown() {
     assert_eq!(bench.ops().into_iter().filter(|op| *op == Op::Repair).count(), 0);
 }
 
+/// Nobody listens before the first resync is done.
+#[test]
+fn edits_during_the_first_resync_lead_to_another() {
+    for failures in 0..3 {
+        let mut bench = Bench::new(Fake::failing(Op::Resync, 1..1 + failures));
+        bench.kernel().edit_behind_resync = true;
+        bench.take(web().upserts());
+        bench.take(dns().upserts());
+        bench.ready();
+        bench.work();
+        bench.converge();
+        let mut expected = vec![Op::Resync, Op::Subscribe, Op::Resync];
+        expected.extend(vec![Op::Resync; failures]);
+        if failures > 0 {
+            expected.push(Op::Subscribe);
+        }
+        assert_eq!(bench.ops(), expected);
+        assert_eq!(bench.kernel().services.len(), 2);
+        assert_eq!(bench.status().repairs, 0);
+    }
+}
+
 /// A least period must not open a gap in which something else than the resync is tried.
 #[test]
 fn after_a_failed_repair_nothing_but_a_resync_is_tried() {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use vipd::conntrack::{Audit, Flow, Suspects, Verdict, judge};
-use vipd::dataplane::{Applied, Dataplane};
+use vipd::dataplane::{Applied, Dataplane, Unheard};
 use vipd::model::{Protocol, ServiceKey};
 use vipd::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan, Target};
 use vipd::sync::StaleFlows;
@@ -54,6 +54,8 @@ pub struct Kernel {
     pub calls: Vec<Call>,
     /// Happens in the midst of the next apply.
     pub during: Option<Box<dyn FnOnce()>>,
+    /// Somebody takes a service away behind the next resync.
+    pub edit_behind_resync: bool,
     deferred: bool,
     fails: HashSet<(Op, usize)>,
     seen: Vec<Op>,
@@ -159,6 +161,9 @@ impl Dataplane for Fake {
         kernel.node = Some(Arc::clone(&plan.node));
         kernel.edited = false;
         kernel.deferred = false;
+        if std::mem::take(&mut kernel.edit_behind_resync) {
+            kernel.edit();
+        }
         Ok(ONE)
     }
 
@@ -178,13 +183,13 @@ impl Dataplane for Fake {
         Ok(Applied::default())
     }
 
-    fn subscribe(&mut self) -> Result<(), Failure> {
+    fn subscribe(&mut self) -> Result<Unheard, Failure> {
         let mut kernel = self.kernel();
         kernel.call(Op::Subscribe, None)?;
         if kernel.alarm.is_none() {
             kernel.alarm = Some(pipe().expect("a pipe"));
         }
-        Ok(())
+        Ok(if kernel.edited { Unheard::Edits } else { Unheard::Nothing })
     }
 
     fn foreign_edits(&self) -> Option<OwnedFd> {

@@ -5,10 +5,12 @@ use crate::fake::{Fake, Flows, Op};
 use crate::objects::service;
 use crate::{dns, web};
 use arc_swap::ArcSwap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use vipd::model::{Object, Ports, ServicePort, ServiceType};
 use vipd::sources::{Batch, Change};
 use vipd::sync::{Snapshot, SyncStatus, Writer, run};
 
@@ -20,6 +22,7 @@ struct Daemon {
     addresses: Option<watch::Sender<Vec<std::net::IpAddr>>>,
     stop: CancellationToken,
     published: Arc<ArcSwap<Snapshot>>,
+    listening: watch::Receiver<()>,
 }
 
 impl Daemon {
@@ -30,6 +33,18 @@ impl Daemon {
     async fn send(&self, changes: Vec<Change>) {
         let batches = self.batches.as_ref().expect("the source has not ended");
         batches.send(batch(changes)).await.expect("the writer takes batches");
+    }
+
+    /// Whether listeners were woken since the last look.
+    fn woken(&mut self) -> bool {
+        let woken = self.listening.has_changed().expect("the writer runs");
+        self.listening.mark_unchanged();
+        woken
+    }
+
+    async fn until_woken(&mut self) {
+        let woken = tokio::time::timeout(DEADLINE, self.listening.changed());
+        woken.await.expect("listeners are woken").expect("the writer runs");
     }
 
     /// Says what all sources and the node say at a start.
@@ -63,6 +78,7 @@ fn with(fake: Fake, period: Duration, test: impl AsyncFnOnce(&mut Daemon)) -> Da
         addresses: Some(addresses),
         stop: stop.clone(),
         published: writer.published(),
+        listening: writer.listening(),
     };
     let story = async {
         test(&mut daemon).await;
@@ -180,4 +196,41 @@ fn shutting_down_leaves_what_is_programmed_and_writes_nothing_more() {
     assert_eq!(kernel.ops(), []);
     let left: Vec<_> = kernel.services.keys().cloned().collect();
     assert_eq!(left, [dns().key(), web().key()]);
+}
+
+/// A service with a node port.
+fn exposed(endpoints: &[u8]) -> Vec<Change> {
+    let mut changes = service("exposed", 3).endpoints(endpoints).upserts();
+    for change in &mut changes {
+        if let Change::Upsert(Object::Service(service)) = change {
+            let service = Arc::get_mut(service).expect("nobody else has it yet");
+            service.service_type = ServiceType::NodePort;
+            service.ports = Ports::from_iter(
+                service
+                    .ports
+                    .iter()
+                    .map(|port| ServicePort { node_port: NonZeroU16::new(30080), ..port.clone() }),
+            );
+        }
+    }
+    changes
+}
+
+#[test]
+fn listeners_are_woken_for_node_ports_and_addresses_only() {
+    with(Fake::default(), Duration::ZERO, async |daemon| {
+        daemon.start().await;
+        daemon.woken();
+        daemon.send(web().endpoints(&[7]).upserts()).await;
+        daemon.send(dns().deletes()).await;
+        daemon.until("the deletion", |daemon| daemon.fake.kernel().services.len() == 1).await;
+        assert!(!daemon.woken());
+        for endpoints in [&[1], &[2]] {
+            daemon.send(exposed(endpoints)).await;
+            daemon.until_woken().await;
+        }
+        let addresses = daemon.addresses.as_ref().expect("the node has not ended");
+        addresses.send_replace(vec!["192.168.0.9".parse().unwrap()]);
+        daemon.until_woken().await;
+    });
 }

@@ -1,7 +1,7 @@
 //! Session affinity by client address.
 
 use super::support::manifests::{ep, slice, svc};
-use super::support::plan::{Ext, L1, L2, L3, Node, NodeB, R1, R2, Who};
+use super::support::plan::{Ext, L1, L2, L3, Node, NodeB, R1, R2, V4, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
 use super::support::world::World;
@@ -75,6 +75,38 @@ pub fn cases() -> Vec<Case> {
                 assert!(*new != L1 && (*old == L1 || old == new), "{old} became {new}");
             }
         }),
+        case("a full set of pins: further clients are served, spread and counted", |w| {
+            w.serve(svc().sticky(600).on(FOUR));
+            w.terminate();
+            // As vipd makes it, but for the room that pins have: a listing can be read again.
+            let made = w.sh(Node, "nft list table inet vipd");
+            let small = made.replace("size 1048576", "size 10");
+            assert_ne!(made, small, "pins have another room");
+            w.netns(Node).nft(&format!("delete table inet vipd\n{small}"));
+            w.start(&[]);
+            let sets = w.sh(Node, "nft -t list table inet vipd");
+            assert!(!sets.contains("size 1048576"), "vipd made the sets anew: {sets}");
+            let crowd = w.family.crowd();
+            let (inside, outside) = crowd.split_at(10);
+            let chain = if w.family == V4 { "record4-600" } else { "record6-600" };
+            let unpinned = || {
+                let listed = w.sh(Node, &format!("nft list chain inet vipd {chain}"));
+                let count = listed
+                    .split_once("counter packets ")
+                    .and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<u32>().ok());
+                count.unwrap_or_else(|| panic!("no counter: {listed}"))
+            };
+            // One connection each: a pin that is written again takes up room twice for a while.
+            for client in inside {
+                w.tcp(Ext, w.cip(), 80).from(*client).untraced().reached();
+            }
+            assert_eq!(unpinned(), 0, "there was room for ten");
+            for client in &outside[..2] {
+                let client = w.tcp(Ext, w.cip(), 80).from(*client).times(100).untraced();
+                client.spread(FOUR);
+            }
+            assert_eq!(unpinned(), 200, "each connection without a pin counts");
+        }),
         case("39 affinity switched on, off, on", |w| {
             w.serve(svc().sticky(600).on(FOUR));
             w.tcp(L2, w.cip(), 80).times(15).one_server();
@@ -103,7 +135,7 @@ pub fn cases() -> Vec<Case> {
             "affinity works for the node, for outsiders, over UDP and for a pod pinned to itself",
             |w| {
                 w.serve(svc().sticky(600).udp().on(FOUR));
-                for who in [L1, L2, super::support::plan::Node, Ext] {
+                for who in [L1, L2, Node, Ext] {
                     w.udp(who, w.cip(), 80).times(15).one_server();
                 }
                 w.serve(svc().sticky(600).on([L1]));

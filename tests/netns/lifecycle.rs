@@ -1,13 +1,15 @@
 //! vipd comes and goes: the rules stay, and what it finds is adopted.
 
 use super::support::manifests::{Ep, extra, slice, svc};
+use super::support::netns::Said;
 use super::support::nft::{Watch, listing, tables};
 use super::support::plan::{Ext, L1, L2, L3, Node, R1, R2, Who};
-use super::support::runner::{Case, case, soak};
+use super::support::runner::{Case, case, skip, soak};
 use super::support::servers::{Tcp, Udp};
 use super::support::vipd::{PROGRAM, arguments};
 use super::support::world::World;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A table of somebody else.
@@ -19,6 +21,17 @@ fn has_foreign_table(w: &World) -> bool {
     tables(w.netns(Node)).contains(&"table inet foreign".to_owned())
 }
 
+/// A command of vipd as root without these capabilities (`-net_admin,-sys_admin`).
+fn vipd_without(w: &World, capabilities: &str, arguments: &str) -> Said {
+    let setpriv = format!("setpriv --inh-caps={capabilities} --bounding-set={capabilities}");
+    let node = w.netns(Node);
+    let possible = node.try_sh(&format!("{setpriv} true"));
+    if possible.code != 0 {
+        skip(&format!("`{setpriv}`: {}", possible.out));
+    }
+    node.try_sh(&format!("{setpriv} {PROGRAM} {arguments}"))
+}
+
 fn pins(w: &World) -> Vec<Who> {
     let sticky = w.family.cluster_ip(42);
     let pin = |client| w.tcp(Ext, sticky, 80).from(client).untraced().one_server();
@@ -28,11 +41,9 @@ fn pins(w: &World) -> Vec<Who> {
 const PORT: u16 = 8088;
 
 /// Three replicas, replaced one by one: the new one is ready, the old one is terminating and
-/// refuses connections 20 ms later, the old one is gone. Returns the longest time from a file
-/// that says terminating to the commit that follows it.
-fn roll(w: &World, updates: u8) -> Duration {
+/// refuses connections 20 ms later, the old one is gone.
+fn roll(w: &World, updates: u8) {
     let watch = Watch::start(w.netns(Node));
-    let mut longest = Duration::ZERO;
     let address = |n: u8| w.family.extra_endpoint(1 + n % 200);
     let listen = |n| w.servers(L1).listen([(Tcp, SocketAddr::new(address(n), PORT))]);
     let write = |endpoints: Vec<Ep>| {
@@ -45,16 +56,13 @@ fn roll(w: &World, updates: u8) -> Duration {
         write([old].into_iter().chain(kept).map(extra).collect());
         w.sleep(5);
         watch.changes();
-        let start = Instant::now();
         write([extra(old).draining()].into_iter().chain(kept.map(extra)).collect());
         w.servers(L1).close_after(SocketAddr::new(old, PORT), Duration::from_millis(20));
         w.within(Duration::from_secs(5), || watch.changes().commits > 0);
-        longest = longest.max(start.elapsed());
         w.sleep(30);
         write(kept.map(extra).to_vec());
         w.sleep(10);
     }
-    longest
 }
 
 pub fn cases() -> Vec<Case> {
@@ -80,6 +88,41 @@ pub fn cases() -> Vec<Case> {
             w.start(&[]);
             w.tcp(L2, w.cip(), 80).times(10).only([L1]);
         }),
+        case("cleanup while vipd runs ends with 2 and names its pid; the service goes on", |w| {
+            w.serve(svc().on([L1]));
+            let before = listing(w.netns(Node));
+            let said = w.vipd("cleanup");
+            assert_eq!(said.code, 2, "{}", said.out);
+            assert!(said.out.contains(&format!("pid {}", w.pid())), "{}", said.out);
+            assert_eq!(listing(w.netns(Node)), before);
+            w.tcp(L2, w.cip(), 80).times(10).only([L1]);
+        })
+        .once(),
+        case("without CAP_NET_ADMIN run and cleanup end with 2, name it and change nothing", |w| {
+            w.serve(svc().on([L1]));
+            w.terminate();
+            let before = listing(w.netns(Node));
+            let run = arguments(w.manifests(), &[]).join(" ");
+            for command in ["cleanup", run.as_str()] {
+                let said = vipd_without(w, "-net_admin", command);
+                assert_eq!(said.code, 2, "{command}: {}", said.out);
+                assert!(said.out.contains("CAP_NET_ADMIN"), "{command}: {}", said.out);
+            }
+            assert_eq!(listing(w.netns(Node)), before);
+        })
+        .once(),
+        case("a directory that may not be listed: run ends with 2 and says what to check", |w| {
+            w.sh(Node, "mkdir --mode=0 /run/closed");
+            let run = arguments(Path::new("/run/closed"), &[]).join(" ");
+            let said = vipd_without(w, "-dac_override,-dac_read_search", &run);
+            assert_eq!(said.code, 2, "{}", said.out);
+            for part in ["/run/closed", "check that it exists", "may list it"] {
+                assert!(said.out.contains(part), "{part} is missing: {}", said.out);
+            }
+            assert_eq!(tables(w.netns(Node)), [""; 0]);
+        })
+        .once()
+        .without_vipd(),
         case("SIGTERM ends it with 0 and leaves the rules in place", |w| {
             w.serve(svc().on([L1, R1]));
             let before = listing(w.netns(Node));
@@ -140,6 +183,15 @@ pub fn cases() -> Vec<Case> {
                 w.tcp(L1, w.family.cluster_ip(45), 80).times(10).only([L3]);
             },
         ),
+        case("a table that was made dormant while nobody looked serves after a restart", |w| {
+            w.serve(svc().on([L1, R1]));
+            w.terminate();
+            w.netns(Node).nft("add table inet vipd { flags dormant; }");
+            let asleep = w.tcp(L2, w.cip(), 80).patience(Duration::from_millis(400)).replies();
+            assert!(asleep.answers().is_empty(), "{asleep}");
+            w.start(&[]);
+            w.tcp(L2, w.cip(), 80).times(60).spread([L1, R1]);
+        }),
         case("killed and started over and over: always served", |w| {
             w.serve(svc().on([L1, R1]));
             let load = w.load(L2, w.cip(), 80, 100);

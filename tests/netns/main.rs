@@ -11,17 +11,21 @@ mod clusterip;
 mod detectors;
 mod external;
 mod harness;
+mod health;
 mod hints;
 mod invalid;
 mod lifecycle;
 mod loadbalancer;
+mod localhost;
 mod masquerade;
 mod nodeport;
 mod nothing;
 mod path;
+mod pods;
 mod repair;
 mod scale;
 mod slices;
+mod takeover;
 mod terminating;
 mod udp;
 
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         ("nothing", nothing::cases()),
         ("path", path::cases()),
         ("slices", slices::cases()),
+        ("pods", pods::cases()),
         ("terminating", terminating::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
@@ -47,5 +52,8 @@ fn main() -> ExitCode {
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
+        ("takeover", takeover::cases()),
+        ("health", health::cases()),
+        ("localhost", localhost::cases()),
     ])
 }

@@ -48,9 +48,14 @@ fn works(w: &World) {
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case("55 a flushed ruleset and a deleted table are back within a second", |w| {
+        case("55 a flushed, deleted or dormant table is back within a second", |w| {
             serve(w);
-            for edit in ["flush ruleset", "delete table inet vipd", "flush table inet vipd"] {
+            for edit in [
+                "flush ruleset",
+                "delete table inet vipd",
+                "flush table inet vipd",
+                "add table inet vipd { flags dormant; }",
+            ] {
                 w.netns(Node).nft(edit);
                 let reached = || {
                     let tries =

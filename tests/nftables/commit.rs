@@ -7,13 +7,14 @@ use crate::plans::{Cluster, policy};
 use crate::runner::{Case, namespace, remove};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vipd::dataplane::nftables::Error;
-use vipd::dataplane::{Applied, Dataplane};
+use vipd::dataplane::{Applied, Dataplane, Unheard};
 
 pub const CASES: &[Case] = &[
     ("2,000 services through a small send buffer", small_buffer),
     ("others commit in between", others_in_between),
     ("others commit all the time", others_all_the_time),
     ("others write while the table is made anew", others_during_a_reload),
+    ("others write before anybody listens", others_during_a_start),
     ("a refused commit changes nothing, and a resync mends it", refused),
     ("a long delta that is refused half-way is mended by a resync", refused_half_way),
     ("what is not vipd's stays", foreign_tables),
@@ -146,6 +147,54 @@ fn others_during_a_reload() {
         nftables.settle().expect("nobody is in the way");
         let right = Held::read(&node).lines() == Held::of(&plan).lines();
         assert!(right, "what was flushed meanwhile is there again");
+    }
+}
+
+/// Nobody listens before the first resync is done: that others wrote by then is told all the same.
+fn others_during_a_start() {
+    let mut cluster = many(1500);
+    cluster.replan();
+    let plan = cluster.plan();
+    let node = namespace();
+    // The first start makes the table, the second one reads it.
+    for start in ["first load", "adoption"] {
+        let (mut nftables, others) = (open(&node), AtomicBool::new(true));
+        std::thread::scope(|scope| {
+            let flushes = scope.spawn(|| {
+                let mut flushes = 0;
+                while others.load(Ordering::Relaxed) {
+                    flushes +=
+                        u32::from(node.try_sh("nft flush map inet vipd services4").code == 0);
+                }
+                flushes
+            });
+            // After an error (a refused removal of what was flushed) the daemon tries again.
+            while nftables.resync(&plan).is_err() {}
+            node.nft("add table inet other\ndelete table inet other");
+            others.store(false, Ordering::Relaxed);
+            let flushes = flushes.join().expect("it only calls nft");
+            assert!(flushes > 0, "{start}: nothing was flushed meanwhile");
+        });
+        let said = node.enter(|| nftables.subscribe()).expect("notifications can be had");
+        assert_eq!(said, Unheard::Edits, "{start}");
+        nftables.resync(&plan).expect("nobody is in the way");
+        nftables.settle().expect("nobody is in the way");
+        let right = Held::read(&node).lines() == Held::of(&plan).lines();
+        assert!(right, "{start}: what was flushed meanwhile is there again");
+        let said = node.enter(|| nftables.subscribe()).expect("notifications can be had");
+        assert_eq!(said, Unheard::Nothing, "{start}: they are listened to");
+    }
+    for (edit, expected) in [("", Unheard::Nothing), ("add table inet late", Unheard::Edits)] {
+        let mut nftables = open(&node);
+        nftables.resync(&plan).expect("nobody is in the way");
+        node.nft(edit);
+        let said = node.enter(|| nftables.subscribe()).expect("notifications can be had");
+        assert_eq!(said, expected, "after `{edit}`");
+        let mut fresh = open(&node);
+        fresh.cleanup().expect("the table goes");
+        fresh.resync(&plan).expect("an empty namespace takes it");
+        let said = node.enter(|| fresh.subscribe()).expect("notifications can be had");
+        assert_eq!(said, Unheard::Nothing, "a load that nobody disturbs");
     }
 }
 

@@ -56,8 +56,8 @@ const SCRIPTS: &[&str] = &[
     "add element inet vipd classes { 0:f1 : accept }",
     "delete element inet vipd classes { 0:1 }\nadd element inet vipd classes { 0:1 : accept }",
     "delete element inet vipd classes { 0:3 }\nadd element inet vipd classes { 0:3 : continue }",
-    "add element inet vipd recorders { 0:3 : return }",
-    "add element inet vipd recorders { 0:3 : drop }",
+    "add element inet vipd departures { 0:3 : return }",
+    "add element inet vipd departures { 0:3 : drop }",
     "add element inet vipd services4 { * : 0:2 }",
     "add element inet vipd classes { * : drop }",
     "add element inet vipd endpoints6 { * : fd09::9 . 9 }",
@@ -77,7 +77,13 @@ const SCRIPTS: &[&str] = &[
     "flush chain inet vipd prerouting\ndelete chain inet vipd prerouting",
     "flush chain inet vipd postrouting\ndelete chain inet vipd postrouting\n\
      add chain inet vipd postrouting { type nat hook postrouting priority 90; }",
-    "flush map inet vipd classes\nflush chain inet vipd spread4-tcp-3\ndelete chain inet vipd spread4-tcp-3",
+    "flush map inet vipd classes\nflush map inet vipd inners\nflush chain inet vipd spread4-tcp-3\ndelete chain inet vipd spread4-tcp-3",
+    "add table inet vipd { flags dormant; }",
+    "add table inet vipd { flags dormant; }\nflush chain inet vipd output",
+    "add table inet vipd { flags dormant; }\nflush chain inet vipd output\n\
+     delete chain inet vipd output",
+    "add table inet vipd { flags dormant; }\nflush map inet vipd services4\n\
+     add chain inet vipd mine",
     "flush table inet vipd",
     "delete table inet vipd",
     "delete table inet vipd\nadd table inet vipd",

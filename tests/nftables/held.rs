@@ -5,11 +5,14 @@
 
 use crate::netns::Netns;
 use nftables::expr::{Expression, NamedExpression, Verdict};
-use nftables::schema::{NfListObject, NfObject, Nftables};
+use nftables::schema::{NfListObject, NfObject};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use vipd::planner::{Action, FrontendAddress, Plan};
+use vipd::model::Family;
+use vipd::planner::{
+    Action, Forward, Frontend, FrontendAddress, Masquerade, Plan, PortPlan, Reach, Scope,
+};
 
 type Socket = (IpAddr, u16);
 
@@ -21,12 +24,40 @@ pub enum Treatment {
     Spread {
         sticky: Option<u32>,
         targets: Vec<Socket>,
+        source: Source,
+        /// Where clients from outside go, if elsewhere: nowhere, without a target.
+        outside: Option<Vec<Socket>>,
     },
+}
+
+/// What becomes of the client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The local detector says.
+    Detected,
+    Masqueraded,
+    /// Only this node's own is masqueraded.
+    Kept,
+}
+
+impl Source {
+    fn of(forward: Forward) -> Self {
+        match forward.masquerade {
+            Masquerade::Always => Source::Masqueraded,
+            Masquerade::NodeOnly => Source::Kept,
+            Masquerade::Never | Masquerade::UnlessLocal => Source::Detected,
+        }
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    pub frontends: BTreeMap<(IpAddr, String, u16), Treatment>,
+    /// By address, or `node port` and family; protocol and port.
+    pub frontends: BTreeMap<(String, String, u16), Treatment>,
+    /// Frontends that not everybody may ask, with who may.
+    pub guarded: BTreeMap<(String, String, u16), BTreeSet<String>>,
+    /// Where node ports answer.
+    pub nodes: BTreeSet<IpAddr>,
     pub addresses: BTreeSet<IpAddr>,
     pub hairpin: BTreeSet<IpAddr>,
     pub ranges: BTreeSet<String>,
@@ -46,36 +77,55 @@ impl Held {
         for service in plan.services() {
             let mut pools = HashMap::new();
             for (port, frontend) in service.held() {
-                let FrontendAddress::Address(address) = frontend.at.at else { continue };
-                let protocol = frontend.at.protocol.name().to_lowercase();
-                let treatment = match &frontend.action {
+                let at = place(frontend);
+                let treatment = match frontend.action {
                     Action::Reject => Treatment::Refuse,
                     Action::Drop => Treatment::Drop,
                     Action::Forward(forward) => {
-                        let targets: Vec<Socket> = port
-                            .pool(forward.scope)
-                            .iter()
-                            .map(|e| (e.target.address, e.target.port))
-                            .collect();
-                        assert!(!targets.is_empty());
-                        sizes.insert(targets.len());
-                        held.hairpin.extend(targets.iter().map(|(address, _)| address));
-                        let sticky = port.affinity.map(|seconds| seconds.get());
-                        if let Some(seconds) = sticky {
-                            let family = if address.is_ipv4() { '4' } else { '6' };
-                            held.recorded.insert((family, seconds));
-                            let pool =
-                                (port.name.clone(), port.protocol, port.family, forward.scope);
-                            pools.insert(pool, targets.clone());
+                        let scopes = forward.reach.scopes().iter();
+                        for scope in scopes.filter(|scope| !port.pool(**scope).is_empty()) {
+                            let targets = targets(port, *scope);
+                            sizes.insert(targets.len());
+                            let pool = (port.name.clone(), port.protocol, port.family, *scope);
+                            if port.affinity.is_some() {
+                                pools.insert(pool, targets);
+                            }
                         }
-                        Treatment::Spread { sticky, targets }
+                        let sticky = port.affinity.map(|seconds| seconds.get());
+                        let family =
+                            if at.0.contains(':') || at.0 == "node port 6" { '6' } else { '4' };
+                        held.recorded.extend(sticky.map(|seconds| (family, seconds)));
+                        let named = match forward.reach {
+                            Reach::Local => Scope::Local,
+                            Reach::Cluster | Reach::LocalFromOutside => Scope::Cluster,
+                        };
+                        let outside = forward.reach == Reach::LocalFromOutside;
+                        Treatment::Spread {
+                            sticky,
+                            targets: targets(port, named),
+                            source: Source::of(forward),
+                            outside: outside.then(|| targets(port, Scope::Local)),
+                        }
                     }
                 };
-                held.addresses.insert(address);
-                held.frontends.insert((address, protocol, frontend.at.port), treatment);
+                if let FrontendAddress::Address(address) = frontend.at.at
+                    && frontend.kind.name() == "ClusterIP"
+                {
+                    held.addresses.insert(address);
+                }
+                if let Some(allowed) = &frontend.allow {
+                    let allowed = allowed.iter().map(ToString::to_string).collect();
+                    held.guarded.insert(at.clone(), allowed);
+                }
+                held.frontends.insert(at, treatment);
             }
+            let pooled =
+                service.ports.iter().flat_map(|port| port.cluster.iter().chain(&port.local));
+            held.hairpin.extend(pooled.map(|endpoint| endpoint.target.address));
+            held.hairpin.extend(&service.idle);
             held.pinned.extend(pools.into_values().flatten());
         }
+        held.nodes = plan.node.node_port_addresses.iter().copied().collect();
         assert!(sizes.len() <= 64, "{sizes:?}");
         held.pinned.sort_unstable();
         held.ranges = plan.node.service_ranges.iter().map(ToString::to_string).collect();
@@ -84,17 +134,20 @@ impl Held {
 
     /// Everything, a line for each part.
     pub fn lines(&self) -> BTreeSet<String> {
-        let Self { frontends, addresses, hairpin, ranges, pinned, recorded, unreachable } = self;
+        let Self { frontends, guarded, nodes, addresses, hairpin, ranges, pinned, .. } = self;
+        let Self { recorded, unreachable, .. } = self;
         let frontends = frontends.iter().map(|frontend| format!("{frontend:?}"));
+        let guarded = guarded.iter().map(|guarded| format!("guarded {guarded:?}"));
         let addresses = addresses.iter().map(|address| format!("address {address}"));
         let hairpin = hairpin.iter().map(|address| format!("hairpin {address}"));
         let others = [
             format!("ranges {ranges:?}"),
+            format!("nodes {nodes:?}"),
             format!("pinned {pinned:?}"),
             format!("recorded {recorded:?}"),
             format!("unreachable {unreachable}"),
         ];
-        frontends.chain(addresses).chain(hairpin).chain(others).collect()
+        frontends.chain(guarded).chain(addresses).chain(hairpin).chain(others).collect()
     }
 
     /// What the kernel holds.
@@ -102,10 +155,14 @@ impl Held {
         let listed = elements(node);
         let maps = endpoint_maps(node);
         let each = |name: &'static str| ["4", "6"].map(|f| listed[&format!("{name}{f}")].iter());
-        let classes: HashMap<u32, Verdict<'_>> =
-            listed["classes"].iter().map(mapping).map(|(k, v)| (number(k), verdict(v))).collect();
-        let recorders: HashMap<u32, Verdict<'_>> =
-            listed["recorders"].iter().map(mapping).map(|(k, v)| (number(k), verdict(v))).collect();
+        let verdicts = |name: &str| -> HashMap<u32, Verdict<'_>> {
+            listed[name].iter().map(mapping).map(|(k, v)| (number(k), verdict(v))).collect()
+        };
+        let classes = Classes {
+            entries: verdicts("classes"),
+            inners: verdicts("inners"),
+            departures: verdicts("departures"),
+        };
         let mut slots: HashMap<&str, BTreeMap<(u32, u32), Socket>> = HashMap::new();
         for (map, elements) in listed.iter().filter(|(name, _)| name.starts_with("endpoints")) {
             let slots = slots.entry(map).or_default();
@@ -114,45 +171,80 @@ impl Held {
                 slots.insert((number(pool), number(slot)), socket(value));
             }
         }
+        let locals: HashMap<u32, u32> =
+            listed["locals"].iter().map(mapping).map(|(k, v)| (number(k), number(v))).collect();
         let mut held = Self::default();
-        let mut used: BTreeSet<(&str, u32)> = BTreeSet::new();
-        for (family, elements) in each("services").into_iter().enumerate() {
-            for (key, value) in elements.map(mapping) {
-                let [ip, protocol, port] = concat(key) else { panic!("a frontend: {key:?}") };
-                let (pool, class) = (number(value) & !0xfff, number(value) & 0xfff);
-                let treatment = match classes.get(&class) {
+        let mut used: BTreeSet<(&str, u32, bool)> = BTreeSet::new();
+        let mut spread = |value: u32, chain: &str, (family, protocol): (char, &str)| {
+            let pool = value & !0xfff;
+            let class = read_chain(chain, family as u8, protocol);
+            let local = if class.local { "-local" } else { "" };
+            let map = maps[&format!("spread{family}-{protocol}-{}{local}", class.size)].as_str();
+            let first = if class.local { 1 << 30 } else { 0 };
+            let of_pool = slots[map].range((pool, first)..=(pool, first | (u32::MAX >> 2)));
+            let mut targets: Vec<Socket> = of_pool.clone().map(|(_, to)| *to).collect();
+            let numbers: Vec<u32> = of_pool.map(|((_, slot), _)| *slot - first).collect();
+            assert_eq!(numbers, (0..class.size).collect::<Vec<_>>(), "slots of pool {pool:x}");
+            targets.sort_unstable();
+            used.insert((map, pool, class.local));
+            (class.sticky, targets)
+        };
+        for (map, at) in
+            ["services4", "services6", "nodeports4", "nodeports6"].map(|m| (m, &m[m.len() - 1..]))
+        {
+            let family = at.chars().next().expect("a family");
+            for (key, value) in listed[map].iter().map(mapping) {
+                let (at, protocol, port) = match concat(key) {
+                    [ip, protocol, port] => (address(ip).to_string(), protocol, port),
+                    [protocol, port] => (format!("node port {family}"), protocol, port),
+                    other => panic!("a frontend: {other:?}"),
+                };
+                let protocol = text(protocol);
+                let (value, class) = (number(value), number(value) & 0xfff);
+                let treatment = match classes.entries.get(&class) {
                     Some(Verdict::Drop) => Treatment::Drop,
                     Some(Verdict::Goto(to)) if to.target == "refuse" => Treatment::Refuse,
                     Some(Verdict::Goto(to)) => {
-                        let (size, sticky) =
-                            read_chain(&to.target, [b'4', b'6'][family], text(protocol));
-                        let spread =
-                            format!("spread{}-{}-{size}", ['4', '6'][family], text(protocol));
-                        let map = maps[&spread].as_str();
-                        let of_pool = slots[map].range((pool, 0)..=(pool, u32::MAX));
-                        let mut targets: Vec<Socket> = of_pool.clone().map(|(_, to)| *to).collect();
-                        let numbers: Vec<u32> = of_pool.map(|((_, slot), _)| *slot).collect();
-                        assert_eq!(numbers, (0..size).collect::<Vec<_>>(), "slots of {key:?}");
-                        targets.sort_unstable();
-                        used.insert((map, pool));
-                        if let Some(seconds) = sticky {
-                            let Some(Verdict::Jump(to)) = recorders.get(&class) else {
-                                panic!("no recorder of class {class}")
+                        let local_first = to.target == format!("local{family}");
+                        let chain = match (local_first, classes.inners.get(&class)) {
+                            (true, Some(Verdict::Goto(inner))) => &inner.target,
+                            (false, _) => &to.target,
+                            other => panic!("class {class}: {other:?}"),
+                        };
+                        let (sticky, targets) = spread(value, chain, (family, protocol));
+                        let source = classes.departure(class, (family, sticky));
+                        held.recorded.extend(sticky.map(|seconds| (family, seconds)));
+                        let outside = local_first.then(|| {
+                            let Some(to) = locals.get(&(value & !0xfff)) else { return Vec::new() };
+                            let Some(Verdict::Goto(chain)) = classes.entries.get(&(to & 0xfff))
+                            else {
+                                panic!("locals lead to class {:x}", to & 0xfff)
                             };
-                            let family = ['4', '6'][family];
-                            assert_eq!(to.target, format!("record{family}-{seconds}"));
-                            held.recorded.insert((family, seconds));
-                        }
-                        Treatment::Spread { sticky, targets }
+                            spread(*to, &chain.target, (family, protocol)).1
+                        });
+                        Treatment::Spread { sticky, targets, source, outside }
                     }
                     other => panic!("class {class} of {key:?} leads to {other:?}"),
                 };
-                let frontend = (address(ip), text(protocol).to_owned(), number(port) as u16);
+                let frontend = (at, protocol.to_owned(), number(port) as u16);
                 assert_eq!(held.frontends.insert(frontend, treatment), None);
             }
         }
+        for element in each("guarded").into_iter().flatten() {
+            let [ip, protocol, port] = concat(element) else { panic!("guarded: {element:?}") };
+            let at = (address(ip).to_string(), text(protocol).to_owned(), number(port) as u16);
+            held.guarded.insert(at, BTreeSet::new());
+        }
+        for element in each("allowed").into_iter().flatten() {
+            let [ip, protocol, port, clients] = concat(element) else { panic!("{element:?}") };
+            let at = (address(ip).to_string(), text(protocol).to_owned(), number(port) as u16);
+            held.guarded.get_mut(&at).expect("a guarded frontend").insert(network(clients));
+        }
+        held.nodes = each("nodes").into_iter().flatten().map(address).collect();
         for (map, slots) in &slots {
-            let unreachable = slots.keys().filter(|(pool, _)| !used.contains(&(*map, *pool)));
+            let reached =
+                |(pool, slot): &(u32, u32)| used.contains(&(*map, *pool, slot >> 30 == 1));
+            let unreachable = slots.keys().filter(|at| !reached(at));
             held.unreachable += unreachable.count();
         }
         held.addresses = each("addresses").into_iter().flatten().map(address).collect();
@@ -162,24 +254,77 @@ impl Held {
             held.hairpin.insert(address(source));
         }
         held.ranges = each("ranges").into_iter().flatten().map(range).collect();
-        held.pinned = each("pinned").into_iter().flatten().map(|e| socket(mapping(e).1)).collect();
+        let pinned = ["pinned4", "pinned6", "pinned4-local", "pinned6-local"];
+        let pinned = pinned.iter().flat_map(|name| &listed[*name]);
+        held.pinned = pinned.map(|e| socket(mapping(e).1)).collect();
         held.pinned.sort_unstable();
         held
     }
 }
 
-/// (slots, seconds of affinity) of a class's first chain.
-fn read_chain(name: &str, family: u8, protocol: &str) -> (u32, Option<u32>) {
+/// Where a plan's frontend stands, as it is listed.
+fn place(frontend: &Frontend) -> (String, String, u16) {
+    let at = match frontend.at.at {
+        FrontendAddress::Address(address) => address.to_string(),
+        FrontendAddress::NodePort(family) => {
+            format!("node port {}", if family == Family::V4 { 4 } else { 6 })
+        }
+    };
+    (at, frontend.at.protocol.name().to_lowercase(), frontend.at.port)
+}
+
+fn targets(port: &PortPlan, scope: Scope) -> Vec<Socket> {
+    port.pool(scope).iter().map(|e| (e.target.address, e.target.port)).collect()
+}
+
+/// What classes lead to.
+struct Classes<'a> {
+    entries: HashMap<u32, Verdict<'a>>,
+    inners: HashMap<u32, Verdict<'a>>,
+    departures: HashMap<u32, Verdict<'a>>,
+}
+
+impl Classes<'_> {
+    fn departure(&self, class: u32, (family, sticky): (char, Option<u32>)) -> Source {
+        let seconds = sticky.map(|seconds| format!("-{seconds}")).unwrap_or_default();
+        match (self.departures.get(&class), sticky) {
+            (None, None) => Source::Detected,
+            (Some(Verdict::Jump(to)), Some(_)) => {
+                assert_eq!(to.target, format!("record{family}{seconds}"));
+                Source::Detected
+            }
+            (Some(Verdict::Goto(to)), _) if to.target == format!("leave{family}{seconds}") => {
+                Source::Masqueraded
+            }
+            (Some(Verdict::Goto(to)), _) => {
+                assert_eq!(to.target, format!("leave-local{family}{seconds}"));
+                Source::Kept
+            }
+            other => panic!("class {class} leaves by {other:?}"),
+        }
+    }
+}
+
+/// A class by the name of its first chain.
+struct Chain {
+    size: u32,
+    local: bool,
+    sticky: Option<u32>,
+}
+
+fn read_chain(name: &str, family: u8, protocol: &str) -> Chain {
     let mut parts = name.split('-');
     let kind = parts.next().unwrap_or_default();
     assert_eq!(parts.next(), Some(protocol), "{name}");
-    let numbers: Vec<u32> = parts.map(|part| part.parse().expect("a number")).collect();
+    let (words, numbers): (Vec<&str>, Vec<&str>) = parts.partition(|part| *part == "local");
+    let numbers: Vec<u32> = numbers.iter().map(|part| part.parse().expect("a number")).collect();
     assert_eq!(kind.as_bytes().last(), Some(&family), "{name}");
-    match (&kind[..kind.len() - 1], &numbers[..]) {
+    let (size, sticky) = match (&kind[..kind.len() - 1], &numbers[..]) {
         ("spread", [size]) => (*size, None),
         ("sticky", [size, seconds]) => (*size, Some(*seconds)),
         _ => panic!("no class begins at {name}"),
-    }
+    };
+    Chain { size, local: !words.is_empty(), sticky }
 }
 
 /// The map that each chain takes its endpoints from.
@@ -202,9 +347,10 @@ fn elements(node: &Netns) -> HashMap<String, Vec<Expression<'static>>> {
     let mut listing: Value = serde_json::from_str(&listing).expect("nft prints JSON");
     let objects = listing["nftables"].as_array_mut().expect("a list");
     objects.retain_mut(spell_for_the_crate);
-    let listing: Nftables<'static> = serde_json::from_value(listing).expect("the crate reads it");
     let mut found = HashMap::new();
-    for object in listing.objects.into_owned() {
+    for object in listing["nftables"].as_array().expect("a list") {
+        let object: NfObject<'static> = serde_json::from_value(object.clone())
+            .unwrap_or_else(|error| panic!("the crate reads {object}: {error}"));
         let NfObject::ListObject(object) = object else { continue };
         let (name, elements) = match object {
             NfListObject::Set(set) => (set.name.clone(), set.elem.clone()),
@@ -313,6 +459,17 @@ fn verdict(expression: &Expression<'static>) -> Verdict<'static> {
     match expression {
         Expression::Verdict(verdict) => verdict.clone(),
         other => panic!("no verdict: {other:?}"),
+    }
+}
+
+/// As `10.0.0.0/8`; nft writes the network of one address as that address.
+fn network(expression: &Expression<'static>) -> String {
+    match expression {
+        Expression::String(ip) => {
+            let ip: IpAddr = ip.parse().expect("an address");
+            format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+        }
+        other => range(other),
     }
 }
 

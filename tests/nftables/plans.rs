@@ -3,7 +3,7 @@
 use imbl::OrdMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use vipd::model::*;
 use vipd::planner::{DetectLocal, Plan, PlanDelta, Planner, Policy};
@@ -19,6 +19,11 @@ pub const EVERY_KIND: &[&str] = &[
     "here 10.96.0.14 80/tcp -> 10.1.0.9@elsewhere,10.1.0.8 local",
     "none 10.96.0.15,fd00:96::15 80/tcp ->",
     "away 10.96.0.16 80/tcp -> 10.1.0.9@elsewhere local",
+    "open 10.96.0.17,fd00:96::17 80/tcp,53/udp -> 10.1.0.1,10.1.0.9@elsewhere,fd01::1 nodeports=30080 vips=1.2.3.4,2001:db8::4 ips=198.51.100.7",
+    "kept 10.96.0.18,fd00:96::18 80/tcp -> 10.1.0.1,10.1.0.2,10.1.0.3,10.1.0.9@elsewhere,fd01::1 external-local nodeports=30090 vips=1.2.3.5 sticky=10800",
+    "shut 10.96.0.19,fd00:96::19 80/tcp,81/tcp -> 10.1.0.1,fd01::1 vips=1.2.3.6,2001:db8::6 from=203.0.113.0/25,192.0.2.7/32",
+    "gone 10.96.0.22 80/tcp -> 10.1.0.9@elsewhere external-local local nodeports=30100 vips=1.2.3.7",
+    "idle 10.96.0.23 80/tcp -> nodeports=30110 vips=1.2.3.8 from=192.168.0.0/24",
 ];
 
 /// Pools that have maps of their own for their size.
@@ -39,6 +44,8 @@ pub fn policy() -> Policy {
             "fd00:96::/112".parse().expect("a CIDR"),
         ],
         drop_invalid: true,
+        node_ports_at: Vec::new(),
+        localhost_node_ports: true,
     }
 }
 
@@ -52,7 +59,11 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(policy: Policy) -> Self {
         let mut planner = Planner::new(policy, NODE.into());
-        planner.set_facts(NodeFacts { name: NODE.into(), ..NodeFacts::default() }, &[]);
+        let addresses: Vec<IpAddr> = addresses("192.168.0.2,fd00:192::2").collect();
+        let interface_addresses = addresses.clone();
+        let name = NODE.into();
+        let facts = NodeFacts { name, addresses, interface_addresses, ..NodeFacts::default() };
+        planner.set_facts(facts, &[]);
         Self { planner, known: OrdMap::new(), dirty: BTreeSet::new() }
     }
 
@@ -65,7 +76,8 @@ impl Cluster {
 
     /// `name cluster,IPs port/protocol,… -> address[@node],… [sticky=SECONDS] [local]`; endpoints
     /// without a node are on this one, their port is the service's plus 8000. `->` alone: none;
-    /// `10.1.0.1-3`: three.
+    /// `10.1.0.1-3`: three. `nodeports=N`: N for the first port, N + 1 for the next; `vips=IP,…`
+    /// with `from=CIDR,…`; `ips=IP,…`; `external-local`.
     pub fn put(&mut self, text: &str) {
         let known = known(text);
         let key = known.service.as_ref().expect("made here").key.clone();
@@ -123,6 +135,10 @@ fn some_endpoints(text: &str) -> Vec<Endpoint> {
     addresses.into_iter().map(endpoint).collect()
 }
 
+fn policy_of(local: bool) -> TrafficPolicy {
+    if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+}
+
 fn known(text: &str) -> Known {
     let mut words = text.split_whitespace();
     let mut word = || words.next().unwrap_or_default();
@@ -143,7 +159,16 @@ fn known(text: &str) -> Known {
         .map(|(port, name)| (port.parse().expect("a port"), protocol(name)))
         .collect();
     let flag = |name: &str| rest.iter().find_map(|word| word.strip_prefix(name));
-    let endpoints = rest.iter().find(|word| word.contains(['.', ':'])).copied().unwrap_or_default();
+    let list = |name: &str| flag(name).into_iter().flat_map(|list| list.split(','));
+    let is_endpoint = |word: &&&str| word.contains(['.', ':']) && !word.contains('=');
+    let endpoints = rest.iter().find(is_endpoint).copied().unwrap_or_default();
+    let node_port: u16 = flag("nodeports=").map_or(0, |number| number.parse().expect("a port"));
+    let external = External {
+        ips: list("ips=").map(|ip| ip.parse().expect("an address")).collect(),
+        vips: list("vips=").map(|ip| ip.parse().expect("an address")).collect(),
+        source_ranges: list("from=").map(|net| net.parse().expect("a CIDR")).collect(),
+        health_check_node_port: None,
+    };
     let port_name = |port: u16, protocol: Protocol| PortName::from(&*format!("p{port}-{protocol}"));
     let service = Service {
         key: key.clone(),
@@ -152,17 +177,18 @@ fn known(text: &str) -> Known {
         cluster_ips,
         ports: ports
             .iter()
-            .map(|(port, protocol)| ServicePort {
+            .zip(0u16..)
+            .map(|((port, protocol), nth)| ServicePort {
                 name: port_name(*port, *protocol),
                 protocol: *protocol,
                 port: *port,
-                node_port: None,
+                node_port: NonZeroU16::new(node_port).map(|first| first.saturating_add(nth)),
                 target_port: TargetPort::Unset,
             })
             .collect(),
-        external: None,
-        internal_policy: flag("local").map_or(TrafficPolicy::Cluster, |_| TrafficPolicy::Local),
-        external_policy: TrafficPolicy::Cluster,
+        external: (external != External::default()).then(|| Box::new(external)),
+        internal_policy: policy_of(rest.contains(&"local")),
+        external_policy: policy_of(rest.contains(&"external-local")),
         affinity: flag("sticky=").and_then(|seconds| NonZeroU32::new(seconds.parse().ok()?)),
         publish_not_ready_addresses: false,
         shown: Shown::default(),

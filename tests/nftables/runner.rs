@@ -59,16 +59,13 @@ pub fn main(groups: &[(&str, &[Case])]) -> ExitCode {
     let ignored_only = words.iter().any(|word| word == "--ignored");
     let wanted = if ignored_only { Vec::new() } else { wanted };
     let start = Instant::now();
-    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
+    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), None);
     let entered = match wanted.is_empty() {
         true => Ok(()),
         false => sandbox::find_way().and_then(sandbox::enter),
     };
     match entered {
-        Err(reason) => {
-            println!("SKIPPED all cases: no namespaces of their own can be made here: {reason}");
-            skipped = wanted.len();
-        }
+        Err(reason) => skipped = Some((wanted.len(), reason)),
         Ok(()) => {
             for (name, run) in wanted {
                 let since = Instant::now();
@@ -90,11 +87,15 @@ pub fn main(groups: &[(&str, &[Case])]) -> ExitCode {
     failed.iter().for_each(|name| println!("failed: {name}"));
     let word = if failed.is_empty() { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {word}. {passed} passed; {} failed; {skipped} ignored; 0 measured; \
+        "\ntest result: {word}. {passed} passed; {} failed; {} ignored; 0 measured; \
          {filtered} filtered out; finished in {:.2}s\n",
         failed.len(),
+        skipped.as_ref().map_or(0, |(count, _)| *count),
         start.elapsed().as_secs_f64()
     );
+    if let Some((count, reason)) = skipped {
+        sandbox::tell_skipped("nftables", count, &reason);
+    }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 

@@ -5,6 +5,7 @@ use crate::idempotence::{BOTH, open};
 use crate::netns::Netns;
 use crate::plans::{Cluster, policy};
 use crate::runner::{Case, namespace};
+use crate::sandbox::is_root_asked_for;
 use vipd::dataplane::Dataplane;
 use vipd::dataplane::nftables::Nftables;
 
@@ -150,10 +151,26 @@ fn started_in_between() {
     }
 }
 
+/// How many elements each of the growing maps of IPv4 is made for, if that is fixed.
+fn rooms(node: &Netns) -> [Option<u64>; 4] {
+    ["services4", "endpoints4", "endpoints4-33", "endpoints4-49"].map(|map| {
+        let listing = node.sh(&format!("nft -t list map inet vipd {map}"));
+        let size = listing.lines().find_map(|line| line.trim().strip_prefix("size "));
+        size.map(|text| {
+            let number = text.split_whitespace().next().unwrap_or_default();
+            number.parse().unwrap_or_else(|_| panic!("{map}: size {text}"))
+        })
+    })
+}
+
 /// Where sets have a size, these are more than any is made for.
 fn more_than_room() {
     let mut cluster = Cluster::new(policy());
     let (node, mut nftables) = loaded(&mut cluster);
+    let before = rooms(&node);
+    if is_root_asked_for() {
+        assert!(before.iter().all(Option::is_some), "root's sets have a size: {before:?}");
+    }
     for (range, endpoints) in [(2, 32), (3, 40), (4, 50)] {
         for n in 0..7000 / endpoints {
             let service = format!("s{range}-{n} 10.96.{range}.{n} 80/tcp");
@@ -163,6 +180,10 @@ fn more_than_room() {
     let delta = cluster.replan();
     let plan = cluster.plan();
     nftables.apply(&delta, &plan).expect("sets grow");
+    let after = rooms(&node);
+    for (before, after) in before.iter().zip(after).skip(1) {
+        assert!(before.is_none() || after > *before, "{before:?} became {after:?}");
+    }
     assert_eq!(Held::read(&node).lines(), Held::of(&plan).lines());
     assert_eq!(open(&node, BOTH[0]).resync(&plan).expect("it can be read").operations, 0);
 }

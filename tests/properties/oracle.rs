@@ -158,10 +158,12 @@ fn endpoints(
         _ => None,
     });
     let own = slices(SliceOrigin::Own);
-    let sets = if !own.is_empty() {
-        own
-    } else {
-        by_hand.unwrap_or_else(|| slices(SliceOrigin::Mirrored))
+    let mirrored = slices(SliceOrigin::Mirrored);
+    let sets = match by_hand {
+        _ if !own.is_empty() => own,
+        Some(by_hand) => by_hand,
+        None if !mirrored.is_empty() => mirrored,
+        None => of_pods(objects, service),
     };
 
     let mut all: Vec<Known> = Vec::new();
@@ -188,6 +190,54 @@ fn endpoints(
     }
     all.sort_by_key(|known| known.target);
     all
+}
+
+pub fn selects(service: &Service, pod: &Pod) -> bool {
+    let selector: Vec<&str> = service.shown.selector().split(',').collect();
+    service.key.namespace() == pod.key.namespace()
+        && selector != [""]
+        && selector.iter().all(|pair| pod.labels.split(',').any(|label| label == *pair))
+}
+
+/// Each pod and family for itself. Of copies the one counts whose port numbers come first, then the
+/// one whose name does.
+fn of_pods(objects: &Objects, service: &Service) -> Vec<EndpointSet> {
+    let pods =
+        objects.values().filter_map(|o| if let Object::Pod(pod) = o { Some(pod) } else { None });
+    let mut sets = Vec::new();
+    for pod in pods.filter(|pod| selects(service, pod)) {
+        let number = |port: &ServicePort| match &port.target_port {
+            TargetPort::Unset => Some(port.port),
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => {
+                let mut own = pod.ports.iter().filter(|p| p.protocol == port.protocol);
+                own.find(|p| *p.name.0 == **name).map(|p| p.port)
+            }
+        };
+        let numbers: Vec<Option<u16>> = service.ports.iter().map(number).collect();
+        let ports: Ports<EndpointPort> = (service.ports.iter().zip(&numbers))
+            .filter_map(|(port, number)| {
+                let (name, protocol) = (port.name.clone(), port.protocol);
+                Some(EndpointPort { name, protocol, port: (*number)? })
+            })
+            .collect();
+        let conditions = Conditions {
+            ready: pod.ready && !pod.terminating,
+            serving: pod.ready,
+            terminating: pod.terminating,
+        };
+        for address in &pod.addresses {
+            let endpoint = Endpoint { address: *address, conditions, place: pod.place.clone() };
+            let set = EndpointSet {
+                family: Family::of(*address),
+                ports: ports.clone(),
+                endpoints: [endpoint].into(),
+            };
+            sets.push((numbers.clone(), pod.key.as_str(), set));
+        }
+    }
+    sets.sort_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
+    sets.into_iter().map(|(_, _, set)| set).collect()
 }
 
 fn choose(

@@ -1,4 +1,4 @@
-//! A small world: three services, four slices, a handful of addresses; now and then many.
+//! A small world: three services, four slices, four pods, a handful of addresses; now and then many.
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -75,6 +75,7 @@ pub fn facts() -> impl Strategy<Value = NodeFacts> {
         addresses: ["192.168.0.2", "fd00:192::2"].map(|ip| ip.parse().unwrap()).to_vec(),
         interface_addresses: vec![],
         pod_cidrs: vec![],
+        going_away: false,
     })
 }
 
@@ -156,20 +157,24 @@ fn object() -> impl Strategy<Value = Object> {
         3 => service().prop_map(|service| Object::Service(Arc::new(service))),
         4 => slice().prop_map(|slice| Object::EndpointSlice(Arc::new(slice))),
         1 => (service_key(), prop::collection::vec(set(), 0..3)).prop_map(|(key, sets)| {
-            Object::Endpoints(Arc::new(Endpoints { key, sets: sets.into() }))
+            let origin = EndpointsOrigin::Object;
+            Object::Endpoints(Arc::new(Endpoints { key, origin, sets: sets.into() }))
         }),
+        4 => any_pod().prop_map(|pod| Object::Pod(Arc::new(pod))),
     ]
 }
 
 fn service() -> impl Strategy<Value = Service> {
     let number = prop_oneof![8 => 80u16..82, 1 => Just(NODE_PORTS[1])];
     let node_port = prop::option::weighted(0.4, prop::sample::select(&NODE_PORTS[..]));
-    let ports = prop::collection::btree_map((number, protocol()), (port_name(), node_port), 1..3);
+    let port = (port_name(), node_port, target_port());
+    let ports = prop::collection::btree_map((number, protocol()), port, 1..3);
     let ips = (1u8..3, any::<bool>());
     let created = prop::option::of(0i64..3);
     let affinity = prop::option::of(Just(NonZeroU32::MIN));
     let local = (any::<bool>(), any::<bool>());
-    let switches = (local, prop::bool::weighted(0.1), prop::option::weighted(0.5, external()));
+    let external = prop::option::weighted(0.5, external());
+    let switches = (local, prop::bool::weighted(0.1), external, labels());
     (service_key(), ports, ips, created, affinity, switches).prop_map(
         |(
             key,
@@ -177,7 +182,7 @@ fn service() -> impl Strategy<Value = Service> {
             (ip, dual),
             created,
             affinity,
-            ((local, external_local), publish, external),
+            ((local, external_local), publish, external, selector),
         )| {
             let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
             Service {
@@ -190,12 +195,12 @@ fn service() -> impl Strategy<Value = Service> {
                 },
                 ports: ports
                     .into_iter()
-                    .map(|((port, protocol), (name, node_port))| ServicePort {
+                    .map(|((port, protocol), (name, node_port, target_port))| ServicePort {
                         name: name.into(),
                         protocol,
                         port,
                         node_port: node_port.and_then(NonZeroU16::new),
-                        target_port: TargetPort::Unset,
+                        target_port,
                     })
                     .collect(),
                 external: external.map(Box::new),
@@ -203,8 +208,50 @@ fn service() -> impl Strategy<Value = Service> {
                 external_policy: policy(external_local),
                 affinity,
                 publish_not_ready_addresses: publish,
-                shown: Shown::default(),
+                shown: Shown::new("", &selector),
             }
+        },
+    )
+}
+
+/// `key=value,…` of up to two keys: a selector, or what it is compared with.
+fn labels() -> impl Strategy<Value = String> {
+    let value = || prop_oneof![1 => Just(None), 4 => Just(Some(0)), 1 => Just(Some(1))];
+    (value(), prop_oneof![2 => Just(None), 1 => value()]).prop_map(|(a, b)| {
+        let pair = |key, value: Option<u8>| value.map(|value| format!("{key}={value}"));
+        [pair("a", a), pair("b", b)].into_iter().flatten().collect::<Vec<_>>().join(",")
+    })
+}
+
+fn target_port() -> impl Strategy<Value = TargetPort> {
+    prop_oneof![
+        1 => Just(TargetPort::Unset),
+        1 => Just(TargetPort::Number(8080)),
+        2 => Just(TargetPort::Name("p0".into())),
+    ]
+}
+
+fn any_pod() -> impl Strategy<Value = Pod> {
+    let key = (prop_oneof![8 => Just("ns"), 1 => Just("other")], name("pod", 4));
+    let addresses = prop_oneof![
+        4 => pod(Family::V4).prop_map(|v4| vec![v4]),
+        1 => pod(Family::V6).prop_map(|v6| vec![v6]),
+        2 => (pod(Family::V6), pod(Family::V4)).prop_map(|(v6, v4)| vec![v6, v4]),
+    ];
+    let port = (port_name(), protocol(), prop_oneof![2 => Just(8080u16), 1 => Just(8081)])
+        .prop_map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port });
+    let ports = prop::collection::vec(port, 0..3);
+    let state = (prop::bool::weighted(0.7), prop::bool::weighted(0.3));
+    let node = prop::option::of(name("n", 2).prop_map(Into::into));
+    (key, labels(), addresses, ports, state, node).prop_map(
+        |((namespace, name), labels, addresses, ports, (ready, terminating), node)| Pod {
+            key: PodKey::new(namespace, &name),
+            labels: labels.into(),
+            addresses: addresses.into(),
+            ready,
+            terminating,
+            place: Arc::new(Place { node, hints: Hints::default() }),
+            ports: ports.into_iter().collect(),
         },
     )
 }

@@ -137,6 +137,11 @@ impl Family {
         self.pick([192, 168, 1, 2], [0xfd00, 0x192, 0x168, 1, 0, 0, 0, 2])
     }
 
+    /// Of every namespace.
+    pub fn loopback(self) -> IpAddr {
+        self.pick([127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1])
+    }
+
     /// The default gateway of the node: node-b, which so sees all that leaves.
     pub fn lan_gateway(self) -> IpAddr {
         self.lan(1)

@@ -13,6 +13,9 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescribeView {
     pub service: ServiceView,
+    /// Which objects the endpoints follow from, as in [`super::EndpointsView`].
+    #[serde(rename = "endpointSource")]
+    pub endpoint_source: Option<String>,
     pub endpoints: Vec<EndpointView>,
     pub node: NodeView,
     pub ports: Vec<DescribedPort>,
@@ -53,9 +56,11 @@ pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
     let service = known.service.as_deref()?;
     let plan = snapshot.plan.service(key);
     let ports = plan.iter().flat_map(|plan| plan.ports.iter());
+    let endpoints = endpoints_view(key, known);
     Some(DescribeView {
         service: service_view(service, known, plan.as_ref()),
-        endpoints: endpoints_view(key, known).endpoints,
+        endpoint_source: endpoints.source,
+        endpoints: endpoints.endpoints,
         node: NodeView::from(&snapshot.plan),
         ports: ports.map(|port| described_port(snapshot, known, port)).collect(),
         problems: problems_of(snapshot, key),
@@ -64,7 +69,9 @@ pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
 
 /// What to say where there is nothing to describe; a rejected object is not an unknown one.
 pub fn not_found(snapshot: &Snapshot, key: &ServiceKey) -> String {
-    match problems_of(snapshot, key).first() {
+    let own = format!("Service {key}");
+    let problems = problems_of(snapshot, key);
+    match problems.iter().find(|problem| problem.object.as_ref() == Some(&own)) {
         Some(problem) => format!(
             "service {key} not found: {}: {}: {}",
             problem.severity, problem.source, problem.reason

@@ -10,6 +10,9 @@ pub struct EndpointsView {
     pub name: String,
     /// Seconds since 1970, of the Service: slices come and go with its pods.
     pub created: Option<i64>,
+    /// Which objects they follow from: `EndpointSlices`, `Endpoints`, `mirrored EndpointSlices` or
+    /// `Pods`; `None` where none is there.
+    pub source: Option<String>,
     /// Sorted and without duplicates.
     pub endpoints: Vec<EndpointView>,
 }
@@ -39,6 +42,7 @@ pub fn endpoints_view(key: &ServiceKey, known: &Known) -> EndpointsView {
         namespace: key.namespace().to_owned(),
         name: key.name().to_owned(),
         created: known.service.as_ref().and_then(|service| service.created.seconds()),
+        source: known.source().map(|source| source.name().to_owned()),
         endpoints,
     }
 }

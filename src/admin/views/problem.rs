@@ -1,6 +1,6 @@
 //! Objects that are not served as they were written.
 
-use crate::model::{Kind, ObjectRef, Problem, ServiceKey};
+use crate::model::{ObjectRef, Problem, ServiceKey};
 use crate::planner;
 use crate::sync::Snapshot;
 use serde::{Deserialize, Serialize};
@@ -41,13 +41,10 @@ pub fn problem_views(snapshot: &Snapshot) -> Vec<ProblemView> {
     sorted(all(snapshot))
 }
 
-/// The problems of one Service and of the Endpoints object of its name.
+/// The problems of one Service, of its slices and of the Endpoints object of its name.
 pub fn problems_of(snapshot: &Snapshot, key: &ServiceKey) -> Vec<ProblemView> {
-    let concerns = |object: &ObjectRef| {
-        matches!(object.kind, Kind::Service | Kind::Endpoints) && *object.key == *key.as_str()
-    };
     let mut problems = all(snapshot);
-    problems.retain(|problem| problem.object.as_ref().is_some_and(concerns));
+    problems.retain(|problem| problem.object.as_ref().is_some_and(|o| o.concerns(key)));
     sorted(problems)
 }
 

@@ -48,8 +48,30 @@ pub struct Kernel {
     without: Without,
     /// The last conversation ended early, and some of it may be unread.
     unread: bool,
-    /// Commits that met one of somebody else's and had to be tried again.
-    restarts: u64,
+    /// Our own commits so far.
+    commits: u32,
+}
+
+/// A moment in the history of the ruleset.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    generation: u32,
+    commits: u32,
+}
+
+/// The table as the kernel describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObservedTable {
+    /// `enum nft_table_flags`
+    flags: u32,
+}
+
+impl ObservedTable {
+    /// Whether others gave it flags. A dormant table keeps all that it holds, and no packet sees
+    /// any of it.
+    pub fn has_foreign_flags(self) -> bool {
+        self.flags != 0
+    }
 }
 
 /// A set as the kernel describes it.
@@ -87,7 +109,7 @@ impl Kernel {
             keys_at_once,
             without,
             unread: false,
-            restarts: 0,
+            commits: 0,
         })
     }
 
@@ -141,6 +163,7 @@ impl Kernel {
             match self.batch_outcome(batch)? {
                 Outcome::Done => {
                     self.generation = self.generation.wrapping_add(1).max(1);
+                    self.commits = self.commits.wrapping_add(1);
                     return Ok(Applied {
                         operations: batch.operations,
                         transactions: 1,
@@ -148,10 +171,7 @@ impl Kernel {
                         bytes: batch.buffer.len() as u64,
                     });
                 }
-                Outcome::Restart => {
-                    self.generation = 0;
-                    self.restarts += 1;
-                }
+                Outcome::Restart => self.generation = 0,
             }
         }
         Err(Error::Contended(TRIES))
@@ -212,23 +232,20 @@ impl Kernel {
         }
     }
 
-    /// Commits so far that met one of somebody else's.
-    pub fn restarts(&self) -> u64 {
-        self.restarts
-    }
-
-    /// The next commit is to meet the ruleset as it is now.
-    pub fn follow_generation(&mut self) -> Result<(), Error> {
+    /// Now, for a later look at who wrote since.
+    pub fn now(&mut self) -> Result<Moment, Error> {
         self.generation = self.read_generation()?;
-        Ok(())
+        Ok(Moment { generation: self.generation, commits: self.commits })
     }
 
-    /// Whether the last commit of all was ours.
-    pub fn has_the_last_word(&mut self) -> Result<bool, Error> {
-        Ok(self.read_generation()? == self.generation)
+    /// Whether every commit since then was ours: each counts the generation up by one. (Where that
+    /// wraps around it skips 0, and the answer is no, once without need.)
+    pub fn is_alone_since(&mut self, then: Moment) -> Result<bool, Error> {
+        let generations = self.read_generation()?.wrapping_sub(then.generation);
+        Ok(generations == self.commits.wrapping_sub(then.commits))
     }
 
-    pub fn read_generation(&mut self) -> Result<u32, Error> {
+    fn read_generation(&mut self) -> Result<u32, Error> {
         let mut generation = 0;
         self.begin(NFT_MSG_GETGEN, 0);
         self.ask("the ruleset generation", |message| {
@@ -240,11 +257,19 @@ impl Kernel {
     }
 
     pub fn has_table(&mut self) -> Result<bool, Error> {
+        Ok(self.table()?.is_some())
+    }
+
+    pub fn table(&mut self) -> Result<Option<ObservedTable>, Error> {
+        let mut flags = 0;
         self.begin(NFT_MSG_GETTABLE, 0);
         self.request.attr_str(1, TABLE);
-        match self.ask("table inet vipd", |_| {}) {
-            Ok(()) => Ok(true),
-            Err(e) if e.is_not_found() => Ok(false),
+        let asked = self.ask("table inet vipd", |message| {
+            flags = message.attributes().find(2).and_then(|a| a.u32()).unwrap_or(0);
+        });
+        match asked {
+            Ok(()) => Ok(Some(ObservedTable { flags })),
+            Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }
     }

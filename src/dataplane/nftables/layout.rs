@@ -436,9 +436,11 @@ pub fn entry(class: ClassKey) -> Verdict {
     }
 }
 
-/// Where it goes from there if it comes from inside.
+/// Where it goes once it is known where it comes from. A map of its own: the kernel takes no chain
+/// that leads back to itself, and `classes` leads here.
 pub fn inner(class: ClassKey) -> Option<Verdict> {
-    (class.way == Way::OutsideLocal).then(|| Verdict::Goto(entry_name(class).into()))
+    let chosen = class.way == Way::OutsideLocal || class.scope == Scope::Local;
+    chosen.then(|| Verdict::Goto(entry_name(class).into()))
 }
 
 /// Where it passes on its way out.
@@ -452,19 +454,22 @@ pub fn departure(class: ClassKey) -> Option<Verdict> {
     }
 }
 
-/// The class that these verdicts stand for.
+/// The class that these verdicts, and no others, stand for.
 pub fn read_class(
-    entry: &Verdict,
-    inner: Option<&Verdict>,
-    departure: Option<&Verdict>,
+    seen: &Verdict,
+    seen_inner: Option<&Verdict>,
+    seen_departure: Option<&Verdict>,
 ) -> Option<ClassKey> {
-    let Verdict::Goto(spreads) = inner.unwrap_or(entry) else { return None };
-    let way = match departure {
-        Some(Verdict::Goto(name)) if name.starts_with("leave-local") => Way::OutsideLocal,
-        Some(Verdict::Goto(_)) => Way::Outside,
-        _ => Way::Inside,
-    };
-    read_entry_name(spreads).map(|class| ClassKey { way, ..class })
+    let Verdict::Goto(spreads) = seen_inner.unwrap_or(seen) else { return None };
+    let class = read_entry_name(spreads)?;
+    [Way::Inside, Way::Outside, Way::OutsideLocal]
+        .into_iter()
+        .map(|way| ClassKey { way, ..class })
+        .find(|class| {
+            entry(*class) == *seen
+                && inner(*class).as_ref() == seen_inner
+                && departure(*class).as_ref() == seen_departure
+        })
 }
 
 /// The class by a cluster IP whose `entry_name` this is.

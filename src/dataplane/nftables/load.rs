@@ -28,15 +28,14 @@ impl Nftables {
     pub(super) fn load(&mut self, plan: &Plan) -> Result<Applied, Error> {
         let Some(monitor) = &self.monitor else { return self.write_all(plan) };
         // Before: whatever comes from here on is heard, or shows by the generation.
-        self.kernel.follow_generation()?;
+        let before = self.kernel.now()?;
         monitor.pause()?;
-        let met = self.kernel.restarts();
         let outcome = self.write_all(plan);
         if let Some(monitor) = &self.monitor {
             monitor.resume()?;
         }
         let applied = outcome?;
-        if self.kernel.restarts() == met && self.kernel.has_the_last_word()? {
+        if self.kernel.is_alone_since(before)? {
             return Ok(applied);
         }
         // Others wrote too, and were not heard.

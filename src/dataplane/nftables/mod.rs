@@ -34,11 +34,11 @@ pub use kernel::Without;
 pub use listing::listing;
 
 use self::changes::{Changes, Structure};
-use self::kernel::Kernel;
+use self::kernel::{Kernel, Moment};
 use self::monitor::Monitor;
 use self::set::Set;
 use self::state::{State, moved_frontends, read_frontend};
-use crate::dataplane::{Applied, Dataplane};
+use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::planner::{FrontendKey, Plan, PlanDelta, ServiceDelta};
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -52,6 +52,8 @@ pub struct Nftables {
     kernel: Kernel,
     state: State,
     monitor: Option<Monitor>,
+    /// When the last resync began that nobody listened to.
+    unheard: Option<Moment>,
     /// Frontends that adoption removed and nobody has asked about yet.
     former: Vec<FrontendKey>,
 }
@@ -63,6 +65,7 @@ impl Nftables {
             kernel: Kernel::open(without)?,
             state: State::default(),
             monitor: None,
+            unheard: None,
             former: Vec::new(),
         })
     }
@@ -141,6 +144,9 @@ impl Dataplane for Nftables {
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        if self.monitor.is_none() {
+            self.unheard = Some(self.kernel.now()?);
+        }
         match self.observe(plan) {
             Ok(Some(applied)) => Ok(applied + self.retime_pins()),
             Ok(None) => self.load(plan),
@@ -173,11 +179,14 @@ impl Dataplane for Nftables {
         self.commit(&changes)
     }
 
-    fn subscribe(&mut self) -> Result<(), Error> {
+    fn subscribe(&mut self) -> Result<Unheard, Error> {
         if self.monitor.is_none() {
             self.monitor = Some(Monitor::open(self.kernel.port_id())?);
         }
-        Ok(())
+        match self.unheard.take() {
+            Some(then) if !self.kernel.is_alone_since(then)? => Ok(Unheard::Edits),
+            _ => Ok(Unheard::Nothing),
+        }
     }
 
     fn foreign_edits(&self) -> Option<OwnedFd> {

@@ -54,7 +54,8 @@ impl Nftables {
     /// another layout: then it must be made anew.
     pub(super) fn observe(&mut self, plan: &Plan) -> Result<Option<Applied>, Error> {
         self.state = State::default();
-        if !self.kernel.has_table()? || !has_our_sets(&self.kernel.sets()?) {
+        let Some(table) = self.kernel.table()? else { return Ok(None) };
+        if !has_our_sets(&self.kernel.sets()?) {
             return Ok(None);
         }
         plan.services().for_each(|service| self.state.count_present(&service));
@@ -62,6 +63,7 @@ impl Nftables {
         let Some(structure) = self.observe_structure(plan)? else {
             return Ok(None);
         };
+        applied += self.take_flags_back(table)?;
         applied += self.commit(&structure)?;
 
         let mut suspects = Suspects::default();
@@ -82,7 +84,9 @@ impl Nftables {
                 self.state.endpoints.add(address);
             }
             let known = (&seen.key, seen.pools);
+            let features = self.state.features();
             self.state.lower_from(known, seen.held, service.as_ref(), &mut changes);
+            self.state.reshape(features, &mut changes);
         }
         leave_pinned_out(&mut changes);
         applied += self.commit(&changes)?;

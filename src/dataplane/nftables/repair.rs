@@ -1,8 +1,9 @@
 //! Foreign edits undone, exactly where they were made. EDGE: it asks the kernel.
 
 use super::Nftables;
-use super::changes::Changes;
+use super::changes::{Changes, Structure};
 use super::error::Error;
+use super::kernel::ObservedTable;
 use super::lower::{class_elements, fixed_class_elements};
 use super::monitor::{Edits, Scope};
 use super::observe::hooks_differ;
@@ -31,10 +32,12 @@ impl Nftables {
     }
 
     fn repair_chains(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        let Some(table) = self.kernel.table()? else { return self.load(plan) };
         let seen = self.kernel.chains()?;
         if hooks_differ(&seen, self.state.needs(&plan.node)) {
             return self.load(plan);
         }
+        let applied = self.take_flags_back(table)?;
         let known = std::mem::take(&mut self.state.chains);
         self.state.chains = seen
             .into_iter()
@@ -43,7 +46,7 @@ impl Nftables {
         // A chain that is gone took the elements that led to it along, or the other way round:
         // only a full look can tell.
         if known.keys().any(|name| !self.state.chains.contains_key(name)) {
-            return self.resync(plan);
+            return Ok(applied + self.resync(plan)?);
         }
         let mut changes = Changes::default();
         let keys: Vec<_> = self.state.classes.iter().map(|(key, _)| key).collect();
@@ -57,6 +60,17 @@ impl Nftables {
             self.state.chains.remove(&name);
             changes.removed_chains.push(name);
         }
+        Ok(applied + self.commit(&changes)?)
+    }
+
+    /// Flags that others gave the table go, in a transaction of their own: past a change of flags
+    /// the kernel takes no base chain in the same one.
+    pub(super) fn take_flags_back(&mut self, table: ObservedTable) -> Result<Applied, Error> {
+        if !table.has_foreign_flags() {
+            return Ok(Applied::default());
+        }
+        // A table that is there is given the flags of the one that is asked for.
+        let changes = Changes { structure: vec![Structure::Table], ..Changes::default() };
         self.commit(&changes)
     }
 

@@ -208,12 +208,12 @@ pub fn guard(family: Family) -> Rule {
     Rule(rule)
 }
 
-/// `meta priority set meta priority & ffff:f000 map @locals meta priority & 0:fff vmap @classes`:
+/// `meta priority set meta priority & ffff:f000 map @locals meta priority & 0:fff vmap @inners`:
 /// from the pool to its local endpoints.
 pub fn find_local() -> Rule {
     let mut rule = pool().to_vec();
     rule.extend([lookup(Set::Locals, Find::Data(1)), Expr::MetaSet(Meta::Priority, 1)]);
-    rule.extend(class_lookup(Set::Classes));
+    rule.extend(class_lookup(Set::Inners));
     Rule(rule)
 }
 

@@ -14,7 +14,7 @@
 //! affinity   client . pool → token                       pins, written by the packet path
 //! pinned     token → address . port                      endpoints that a pin may name
 //! classes    class → goto chain                          how a class treats a connection
-//! inners     class → goto chain                          the same for those from inside
+//! inners     class → goto chain                          the same once its origin is known
 //! departures class → jump or goto chain                  what it does on the way out
 //! ```
 //! All but `locals` and the last three exist once per family, `endpoints` once per family and size
@@ -207,8 +207,9 @@ pub const MAX_POOL: u32 = (1 << 20) - 1;
 pub const CLASS_BITS: u32 = 12;
 pub const CLASS_MASK: u32 = (1 << CLASS_BITS) - 1;
 
-/// The slot that the local endpoints of a pool begin at.
-pub const LOCAL_SLOTS: u32 = 1 << 31;
+/// The slot that the local endpoints of a pool begin at (nft prints larger offsets of `numgen` as
+/// negative numbers in JSON).
+pub const LOCAL_SLOTS: u32 = 1 << 30;
 
 /// The slot that a scope's endpoints begin at.
 pub fn first_slot(scope: Scope) -> u32 {

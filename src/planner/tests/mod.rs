@@ -118,6 +118,7 @@ pub(super) fn facts() -> NodeFacts {
         addresses: vec!["192.168.0.2".parse().unwrap()],
         interface_addresses: vec!["192.168.0.2".parse().unwrap(), "192.168.1.2".parse().unwrap()],
         pod_cidrs: vec!["10.180.0.1/24".parse().unwrap()],
+        going_away: false,
     }
 }
 

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
+const TAINT_OF_REMOVAL: &str = "ToBeDeletedByClusterAutoscaler";
 
 pub fn node(object: &core::Node, findings: &mut Findings<'_>) -> Result<Converted, Fault> {
     let meta = &object.metadata;
@@ -25,12 +26,15 @@ pub fn node(object: &core::Node, findings: &mut Findings<'_>) -> Result<Converte
             many.iter().enumerate().map(one).collect::<Result<_, _>>()?
         }
     };
+    let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
     let zone = label_of(meta, ZONE).filter(|zone| !zone.is_empty());
     Ok(Converted::Object(Object::Node(Arc::new(Node {
         addresses: addresses(object)?,
         zone: zone.map(|zone| findings.names.intern(zone)),
         name: findings.names.intern(name),
         pod_cidrs,
+        going_away: meta.deletion_timestamp.is_some()
+            || taints.iter().any(|taint| taint.key == TAINT_OF_REMOVAL),
     }))))
 }
 

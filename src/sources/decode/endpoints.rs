@@ -5,10 +5,10 @@
 
 use super::Names;
 use super::fields::{Fault, port, protocol, routable_ip};
-use super::findings::{Converted, Findings, namespaced};
+use super::findings::{Addresses, Converted, Findings, namespaced};
 use crate::model::{
-    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, Family, Hints, Object, PortName,
-    Ports,
+    Conditions, Endpoint, EndpointPort, EndpointSet, Endpoints, EndpointsOrigin, Family, Hints,
+    Object, PortName, Ports,
 };
 use k8s_openapi::api::core::v1 as core;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ pub fn endpoints(
 ) -> Result<Converted, Fault> {
     let (namespace, name) = namespaced(&object.metadata)?;
     let mut sets = Vec::new();
+    let mut all = Addresses::default();
     for (index, subset) in object.subsets.iter().flatten().enumerate() {
         let path = format!("subsets[{index}]");
         let ports = ports(findings.names, &path, subset.ports.as_deref().unwrap_or(&[]))?;
@@ -28,10 +29,9 @@ pub fn endpoints(
             ("notReadyAddresses", &subset.not_ready_addresses, Conditions::NOT_READY),
         ] {
             for (index, address) in addresses.iter().flatten().enumerate() {
-                match endpoint(&format!("{path}.{list}[{index}].ip"), address, findings) {
-                    Ok(endpoint) => members.push(Endpoint { conditions, ..endpoint }),
-                    Err(fault) => findings.warn(fault),
-                }
+                let endpoint = endpoint(&format!("{path}.{list}[{index}].ip"), address, findings);
+                let endpoint = all.take(endpoint);
+                members.extend(endpoint.map(|endpoint| Endpoint { conditions, ..endpoint }));
             }
         }
         for family in Family::BOTH {
@@ -42,8 +42,13 @@ pub fn endpoints(
             }
         }
     }
+    all.check(findings)?;
     let key = findings.names.service(namespace, name);
-    Ok(Converted::Object(Object::Endpoints(Arc::new(Endpoints { key, sets: sets.into() }))))
+    Ok(Converted::Object(Object::Endpoints(Arc::new(Endpoints {
+        key,
+        origin: EndpointsOrigin::Object,
+        sets: sets.into(),
+    }))))
 }
 
 fn ports(

@@ -5,6 +5,7 @@
 
 use crate::model::{Family, ObjectRef, Origin, Problem, Protocol, Severity};
 use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -137,6 +138,51 @@ pub(super) fn subdomain(field: &str, text: &str) -> Result<(), Fault> {
     let shape =
         "at most 253 lower case letters, digits, '-' and '.', a letter or digit first and last";
     if good { Ok(()) } else { Err(name_fault(field, text, shape)) }
+}
+
+/// Name of a container's port (RFC 6335, section 5.1).
+pub(super) fn port_name(field: &str, text: &str) -> Result<(), Fault> {
+    let good = text.len() <= 15
+        && is_label(text)
+        && !text.contains("--")
+        && text.bytes().any(|byte| byte.is_ascii_lowercase());
+    let shape = "at most 15 lower case letters, digits and single inner '-', at least one letter";
+    if good { Ok(()) } else { Err(name_fault(field, text, shape)) }
+}
+
+/// Labels or a selector, checked, as `key=value,…` in the order of their keys.
+pub(super) fn pairs(
+    field: &str,
+    given: Option<&BTreeMap<String, String>>,
+) -> Result<String, Fault> {
+    let mut joined = String::new();
+    for (key, value) in given.into_iter().flatten() {
+        let (prefix, name) = key.rsplit_once('/').unwrap_or(("", key));
+        if !is_qualified(name) || (key.contains('/') && subdomain("", prefix).is_err()) {
+            let shape = "at most 63 letters, digits, '-', '_' and '.', a letter or digit first and \
+                         last; before it, if anything, a DNS name and '/'";
+            return Err(Fault::new(field, format!("{key:?} is not a key ({shape})")));
+        }
+        if !value.is_empty() && !is_qualified(value) {
+            let shape = "empty, or at most 63 letters, digits, '-', '_' and '.', a letter or digit \
+                         first and last";
+            let field = format!("{field}[{key}]");
+            return Err(Fault::new(field, format!("{value:?} is not a value ({shape})")));
+        }
+        let separator = if joined.is_empty() { "" } else { "," };
+        joined.extend([separator, key, "=", value]);
+    }
+    Ok(joined)
+}
+
+/// The name of a label's key, or a label's value.
+fn is_qualified(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    text.len() <= 63
+        && ends(bytes.first())
+        && ends(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
 fn is_label(text: &str) -> bool {

@@ -16,6 +16,45 @@ pub enum Converted {
     Ignored(&'static str),
 }
 
+/// The addresses of one object: those that are wrong cost only themselves, as long as one is right.
+#[derive(Default)]
+pub(super) struct Addresses {
+    right: usize,
+    wrong: Vec<Fault>,
+}
+
+impl Addresses {
+    /// The value of a right one.
+    pub fn take<T>(&mut self, one: Result<T, Fault>) -> Option<T> {
+        match one {
+            Ok(value) => {
+                self.right += 1;
+                Some(value)
+            }
+            Err(fault) => {
+                self.wrong.push(fault);
+                None
+            }
+        }
+    }
+
+    /// An object whose addresses are all wrong is wrong itself: as one without endpoints it would
+    /// stand before another that has some.
+    pub fn check(self, findings: &mut Findings<'_>) -> Result<(), Fault> {
+        let mut wrong = self.wrong;
+        if self.right > 0 || wrong.is_empty() {
+            findings.warnings.append(&mut wrong);
+            return Ok(());
+        }
+        let others = wrong.len() > 1;
+        let mut first = wrong.swap_remove(0);
+        if others {
+            first.reason += "; no other address of the object is right either";
+        }
+        Err(first)
+    }
+}
+
 /// What the converters share, and where they put warnings.
 pub struct Findings<'a> {
     pub names: &'a mut Names,
@@ -25,10 +64,6 @@ pub struct Findings<'a> {
 impl<'a> Findings<'a> {
     pub fn new(names: &'a mut Names) -> Self {
         Self { names, warnings: Vec::new() }
-    }
-
-    pub(super) fn warn(&mut self, fault: Fault) {
-        self.warnings.push(fault);
     }
 }
 

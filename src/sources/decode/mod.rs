@@ -12,6 +12,7 @@ mod findings;
 mod json;
 mod names;
 mod object;
+mod pod;
 mod service;
 mod slice;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use names::Names;
 pub use {
     cluster::{node, service_cidr},
     endpoints::endpoints,
+    pod::pod,
     service::service,
     slice::endpoint_slice,
 };

@@ -5,9 +5,9 @@
 
 use super::fields::Fault;
 use super::findings::{Converted, Findings};
-use super::{Decoded, Documents, cluster, endpoints, service, slice};
+use super::{Decoded, Documents, cluster, endpoints, pod, service, slice};
 use crate::model::{Kind, ObjectRef, Origin, Problem, ServiceKey, Severity};
-use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde::Deserialize;
@@ -45,7 +45,7 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
         Ok(Converted::Object(object)) => {
             let warnings = match warnings.is_empty() {
                 true => Vec::new(),
-                false => problems(warnings, &object.object_ref(), &out.next_origin().1),
+                false => problems(warnings, &object.told_as(), &out.next_origin().1),
             };
             out.push(Decoded::Object(object), warnings);
         }
@@ -53,7 +53,10 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
             let object = named(kind, source.metadata);
             out.push(Decoded::Ignored { object, why }, Vec::new());
         }
-        Err(fault) => out.reject(named(kind, source.metadata), fault),
+        Err(fault) => {
+            let service = service_of(kind, source.metadata);
+            out.reject(named(kind, source.metadata).map(|object| object.of(service)), fault);
+        }
     }
 }
 
@@ -75,6 +78,7 @@ fn kind_of(source: &Source<'_>) -> Result<Option<Kind>, Fault> {
     let (kind, wanted) = match source.kind {
         "Service" => (Kind::Service, "v1"),
         "Endpoints" => (Kind::Endpoints, "v1"),
+        "Pod" => (Kind::Pod, "v1"),
         "Node" => (Kind::Node, "v1"),
         "EndpointSlice" => (Kind::EndpointSlice, "discovery.k8s.io/v1"),
         "ServiceCIDR" => (Kind::ServiceCidr, "networking.k8s.io/v1"),
@@ -95,6 +99,7 @@ fn convert(kind: Kind, text: &str, findings: &mut Findings<'_>) -> Result<Conver
         Kind::Service => service::service(&parse(text)?, findings),
         Kind::EndpointSlice => slice::endpoint_slice(&parse(text)?, findings),
         Kind::Endpoints => endpoints::endpoints(&parse(text)?, findings),
+        Kind::Pod => pod::pod(&parse(text)?, findings),
         Kind::Node => cluster::node(&parse(text)?, findings),
         Kind::ServiceCidr => cluster::service_cidr(&parse(text)?),
     }
@@ -128,6 +133,7 @@ pub(super) fn unknown_fields(kind: Kind, text: &str) -> Vec<String> {
         Kind::Service => of::<Service>(text),
         Kind::EndpointSlice => of::<EndpointSlice>(text),
         Kind::Endpoints => of::<Endpoints>(text),
+        Kind::Pod => of::<Pod>(text),
         Kind::Node => of::<Node>(text),
         Kind::ServiceCidr => of::<ServiceCIDR>(text),
     }
@@ -170,10 +176,28 @@ fn named(kind: Kind, metadata: Option<&RawValue>) -> Option<ObjectRef> {
     }
     Some(match kind {
         Kind::Node | Kind::ServiceCidr => ObjectRef::new(kind, &meta.name),
-        Kind::Service | Kind::EndpointSlice | Kind::Endpoints => {
+        Kind::Service | Kind::EndpointSlice | Kind::Endpoints | Kind::Pod => {
             let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty());
             let key = ServiceKey::new(namespace.unwrap_or("default"), &meta.name);
             ObjectRef::new(kind, key.as_str())
         }
     })
+}
+
+/// The Service that a slice is for, as far as it can be read although the slice cannot.
+fn service_of(kind: Kind, metadata: Option<&RawValue>) -> Option<ServiceKey> {
+    #[derive(Deserialize)]
+    struct Meta {
+        namespace: Option<String>,
+        labels: Labels,
+    }
+    #[derive(Deserialize)]
+    struct Labels {
+        #[serde(rename = "kubernetes.io/service-name")]
+        service: String,
+    }
+    let metadata = metadata.filter(|_| kind == Kind::EndpointSlice)?;
+    let meta: Meta = serde_json::from_str(metadata.get()).ok()?;
+    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty());
+    Some(ServiceKey::new(namespace.unwrap_or("default"), &meta.labels.service))
 }

@@ -5,7 +5,8 @@
 
 use super::Names;
 use super::fields::{
-    Fault, cidr, family, label, parse_ip, port, protocol, routable_ip, unsupported,
+    Fault, cidr, family, label, pairs, parse_ip, port, port_name, protocol, routable_ip,
+    unsupported,
 };
 use super::findings::{Converted, Findings, label_of, namespaced};
 use crate::model::{
@@ -15,7 +16,6 @@ use crate::model::{
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
@@ -56,7 +56,10 @@ pub fn service(object: &core::Service, findings: &mut Findings<'_>) -> Result<Co
         external_policy: policy("spec.externalTrafficPolicy", &spec.external_traffic_policy)?,
         affinity: affinity(spec)?,
         publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
-        shown: Shown::new(&joined(meta.labels.as_ref()), &joined(spec.selector.as_ref())),
+        shown: Shown::new(
+            &pairs("metadata.labels", meta.labels.as_ref())?,
+            &pairs("spec.selector", spec.selector.as_ref())?,
+        ),
     }))))
 }
 
@@ -182,7 +185,12 @@ fn target_port(field: &str, target: Option<&IntOrString>) -> Result<TargetPort, 
         None | Some(IntOrString::Int(0)) => TargetPort::Unset,
         Some(IntOrString::Int(number)) => TargetPort::Number(port(field, *number)?),
         Some(IntOrString::String(name)) if name.is_empty() => TargetPort::Unset,
-        Some(IntOrString::String(name)) => TargetPort::Name(name.as_str().into()),
+        Some(IntOrString::String(name)) => {
+            port_name(field, name).map_err(|Fault { field, reason }| {
+                Fault::new(field, reason + "; a number stands without quotes")
+            })?;
+            TargetPort::Name(name.as_str().into())
+        }
     })
 }
 
@@ -265,9 +273,4 @@ fn affinity(spec: &core::ServiceSpec) -> Result<Option<NonZeroU32>, Fault> {
             format!("{seconds} is not between 1 and {MAX_AFFINITY_SECONDS}"),
         )),
     }
-}
-
-fn joined(pairs: Option<&BTreeMap<String, String>>) -> String {
-    let pairs = pairs.into_iter().flatten().map(|(key, value)| format!("{key}={value}"));
-    pairs.collect::<Vec<_>>().join(",")
 }

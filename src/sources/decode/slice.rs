@@ -5,7 +5,7 @@
 
 use super::Names;
 use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
-use super::findings::{Converted, Findings, label_of, namespaced};
+use super::findings::{Addresses, Converted, Findings, label_of, namespaced};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family, Hints, Object,
     PortName, Ports, SliceKey, SliceOrigin,
@@ -42,12 +42,13 @@ pub fn endpoint_slice(
     let ports = ports(findings.names, object.ports.as_deref().unwrap_or(&[]))?;
     let given = object.endpoints.as_deref().unwrap_or(&[]);
     let mut endpoints = Vec::with_capacity(given.len());
+    let mut addresses = Addresses::default();
     for (index, one) in given.iter().enumerate() {
-        match endpoint(one, (index, family), findings) {
-            Ok(endpoint) => endpoints.extend(endpoint),
-            Err(fault) => findings.warn(fault),
-        }
+        let Some(address) = one.addresses.first() else { continue };
+        let endpoint = endpoint((one, address), (index, family), findings);
+        endpoints.extend(addresses.take(endpoint));
     }
+    addresses.check(findings)?;
     Ok(Converted::Object(Object::EndpointSlice(Arc::new(EndpointSlice {
         key: SliceKey::new(namespace, name),
         service: findings.names.service(namespace, service),
@@ -74,18 +75,17 @@ fn ports(
 }
 
 fn endpoint(
-    one: &discovery::Endpoint,
+    (one, address): (&discovery::Endpoint, &str),
     (index, family): (usize, Family),
     findings: &mut Findings<'_>,
-) -> Result<Option<Endpoint>, Fault> {
-    let Some(address) = one.addresses.first() else { return Ok(None) };
+) -> Result<Endpoint, Fault> {
     let field = format!("endpoints[{index}].addresses[0]");
     let address = routable_ip(&field, address)?;
     if Family::of(address) != family {
         return Err(Fault::new(field, format!("{address} is not of the slice's addressType")));
     }
     let conditions = one.conditions.as_ref();
-    Ok(Some(Endpoint {
+    Ok(Endpoint {
         address,
         conditions: Conditions {
             ready: conditions.and_then(|c| c.ready).unwrap_or(true),
@@ -96,7 +96,7 @@ fn endpoint(
             one.node_name.as_deref().filter(|name| !name.is_empty()),
             one.hints.as_ref().map(hints).unwrap_or_default(),
         ),
-    }))
+    })
 }
 
 fn hints(given: &discovery::EndpointHints) -> Hints {

@@ -4,7 +4,7 @@
 //! file's problems. Never: I/O; work beyond the file and those that share an object with it.
 
 use super::file::{Contents, Value};
-use crate::model::{Kind, ObjectRef, Origin, Problem, Severity};
+use crate::model::{Kind, Origin, Problem, Severity};
 use crate::sources::{Change, Scope};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -297,19 +297,22 @@ impl Claims {
     }
 
     fn shadowed(&self, (file, position): (&File, u32), (winner, at): (u32, u32)) -> Problem {
-        let serving = self.files[winner as usize].as_ref().map_or(file, |winner| winner);
-        let document = serving.documents.at(at);
-        let place = Origin::File { path: Arc::clone(&serving.path), document };
-        let (kind, name) = file.claims[position as usize].key();
+        let first = self.files[winner as usize].as_ref().map_or(file, |winner| winner);
+        let document = first.documents.at(at);
+        let place = Origin::File { path: Arc::clone(&first.path), document };
+        let standing = match &first.claims[at as usize] {
+            Value::Object(_) => "and serves".to_owned(),
+            Value::Ignored(ignored) => format!("and counts, and is not served: {}", ignored.why),
+        };
         Problem {
             severity: Severity::Shadowed,
             origin: Origin::File {
                 path: Arc::clone(&file.path),
                 document: file.documents.at(position),
             },
-            object: Some(ObjectRef::new(kind, name)),
+            object: Some(file.claims[position as usize].told_as()),
             field: "metadata.name".into(),
-            reason: format!("{place} has the same object and serves; remove one of them").into(),
+            reason: format!("{place} has the same object {standing}; remove one of them").into(),
         }
     }
 }

@@ -22,7 +22,13 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(super) enum Value {
     Object(Object),
     /// The object is there and is not served: it stands before copies in higher paths all the same.
-    Ignored(Arc<ObjectRef>),
+    Ignored(Arc<Ignored>),
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Ignored {
+    pub object: ObjectRef,
+    pub why: &'static str,
 }
 
 impl Value {
@@ -31,9 +37,18 @@ impl Value {
             Value::Object(Object::Service(s)) => (Kind::Service, s.key.as_str()),
             Value::Object(Object::EndpointSlice(s)) => (Kind::EndpointSlice, s.key.as_str()),
             Value::Object(Object::Endpoints(e)) => (Kind::Endpoints, e.key.as_str()),
+            Value::Object(Object::Pod(p)) => (Kind::Pod, p.key.as_str()),
             Value::Object(Object::Node(n)) => (Kind::Node, &n.name),
             Value::Object(Object::ServiceCidr(c)) => (Kind::ServiceCidr, &c.name),
-            Value::Ignored(object) => (object.kind, &object.key),
+            Value::Ignored(ignored) => (ignored.object.kind, &ignored.object.key),
+        }
+    }
+
+    /// What a problem of this object names.
+    pub fn told_as(&self) -> ObjectRef {
+        match self {
+            Value::Object(object) => object.told_as(),
+            Value::Ignored(ignored) => ignored.object.clone(),
         }
     }
 }
@@ -185,7 +200,7 @@ fn contents(hash: u64, documents: Vec<decode::Document>, path: &Path) -> Content
             Decoded::Rejected(problem) => contents.problems.push(problem),
             Decoded::Ignored { object, why } => {
                 debug!(path = %path.display(), document = number, ?object, why, "ignored");
-                let value = object.map(|object| Value::Ignored(Arc::new(object)));
+                let value = object.map(|object| Value::Ignored(Arc::new(Ignored { object, why })));
                 contents.values.extend(value.map(|value| (number, value)));
             }
         }

@@ -30,8 +30,8 @@ use tokio::task::spawn_blocking;
 use tree::Tree;
 use watches::Watches;
 
-const KINDS: [Kind; 5] =
-    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Node, Kind::ServiceCidr];
+const KINDS: [Kind; 6] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
 
 /// Why a directory cannot be a source.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! EndpointSlice, Endpoints, Node and ServiceCIDR.
 
-use super::{endpoints, ignored, object, rejected, slice, slice_text};
+use super::{Decoded, endpoints, ignored, object, only, rejected, slice, slice_text};
 use crate::model::{Conditions, Family, Object, Protocol, Severity, SliceOrigin};
 use arcstr::ArcStr;
 use rstest::rstest;
@@ -63,6 +63,25 @@ fn a_bad_endpoint_costs_only_itself(#[case] addresses: &str, #[case] warning: Op
     }
 }
 
+/// As one without endpoints it would count, and stand before good ones.
+#[rstest]
+#[case("[{addresses: [10.1.0.300]}]", false)]
+#[case("[{addresses: ['fd00::1']}, {addresses: []}]", false)]
+#[case("[{addresses: [127.0.0.1]}, {addresses: [x]}, {addresses: ['']}]", true)]
+fn a_slice_whose_addresses_are_all_bad_is_refused(#[case] endpoints: &str, #[case] others: bool) {
+    let problem = rejected(&slice_text(&format!("ports: [{{port: 80}}], endpoints: {endpoints}")));
+    assert_eq!(&*problem.field, "endpoints[0].addresses[0]");
+    assert_eq!(problem.reason.contains("no other address"), others, "{problem}");
+}
+
+#[rstest]
+#[case("[]")]
+#[case("[{addresses: []}]")]
+fn a_slice_without_any_address_is_good(#[case] endpoints: &str) {
+    let (slice, warnings) = slice(&format!("ports: [{{port: 80}}], endpoints: {endpoints}"));
+    assert_eq!((slice.set.endpoints.len(), warnings.len()), (0, 0));
+}
+
 #[rstest]
 #[case("ports: [{name: a, port: 65536}]", "ports[0].port")]
 #[case("ports: [{name: a, port: 80, protocol: X}]", "ports[0].protocol")]
@@ -73,6 +92,20 @@ fn a_bad_endpoint_costs_only_itself(#[case] addresses: &str, #[case] warning: Op
 )]
 fn a_slice_is_refused(#[case] rest: &str, #[case] field: &str) {
     assert_eq!(&*rejected(&slice_text(rest)).field, field);
+}
+
+#[rstest]
+#[case("", Some("default/web"))]
+#[case("namespace: shop, ", Some("shop/web"))]
+#[case("namespace: Shop!, ", Some("Shop!/web"))]
+#[case("annotations: [], ", Some("default/web"))]
+fn a_refused_slice_names_its_service(#[case] more: &str, #[case] service: Option<&str>) {
+    let text =
+        slice_text("ports: [{port: x}]").replace("name: web-1, ", &format!("name: web-1, {more}"));
+    let object = rejected(&text).object.expect("it has a name");
+    assert_eq!(object.service.as_ref().map(|key| key.as_str()), service);
+    let unlabelled = rejected(&text.replace("service-name: web", "service-name: [web]"));
+    assert_eq!(unlabelled.object.expect("it has a name").service, None);
 }
 
 #[rstest]
@@ -119,6 +152,21 @@ fn endpoints_have_one_set_per_subset_and_family() {
 }
 
 #[test]
+fn endpoints_whose_addresses_are_all_bad_are_refused() {
+    let text = |subsets: &str| {
+        format!("{{apiVersion: v1, kind: Endpoints, metadata: {{name: web}}, subsets: {subsets}}}")
+    };
+    let bad = "{ports: [{port: 80}], notReadyAddresses: [{ip: x}]}, {addresses: [{ip: '::'}]}";
+    let problem = rejected(&text(&format!("[{bad}]")));
+    assert_eq!(&*problem.field, "subsets[0].notReadyAddresses[0].ip");
+    assert!(problem.reason.contains("no other address"), "{problem}");
+    let one_is_good = format!("[{bad}, {{addresses: [{{ip: 10.1.0.1}}]}}]");
+    let document = only(&text(&one_is_good));
+    assert_eq!(document.warnings.len(), 2);
+    assert!(matches!(document.decoded, Decoded::Object(_)), "{document:?}");
+}
+
+#[test]
 fn a_node_says_its_addresses_zone_and_pod_cidrs() {
     let text = "
 apiVersion: v1
@@ -137,6 +185,22 @@ status:
     assert_eq!(addresses, ["192.0.2.1", "203.0.113.1"]);
     let cidrs: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.1.0.0/24", "fd01::/64"]);
+}
+
+#[test]
+fn a_node_that_is_deleted_or_tainted_for_removal_is_going_away() {
+    let going_away = |metadata: &str, spec: &str| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: node-1{metadata}}}, spec: {{{spec}}}}}"
+        );
+        let Object::Node(node) = object(&text) else { panic!("no Node") };
+        node.going_away
+    };
+    assert!(!going_away("", ""));
+    assert!(going_away(", deletionTimestamp: '2026-11-24T10:00:00Z'", ""));
+    let taint = |key: &str| format!("taints: [{{key: {key}, effect: NoSchedule}}]");
+    assert!(going_away("", &taint("ToBeDeletedByClusterAutoscaler")));
+    assert!(!going_away("", &taint("node.kubernetes.io/unschedulable")));
 }
 
 #[test]

@@ -4,8 +4,11 @@ use super::{GOOD, documents, ignored, only, rejected, service_text};
 use crate::model::{Kind, Origin};
 use crate::sources::decode::{Decoded, Document, Format, Names, SyntaxError, decode};
 use rstest::rstest;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use tracing_subscriber::filter::LevelFilter;
 
 /// `ok`, `ignored`, or the field of the fault: enough to see which document became what.
 fn summary(documents: &[Document]) -> Vec<String> {
@@ -154,6 +157,40 @@ fn unknown_fields_are_named() {
         "spec": {"colour": "red", "ports": [{"port": 80}, {"port": 81, "shade": {"of": "blue"}}]}}"#;
     let unknown = crate::sources::decode::object::unknown_fields(Kind::Service, text);
     assert_eq!(unknown, ["metadata.hue", "spec.colour", "spec.ports[1].shade"]);
+}
+
+/// Hands on what is logged.
+struct Line(Sender<String>);
+
+impl io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[rstest]
+#[case(LevelFilter::DEBUG, ", colour: red", &["a.yaml", "document=1", "spec.colour"])]
+#[case(LevelFilter::DEBUG, "", &[])]
+#[case(LevelFilter::INFO, ", colour: red", &[])]
+fn unknown_fields_are_logged(
+    #[case] level: LevelFilter,
+    #[case] more: &str,
+    #[case] parts: &[&str],
+) {
+    let (sender, lines) = channel();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+    let log = log.with_writer(move || Line(sender.clone())).finish();
+    tracing::subscriber::with_default(log, || only(&service_text(&format!("{GOOD}{more}"))));
+    let logged: String = lines.try_iter().collect();
+    assert_eq!(logged.is_empty(), parts.is_empty(), "{logged}");
+    for part in parts {
+        assert!(logged.contains(part), "{part} is missing: {logged}");
+    }
 }
 
 #[test]

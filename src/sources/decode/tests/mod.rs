@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod files;
+mod pod;
 mod service;
 
 use super::{Decoded, Document, Format, Names, decode};

@@ -17,7 +17,7 @@ fn one_file() -> Followed {
 fn the_first_scan_ends_with_every_kind_synced() {
     let followed = one_file();
     assert_eq!(followed.known.services(), "a:80");
-    assert_eq!(followed.known.synced.len(), 5);
+    assert_eq!(followed.known.synced.len(), 6);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn everything_below_a_directory_is_read_once() {
         assert!(known.synced.is_empty(), "synced comes last");
         known.apply(batch);
     }
-    assert_eq!((known.objects.len(), known.upserts, known.synced.len()), (41, 41, 5));
+    assert_eq!((known.objects.len(), known.upserts, known.synced.len()), (41, 41, 6));
     assert_eq!(known.reasons(), "");
 }
 

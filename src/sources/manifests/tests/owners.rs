@@ -1,6 +1,7 @@
 //! The same object in several files.
 
-use super::{Followed, service};
+use super::{Followed, Known, service};
+use crate::model::Object;
 use crate::sources::manifests::claims::Claims;
 use crate::sources::manifests::file::Contents;
 use std::fs;
@@ -56,7 +57,12 @@ fn a_valid_object_that_is_not_served_stands_before_the_others() {
     let mut followed = three();
     followed.write("a.yaml", &service("web", 1).replace("10.254.0.1", "None"));
     followed.until_services("");
-    assert_eq!(followed.known.reasons().lines().count(), 2);
+    let reasons = followed.known.reasons();
+    assert_eq!(reasons.lines().count(), 2, "{reasons}");
+    for line in reasons.lines() {
+        assert!(line.contains("/a.yaml document 1 has"), "{line}");
+        assert!(line.contains("not served: headless") && !line.contains("serves"), "{line}");
+    }
 }
 
 #[test]
@@ -72,6 +78,42 @@ fn in_one_file_the_first_document_serves() {
     let followed = Followed::new(|root| fs::write(root.join("a.yaml"), text).expect("write"));
     assert_eq!(followed.known.services(), "web:1");
     assert!(followed.known.reasons().contains("a.yaml document 2"), "{}", followed.known.reasons());
+}
+
+fn pod(address: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: p, labels: {{app: web}}}}, \
+         status: {{podIP: {address}}}}}\n"
+    )
+}
+
+/// Where pod `p` is, if it is anywhere.
+fn pod_address(known: &Known) -> Option<String> {
+    match known.objects.get("Pod default/p")? {
+        Object::Pod(pod) => Some(pod.addresses[0].to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn copies_rejections_and_broken_files_of_pods_are_those_of_any_kind() {
+    let mut followed = Followed::new(|root| {
+        fs::write(root.join("a.yaml"), pod("10.180.0.1")).expect("write");
+        fs::write(root.join("b.yaml"), pod("10.180.0.2")).expect("write");
+    });
+    let at =
+        |address: &'static str| move |known: &Known| pod_address(known).as_deref() == Some(address);
+    assert!(at("10.180.0.1")(&followed.known));
+    assert!(followed.known.reasons().contains("b.yaml document 1: Pod default/p"));
+    followed.write("a.yaml", "{");
+    followed.until("the syntax error", |known| known.reasons().contains("until it parses again"));
+    assert!(at("10.180.0.1")(&followed.known), "what a file held stays until it parses again");
+    followed.write("a.yaml", &pod("10.180.0.300"));
+    followed.until("the good copy", at("10.180.0.2"));
+    assert!(followed.known.reasons().contains("a.yaml document 1: Pod default/p: status.podIP"));
+    followed.write("b.yaml", &pod("10.180.0.2").replace("podIP", "phase: Failed, podIP"));
+    followed.until("its end", |known| pod_address(known).is_none());
+    assert_eq!(followed.known.deletes, ["Pod default/p"]);
 }
 
 #[test]

@@ -1,0 +1,130 @@
+//! One address and port, with a bound on everything: whoever reaches the node may ask.
+
+use super::answer::answer;
+use crate::listen::{self, Acceptor};
+use crate::model::ServiceKey;
+use crate::sync::Snapshot;
+use arc_swap::ArcSwap;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Of one server; more wait in the socket's backlog.
+const CONNECTIONS: usize = 16;
+
+/// Of all servers.
+pub(super) const CONNECTIONS_OF_ALL: usize = 256;
+
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For the whole connection, which has one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's head; a body is never read.
+const REQUEST_MAX: usize = 16 * 1024;
+
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
+/// What all servers answer from.
+pub(super) struct Site {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub places: Arc<Semaphore>,
+}
+
+/// The service that a port answers for: it may become another one while the socket stays.
+pub(super) struct Asked {
+    pub service: ArcSwap<ServiceKey>,
+    pub port: u16,
+}
+
+/// A socket that is answered until it is closed.
+pub(super) struct Server {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    pub(super) fn open(
+        at: SocketAddr,
+        asked: Arc<Asked>,
+        site: Arc<Site>,
+    ) -> Result<Self, listen::Error> {
+        let acceptor = Acceptor::new(listen::tcp(at)?);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(accept(acceptor, (asked, site), stop.clone()));
+        Ok(Self { stop, task })
+    }
+
+    /// When it returns the port is free. Who is connected still gets an answer.
+    pub(super) async fn close(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}
+
+async fn accept(
+    mut acceptor: Acceptor,
+    (asked, site): (Arc<Asked>, Arc<Site>),
+    stop: CancellationToken,
+) {
+    let own_places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async {
+            // A place that is taken before would be one that an idle server keeps from others.
+            let (stream, _) = acceptor.next().await;
+            let own = Arc::clone(&own_places).acquire_owned().await;
+            let common = Arc::clone(&site.places).acquire_owned().await;
+            (stream, own, common)
+        };
+        let Some((stream, own, common)) = stop.run_until_cancelled(next).await else { return };
+        let (asked, site) = (Arc::clone(&asked), Arc::clone(&site));
+        tokio::spawn(async move {
+            connection(stream, &asked, &site).await;
+            drop((own, common));
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, asked: &Asked, site: &Site) {
+    let service = service_fn(|request| {
+        let response = respond(&request, asked, site);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(REQUEST_MAX)
+        .keep_alive(false)
+        .half_close(true)
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a health check ended early"),
+        Err(_) => tracing::debug!("a health check took too long"),
+    }
+}
+
+/// Any method and path.
+fn respond<B>(_: &Request<B>, asked: &Asked, site: &Site) -> Response<Full<Bytes>> {
+    let service = asked.service.load();
+    let answer = answer(&site.snapshot.load(), (&service, asked.port), Instant::now());
+    let mut response = Response::new(Full::from(answer.body));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(WEIGHT, HeaderValue::from(answer.weight));
+    response
+}

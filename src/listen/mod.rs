@@ -1,0 +1,40 @@
+//! Listening sockets that follow a plan: opened, tried again, accepted from. EDGE.
+//!
+//! In: addresses that are wanted. Out: sockets, connections, and why a socket is not open.
+//! Never: a byte of what is said on a connection; a decision which addresses are wanted.
+
+mod kept;
+#[cfg(test)]
+mod kept_tests;
+mod socket;
+mod wait;
+
+pub use kept::{Kept, Tried};
+pub use socket::{Acceptor, tcp, udp};
+pub use wait::change_or_retry;
+
+use std::io;
+
+/// Why a socket does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another process has the port; `ss -lnp` names it")]
+    InUse,
+    #[error("no interface has this address; `ip address` lists those that there are")]
+    NoSuchAddress,
+    #[error("there are too many open files already; raise the limit (systemd: LimitNOFILE)")]
+    Files,
+    #[error("{0}")]
+    Other(#[source] io::Error),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Error::InUse,
+            io::ErrorKind::AddrNotAvailable => Error::NoSuchAddress,
+            _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Error::Files,
+            _ => Error::Other(error),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Which listeners there are.
+
+use super::budget::{Budget, Files};
+use super::places::{Families, Place, Port, Services, changes};
+use super::served::Served;
+use super::{tcp, udp};
+use crate::listen::{self, Acceptor, Kept, Tried};
+use crate::model::Protocol;
+use crate::sync::Snapshot;
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Sockets opened in one go: ten thousand at once would keep everybody else waiting.
+const AT_ONCE: usize = 64;
+
+/// Listens for every node port of the published plan that has endpoints, on the loopback address of
+/// the families that the node's plan names, until told to stop. `changes` says when to look.
+pub async fn serve(
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    mut changes: watch::Receiver<()>,
+    stop: CancellationToken,
+) {
+    let mut listeners = Listeners::new(snapshot, Budget::of_this_process());
+    loop {
+        changes.borrow_and_update();
+        listeners.follow().await;
+        let wait = listen::change_or_retry(&mut changes, listeners.kept.retry_at());
+        if stop.run_until_cancelled(wait).await.is_none() {
+            break;
+        }
+    }
+    listeners.close().await;
+}
+
+pub(super) struct Listeners {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    budget: Arc<Budget>,
+    seen: Services,
+    families: Families,
+    kept: Kept<Place, Listener>,
+    /// Wanted, and not open.
+    waiting: BTreeMap<Place, Port>,
+    told: Told,
+}
+
+/// What is said once, whatever how many ports it concerns.
+#[derive(Default)]
+struct Told {
+    sctp: bool,
+    files: bool,
+}
+
+impl Listeners {
+    pub(super) fn new(snapshot: Arc<ArcSwap<Snapshot>>, budget: Budget) -> Self {
+        Self {
+            snapshot,
+            budget: Arc::new(budget),
+            seen: Services::new(),
+            families: Families::default(),
+            kept: Kept::default(),
+            waiting: BTreeMap::new(),
+            told: Told::default(),
+        }
+    }
+
+    /// Brings the sockets to what is published now, and tries those again that were refused.
+    pub(super) async fn follow(&mut self) {
+        let plan = self.snapshot.load().plan.clone();
+        let families = Families::of(&plan.node);
+        let changes = changes((&self.seen, self.families), (&plan.listening, families));
+        (self.seen, self.families) = (plan.listening, families);
+        for (place, port) in changes.places {
+            match (port, self.kept.get(&place)) {
+                (Some(port), Some(listener)) => listener.served.update(port),
+                (Some(port), None) => drop(self.waiting.insert(place, port)),
+                (None, _) => {
+                    self.waiting.remove(&place);
+                    if let Some(listener) = self.kept.remove(&place) {
+                        listener.close().await;
+                    }
+                }
+            }
+        }
+        if let Some((service, port)) = changes.sctp
+            && !std::mem::replace(&mut self.told.sctp, true)
+        {
+            tracing::warn!(%service, port, "SCTP node ports are not answered on loopback addresses");
+        }
+        self.open().await;
+    }
+
+    async fn open(&mut self) {
+        for (count, (place, port)) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            if count % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let service = port.service.clone();
+            let opened = Listener::open(place, &port, &self.budget);
+            if opened.is_err() {
+                self.waiting.insert(place, port);
+            }
+            let Place { at, protocol } = place;
+            match self.kept.offer(place, Instant::now(), opened) {
+                Tried::Opened => tracing::debug!(%service, %at, %protocol, "node port listens"),
+                Tried::OpenedAtLast => {
+                    tracing::info!(%service, %at, %protocol, "node port listens now");
+                }
+                Tried::Refused(listen::Error::Files)
+                    if std::mem::replace(&mut self.told.files, true) => {}
+                Tried::Refused(error) => tracing::warn!(
+                    %service,
+                    %at,
+                    %protocol,
+                    "node port cannot be answered on a loopback address: {error}; trying again"
+                ),
+                Tried::StillRefused => {}
+            }
+        }
+    }
+
+    async fn close(self) {
+        for listener in self.kept.into_open() {
+            listener.close().await;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_at(&self) -> Vec<Place> {
+        self.kept.open().map(|(place, _)| *place).collect()
+    }
+}
+
+/// A socket that is listened on until it is closed.
+pub(super) struct Listener {
+    served: Arc<Served>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    _files: Files,
+}
+
+impl Listener {
+    fn open(place: Place, port: &Port, budget: &Arc<Budget>) -> Result<Self, listen::Error> {
+        let files = Arc::clone(&budget.listeners).try_acquire_owned();
+        let files = files.map_err(|_| listen::Error::Files)?;
+        let (served, stop) = (Arc::new(Served::new(port.clone())), CancellationToken::new());
+        let (own, budget, end) = (Arc::clone(&served), Arc::clone(budget), stop.clone());
+        let task = match place.protocol {
+            Protocol::Udp => tokio::spawn(udp::serve(listen::udp(place.at)?, own, budget, end)),
+            Protocol::Tcp | Protocol::Sctp => {
+                let acceptor = Acceptor::new(listen::tcp(place.at)?);
+                tokio::spawn(tcp::serve(acceptor, own, budget, end))
+            }
+        };
+        Ok(Self { served, stop, task, _files: files })
+    }
+
+    /// When it returns the port is free. Open connections go on.
+    async fn close(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}

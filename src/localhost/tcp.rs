@@ -1,0 +1,94 @@
+//! Connections: accepted, dialled on, copied.
+
+use super::budget::Budget;
+use super::dials::{Dials, Failure};
+use super::served::Served;
+use crate::listen::Acceptor;
+use socket2::{SockRef, TcpKeepalive};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Of one listener; more wait in the socket's backlog.
+const CONNECTIONS: usize = 1024;
+
+/// A connection has this end and the endpoint's.
+const FILES: u32 = 2;
+
+/// An endpoint that vanished without a word must not hold a connection for ever.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// Accepts until `stop`; what is accepted goes on after that.
+pub(super) async fn serve(
+    mut acceptor: Acceptor,
+    served: Arc<Served>,
+    budget: Arc<Budget>,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async {
+            let (client, _) = acceptor.next().await;
+            let place = Arc::clone(&places).acquire_owned().await;
+            let files = Arc::clone(&budget.traffic).acquire_many_owned(FILES).await;
+            (client, place, files)
+        };
+        let Some((client, place, files)) = stop.run_until_cancelled(next).await else { return };
+        let served = Arc::clone(&served);
+        tokio::spawn(async move {
+            pass_on(client, &served).await;
+            drop((place, files));
+        });
+    }
+}
+
+/// Copies both ways until both ends have said that they are done. A reset of one end is one of the
+/// other.
+async fn pass_on(mut client: TcpStream, served: &Served) {
+    let Some(mut endpoint) = dial(served).await else {
+        reset(&client);
+        return;
+    };
+    for end in [&client, &endpoint] {
+        let _ = end.set_nodelay(true);
+        let _ = SockRef::from(end).set_tcp_keepalive(&KEEPALIVE);
+    }
+    if copy_bidirectional(&mut client, &mut endpoint).await.is_err() {
+        reset(&client);
+        reset(&endpoint);
+    }
+}
+
+/// Closing sends RST instead of FIN from now on.
+fn reset(stream: &TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+/// `None`: no endpoint answers.
+pub(super) async fn dial(served: &Served) -> Option<TcpStream> {
+    let mut dials = Dials::default();
+    while let Some((target, candidates)) = served.choose(|targets| dials.candidates(targets)) {
+        let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
+        let failure = match tokio::time::timeout(dials.patience(&candidates), connecting).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%target, %error, "an endpoint does not take a connection");
+                Failure::Refused
+            }
+            Err(_) => {
+                tracing::debug!(%target, "an endpoint does not answer in time");
+                Failure::Slow
+            }
+        };
+        dials.failed(target, failure);
+    }
+    tracing::debug!(service = %served.port().service, "no endpoint takes a connection");
+    None
+}

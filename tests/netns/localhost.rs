@@ -1,0 +1,184 @@
+//! Node ports on the loopback addresses of the node.
+
+use super::support::client::Client;
+use super::support::flow::{Flow, Manner};
+use super::support::manifests::{no_endpoints, slice, svc, udp};
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, Who};
+use super::support::runner::{Case, case};
+use super::support::servers::{Proto, Tcp, Udp};
+use super::support::world::World;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// From the loopback address to itself, as a program of the node does. `vipd trace` knows packets
+/// only, and this is none that the kernel translates.
+fn at_home(w: &World, proto: Proto) -> Client<'_> {
+    let loopback = w.family.loopback();
+    let client = match proto {
+        Tcp => w.tcp(Node, loopback, NODE_PORT),
+        Udp => w.udp(Node, loopback, NODE_PORT),
+    };
+    client.from(loopback).untraced()
+}
+
+/// Listeners follow the plan a moment after the kernel does.
+#[track_caller]
+fn soon(w: &World, proto: Proto, wanted: &[Who]) {
+    let seen = || {
+        let replies = at_home(w, proto).times(10).patience(Duration::from_millis(700)).replies();
+        let servers = replies.servers();
+        let only = servers.keys().all(|name| wanted.iter().any(|who| who.name() == name));
+        only && replies.failures() == if wanted.is_empty() { 10 } else { 0 }
+    };
+    w.within(Duration::from_secs(10), seen);
+}
+
+fn talking(w: &World, proto: Proto) -> Flow {
+    let to = SocketAddr::new(w.family.loopback(), NODE_PORT);
+    w.flow(Node, proto, to, Duration::from_millis(20), Manner::Talking)
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("36 TCP: a node port on the loopback address leads to every endpoint", |w| {
+            w.serve(svc().node_port(NODE_PORT).on([L1, L3, R1]));
+            soon(w, Tcp, &[L1, L3, R1]);
+            at_home(w, Tcp).times(300).spread([L1, L3, R1]).masqueraded().on_port(8080);
+            w.tcp(Ext, w.address(Node), NODE_PORT).times(30).reached();
+        }),
+        case("36 UDP: a node port on the loopback address leads to every endpoint", |w| {
+            w.serve(svc().udp().node_port(NODE_PORT).on([L1, L3, R1]));
+            soon(w, Udp, &[L1, L3, R1]);
+            at_home(w, Udp).times(300).spread([L1, L3, R1]).masqueraded().on_port(8080);
+            let start = Instant::now();
+            let flow = talking(w, Udp);
+            w.sleep(600);
+            flow.undisturbed(start);
+            let big = at_home(w, Udp).sized(9000).reached();
+            big.check(big.answers()[0].rest.starts_with("9000 "), "9000 bytes");
+        }),
+        case("36 externalTrafficPolicy Local: the node itself gets the cluster's endpoints", |w| {
+            w.serve(svc().node_port(NODE_PORT).external_local().on([R1]));
+            soon(w, Tcp, &[R1]);
+        }),
+        case("36 affinity pins all of the node's loopback connections to one endpoint", |w| {
+            w.serve(svc().sticky(600).node_port(NODE_PORT).on([L1, L2, L3, R1, R2]));
+            let all = [L1, L2, L3, R1, R2];
+            soon(w, Tcp, &all);
+            let pinned = at_home(w, Tcp).times(60).one_server();
+            let rest: Vec<Who> = all.into_iter().filter(|who| *who != pinned).collect();
+            w.serve(slice(rest.clone()));
+            soon(w, Tcp, &rest);
+            assert_ne!(at_home(w, Tcp).times(60).one_server(), pinned);
+        }),
+        case("36 affinity ends when nobody has connected for its time", |w| {
+            w.serve(svc().sticky(2).node_port(NODE_PORT).on([L1, L2, L3, R1, R2]));
+            soon(w, Tcp, &[L1, L2, L3, R1, R2]);
+            let first = at_home(w, Tcp).times(5).one_server();
+            for _ in 0..3 {
+                w.sleep(1000);
+                assert_eq!(at_home(w, Tcp).one_server(), first, "a pin slides");
+            }
+            let moved = || {
+                w.sleep(2200);
+                at_home(w, Tcp).one_server() != first
+            };
+            w.within(Duration::from_secs(60), moved);
+        }),
+        case("36 TCP: who refuses and who is silent costs a connection nothing but time", |w| {
+            w.servers(L1).close(Tcp, SocketAddr::new(w.address(L1), 8080));
+            w.netns(L2).nft("table inet mute { chain in { type filter hook input priority 0; policy drop; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; } }");
+            w.serve(svc().node_port(NODE_PORT).on([L1, L2, R1]));
+            soon(w, Tcp, &[R1]);
+            let replies = at_home(w, Tcp).times(60).only([R1]);
+            let slowest = replies.outcomes.iter().map(|one| one.took).max().unwrap_or_default();
+            replies.check(slowest < Duration::from_secs(1), "no more than one slow dial");
+            w.serve(svc().sticky(600).node_port(NODE_PORT).on([L1, L2, R1]));
+            soon(w, Tcp, &[R1]);
+            at_home(w, Tcp).times(20).only([R1]);
+        }),
+        case("36 UDP: a refused datagram goes to another endpoint", |w| {
+            w.servers(L1).close(Udp, SocketAddr::new(w.address(L1), 8080));
+            w.serve(svc().udp().node_port(NODE_PORT).on([L1, R1]));
+            soon(w, Udp, &[R1]);
+            at_home(w, Udp).times(60).only([R1]);
+        }),
+        case("36 TCP follows the endpoints; open connections stay, the port's end included", |w| {
+            let service = || svc().node_port(NODE_PORT);
+            w.serve(service());
+            w.sleep(100);
+            at_home(w, Tcp).times(3).refused();
+            w.serve(slice([L1]));
+            soon(w, Tcp, &[L1]);
+            let start = Instant::now();
+            let open = talking(w, Tcp);
+            w.serve(slice([R1]));
+            soon(w, Tcp, &[R1]);
+            w.serve(no_endpoints());
+            soon(w, Tcp, &[]);
+            at_home(w, Tcp).times(3).refused();
+            w.serve(slice([L3]));
+            soon(w, Tcp, &[L3]);
+            w.withdraw(service());
+            soon(w, Tcp, &[]);
+            at_home(w, Tcp).times(3).refused();
+            open.undisturbed(start);
+            assert_eq!(open.servers(start), [L1.name().to_owned()].into());
+        }),
+        case("36 UDP follows the endpoints, with the sessions that there are", |w| {
+            let endpoints = |pods: &[Who]| slice(pods.to_vec()).ports([udp("", 8080)]);
+            w.serve(svc().udp().node_port(NODE_PORT).on([L1]));
+            soon(w, Udp, &[L1]);
+            let flow = talking(w, Udp);
+            w.answered_by(&flow, L1);
+            w.serve(endpoints(&[R1]));
+            w.answered_by(&flow, R1);
+            w.sleep(100);
+            let since = Instant::now();
+            w.sleep(400);
+            flow.undisturbed(since);
+            assert_eq!(w.servers(L1).arrived(w.address(Node), since), 0);
+            w.serve(endpoints(&[]));
+            w.within(Duration::from_secs(2), || flow.refusals(since) > 3);
+            w.serve(endpoints(&[L3]));
+            w.answered_by(&flow, L3);
+        }),
+        case("36 a restart takes the port over", |w| {
+            w.serve(svc().node_port(NODE_PORT).on([L1]));
+            soon(w, Tcp, &[L1]);
+            w.restart();
+            soon(w, Tcp, &[L1]);
+            assert!(!w.log().contains("cannot be answered"), "{}", w.log());
+        }),
+        case("36 a process of the host keeps its port, is told of once, and gives way", |w| {
+            let at = SocketAddr::new(w.family.loopback(), NODE_PORT);
+            w.servers(Node).listen([(Tcp, at)]);
+            w.serve(svc().node_port(NODE_PORT).on([L1]));
+            let told = || w.log().matches("node port cannot be answered").count();
+            w.within(Duration::from_secs(1), || told() == 1);
+            for word in ["default/svc", &at.to_string(), "another process"] {
+                assert!(w.log().contains(word), "{word} is missing in {}", w.log());
+            }
+            at_home(w, Tcp).times(5).only([Node]);
+            w.tcp(Ext, w.address(Node), NODE_PORT).times(20).only([L1]);
+            w.sleep(1500);
+            assert_eq!(told(), 1, "{}", w.log());
+            w.servers(Node).close(Tcp, at);
+            soon(w, Tcp, &[L1]);
+        }),
+        case("36 off by flag: refused on the loopback address, served on the others", |w| {
+            w.serve(svc().node_port(NODE_PORT).on([L1]));
+            w.tcp(Ext, w.address(Node), NODE_PORT).times(20).only([L1]);
+            w.sleep(200);
+            at_home(w, Tcp).times(5).refused();
+            at_home(w, Udp).times(5).refused();
+        })
+        .flag("--localhost-nodeports", "false"),
+        case("36 only localhost: the other addresses do not answer", |w| {
+            w.serve(svc().node_port(NODE_PORT).on([L1]));
+            soon(w, Tcp, &[L1]);
+            w.tcp(Ext, w.address(Node), NODE_PORT).untraced().times(3).refused();
+        })
+        .flag("--nodeport-addresses", "localhost"),
+    ]
+}
