@@ -93,6 +93,7 @@ async fn serve(config: Config) -> Result<(), Error> {
 
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let dataplane = Nftables::open(without)?;
+    conntrack::set_sysctls(&config.sysctls);
     let cleaner = Cleaner::spawn(Options { delete_by: delete_by(&config) })?;
     let settings = Settings {
         node_name: config.node_name.clone(),

@@ -2,7 +2,7 @@
 
 use super::{
     Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log, LogFormat, LogLevel,
-    NodeConfig, ProxyMode, Warning, cidr, detect, duration, value,
+    NodeConfig, ProxyMode, Warning, cidr, conntrack::ConntrackFlags, detect, duration, value,
 };
 use crate::planner::Policy;
 use clap::{ArgAction, Args};
@@ -98,6 +98,9 @@ pub struct RunFlags {
     #[command(flatten)]
     node: NodeFlags,
 
+    #[command(flatten)]
+    conntrack: ConntrackFlags,
+
     /// What makes the plan true
     #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE", default_value = "nftables")]
     proxy_mode: ProxyMode,
@@ -140,6 +143,7 @@ impl RunFlags {
             proxy_mode: self.proxy_mode,
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket,
+            sysctls: self.conntrack.sysctls(),
             without: self.without.into_iter().collect(),
             log: Log { level: self.log_level, format: self.log_format },
             warnings: node.warnings,

@@ -4,6 +4,7 @@
 //! Never: a default that is decided anywhere else; a look at the cluster.
 
 mod cidr;
+mod conntrack;
 mod detect;
 mod duration;
 mod flags;
@@ -12,6 +13,7 @@ mod value;
 pub use detect::Mode as DetectLocalMode;
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
 
+use crate::conntrack::Sysctls;
 use crate::planner::Policy;
 use clap::ValueEnum;
 use std::collections::BTreeSet;
@@ -32,6 +34,7 @@ pub struct Config {
     /// Least time between two commits; zero: at once.
     pub min_sync_period: Duration,
     pub admin_socket: PathBuf,
+    pub sysctls: Sysctls,
     pub without: BTreeSet<Feature>,
     pub log: Log,
     /// What was accepted, but should be looked at.

@@ -10,6 +10,7 @@ use crate::netlink::{
 use crate::planner::Target;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 /// `linux/netfilter/nfnetlink_conntrack.h`
 const CT_NEW: u16 = SUBSYS_CTNETLINK << 8;
@@ -60,6 +61,8 @@ pub enum Error {
     Filter(#[source] ExtendedError),
     #[error("the conntrack cleaner's thread does not start: {0}; check the limit of processes")]
     Thread(#[source] io::Error),
+    #[error("{} is not set to {value}: {source}; {hint}", file.display())]
+    Sysctl { file: PathBuf, value: u64, hint: &'static str, source: io::Error },
 }
 
 /// One conntrack entry. The id tells it from a later one of the same flow, unless the kernel put
@@ -95,6 +98,12 @@ impl Table {
         // there then never comes, and waiting for it would be for ever.
         socket.set_nonblocking(true).map_err(Error::Open)?;
         Ok(Self { socket, buffer: Buffer::default() })
+    }
+
+    /// Has the kernel load what connection tracking needs: the first message does.
+    pub fn load(&mut self) -> Result<(), Error> {
+        let query = Query { family: Family::V4, destination: Destination::Port(0) };
+        self.dump(&query, |_| {}).map(|_| ())
     }
 
     /// A new socket, if there is one to be had: what the old one still holds is forgotten.

@@ -6,3 +6,4 @@ mod kernel;
 mod namespace;
 mod node;
 mod plans;
+mod sysctls;

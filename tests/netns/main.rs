@@ -18,6 +18,7 @@ mod path;
 mod repair;
 mod scale;
 mod slices;
+mod sysctls;
 mod terminating;
 mod udp;
 
@@ -39,5 +40,6 @@ fn main() -> ExitCode {
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
+        ("sysctls", sysctls::cases()),
     ])
 }
