@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "planner",
     "sources/decode",
     "sync/schedule",
+    "conntrack/departed",
     "conntrack/stale",
     "conntrack/sysctls",
     "dataplane/nftables/listing",

@@ -44,6 +44,11 @@ pub(super) struct ConntrackFlags {
     #[arg(long, env = "VIPD_CONNTRACK_UDP_TIMEOUT_STREAM", value_name = "DUR")]
     #[arg(value_parser = duration::parse)]
     conntrack_udp_timeout_stream: Option<Duration>,
+
+    /// Reset TCP connections to an endpoint that no service has listed for so long; 0: never
+    #[arg(long, env = "VIPD_RESET_GONE_AFTER", value_name = "DUR", default_value = "0")]
+    #[arg(value_parser = duration::parse)]
+    reset_gone_after: Duration,
 }
 
 impl ConntrackFlags {
@@ -57,6 +62,10 @@ impl ConntrackFlags {
             udp_stream: self.conntrack_udp_timeout_stream,
             tcp_be_liberal: self.conntrack_tcp_be_liberal,
         }
+    }
+
+    pub(super) fn reset_gone_after(&self) -> Option<Duration> {
+        (!self.reset_gone_after.is_zero()).then_some(self.reset_gone_after)
     }
 }
 
@@ -79,6 +88,8 @@ mod tests {
     #[test]
     fn nothing_is_set_unless_it_is_asked_for() {
         assert_eq!(read("").sysctls(), Sysctls::default());
+        assert_eq!(read("").reset_gone_after(), None);
+        assert_eq!(read("--reset-gone-after 0s").reset_gone_after(), None);
     }
 
     #[test]
@@ -86,7 +97,7 @@ mod tests {
         let flags = read(
             "--conntrack-max-per-core=1000 --conntrack-min 2000 --conntrack-tcp-be-liberal \
              --conntrack-tcp-timeout-established 24h --conntrack-tcp-timeout-close-wait 1h \
-             --conntrack-udp-timeout 30s --conntrack-udp-timeout-stream 3m",
+             --conntrack-udp-timeout 30s --conntrack-udp-timeout-stream 3m --reset-gone-after 90s",
         );
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let expected = Sysctls {
@@ -99,6 +110,7 @@ mod tests {
             tcp_be_liberal: Some(true),
         };
         assert_eq!(flags.sysctls(), expected);
+        assert_eq!(flags.reset_gone_after(), seconds(90));
     }
 
     #[test]

@@ -144,6 +144,7 @@ impl RunFlags {
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket,
             sysctls: self.conntrack.sysctls(),
+            reset_gone_after: self.conntrack.reset_gone_after(),
             without: self.without.into_iter().collect(),
             log: Log { level: self.log_level, format: self.log_format },
             warnings: node.warnings,

@@ -35,6 +35,8 @@ pub struct Config {
     pub min_sync_period: Duration,
     pub admin_socket: PathBuf,
     pub sysctls: Sysctls,
+    /// How long a TCP endpoint must be gone before its connections are reset; `None`: never.
+    pub reset_gone_after: Option<Duration>,
     pub without: BTreeSet<Feature>,
     pub log: Log,
     /// What was accepted, but should be looked at.

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const ONLINE_CPUS: &str = "sys/devices/system/cpu/online";
+const TCP_LOOSE: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_loose";
 
 /// The directory that holds `proc` and `sys`.
 #[derive(Debug, Clone)]
@@ -43,6 +44,12 @@ pub fn set_sysctls(sysctls: &Sysctls) {
             Err(error) => tracing::warn!("{error}"),
         }
     }
+}
+
+/// Whether connections whose beginning was not seen are tracked (`nf_conntrack_tcp_loose`).
+pub(super) fn picks_up_connections() -> bool {
+    // A kernel that does not say does what it does by default.
+    Root::of(Path::new("/")).read(Path::new(TCP_LOOSE)).map_or(true, |loose| loose != 0)
 }
 
 impl Root {

@@ -113,7 +113,7 @@ impl Suspects {
         if flow.protocol != Protocol::Udp {
             return Verdict::Keep;
         }
-        let suspected = candidates(plan, flow.destination)
+        let suspected = candidates(plan, flow.protocol, flow.destination)
             .into_iter()
             .flatten()
             .any(|at| self.frontends.contains(&at));
@@ -134,9 +134,13 @@ fn among(serving: &[Target], answerer: Target) -> Verdict {
 /// The frontends that a destination may be, in the order in which packets meet them. A node port
 /// only counts at the node's own addresses: elsewhere the same number is somebody else's. Nor at
 /// loopback addresses, which are never translated in the kernel.
-fn candidates(plan: &Plan, destination: Target) -> [Option<FrontendKey>; 2] {
+pub(super) fn candidates(
+    plan: &Plan,
+    protocol: Protocol,
+    destination: Target,
+) -> [Option<FrontendKey>; 2] {
     let Target { address, port } = destination;
-    let key = |at| FrontendKey { at, protocol: Protocol::Udp, port };
+    let key = |at| FrontendKey { at, protocol, port };
     let own = !address.is_loopback() && plan.facts.owns(address);
     [
         Some(key(FrontendAddress::Address(address))),
@@ -146,7 +150,8 @@ fn candidates(plan: &Plan, destination: Target) -> [Option<FrontendKey>; 2] {
 
 /// The endpoints that may answer for a destination; `None` if no service holds it.
 fn serving(plan: &Plan, destination: Target) -> Option<&[Target]> {
-    candidates(plan, destination).into_iter().flatten().find_map(|at| serving_at(plan, at))
+    let candidates = candidates(plan, Protocol::Udp, destination);
+    candidates.into_iter().flatten().find_map(|at| serving_at(plan, at))
 }
 
 /// The endpoints that may answer for a frontend; `None` if no service holds it.

@@ -16,6 +16,7 @@ mod lifecycle;
 mod nothing;
 mod path;
 mod repair;
+mod resets;
 mod scale;
 mod slices;
 mod sysctls;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
+        ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
     ])
 }
