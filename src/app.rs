@@ -99,7 +99,11 @@ async fn serve(config: Config) -> Result<(), Error> {
 
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let dataplane = Nftables::open(without)?;
-    let cleaner = Cleaner::spawn(Options { delete_by: delete_by(&config) })?;
+    conntrack::set_sysctls(&config.sysctls);
+    let cleaner = Cleaner::spawn(Options {
+        delete_by: delete_by(&config),
+        reset_gone_after: config.reset_gone_after,
+    })?;
     let settings = Settings {
         node_name: config.node_name.clone(),
         policy: config.policy.clone(),
@@ -232,7 +236,8 @@ pub fn cleanup() -> Result<(), Error> {
     // TCP is left to finish; a UDP flow would go on to its endpoint for as long as somebody sends.
     frontends.retain(|frontend| frontend.protocol == Protocol::Udp);
     if !frontends.is_empty() {
-        let mut cleaner = Cleaner::spawn(Options { delete_by: DeleteBy::Entry })?;
+        let options = Options { delete_by: DeleteBy::Entry, reset_gone_after: None };
+        let mut cleaner = Cleaner::spawn(options)?;
         cleaner.clean(frontends, &Plan::empty());
         if !cleaner.wait(CLEANUP_PATIENCE) {
             return Err(Error::FlowsRemain);

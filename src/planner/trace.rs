@@ -253,15 +253,24 @@ impl<'a> Tracer<'a> {
                 "an endpoint must answer itself through this node",
             );
         }
+        // What is delivered here leaves by no interface, where sources are changed.
+        let facts = &self.plan.facts;
+        let delivered = |target: Target| facts.owns(target.address) && !facts.owns(source);
+        if remote && pool.iter().any(|endpoint| delivered(endpoint.target)) {
+            self.step(
+                "towards this node itself the source is kept",
+                "an endpoint on its own network gets the packet where it is",
+            );
+        }
         let endpoints: Vec<TracedEndpoint> = pool
             .iter()
             .map(|endpoint| TracedEndpoint {
                 target: endpoint.target,
-                masquerade: remote || hairpin(endpoint.target),
+                masquerade: (remote || hairpin(endpoint.target)) && !delivered(endpoint.target),
             })
             .collect();
-        let mixed = endpoints.iter().any(|endpoint| endpoint.masquerade != remote);
-        let masquerade = (!mixed).then_some(remote);
+        let mut all = endpoints.iter().map(|endpoint| endpoint.masquerade);
+        let masquerade = all.next().filter(|first| all.all(|other| other == *first));
         Ok(Trace { verdict: Verdict::Forward, endpoints, masquerade, steps: self.steps })
     }
 

@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use table::Table;
-use vipd::model::{Family, NodeFacts, ServiceKey};
+use vipd::model::{Family, NodeFacts, PortName, Protocol, ServiceKey};
 use vipd::planner::{
     self, DetectLocal, FactsChange, FrontendAddress, FrontendKey, NodePortAddresses, Plan,
     PlanDelta, Planner, Policy, Target, Verdict, trace,
@@ -247,8 +247,7 @@ fn pass(table: &mut Table, packet: &Packet, circumstances: &Circumstances<'_>) -
             assert_eq!(machine.packet.priority, 0, "a packet that is not ours is changed");
             is_own(packet.destination)
         }
-        // Endpoints are pods.
-        End::Dnat(_) => false,
+        End::Dnat(target) => is_own(target.address),
         End::Drop | End::Reject => return passage,
         End::Masquerade => panic!("a masquerade before routing"),
     };
@@ -345,7 +344,8 @@ proptest! {
     }
 }
 
-type StickyPort = (ServiceKey, u16, String);
+/// By name, protocol and family: ports of one name are one port to a pin.
+type StickyPort = (ServiceKey, PortName, Protocol, Family);
 
 /// The port with affinity that a packet asks for.
 fn sticky(plan: &Plan, packet: &Packet) -> Option<StickyPort> {
@@ -356,5 +356,5 @@ fn sticky(plan: &Plan, packet: &Packet) -> Option<StickyPort> {
     let held = |at: FrontendKey| Some((at, plan.service(plan.claims.holder(&at)?)?));
     let (at, service) = [Some(address), node_port].into_iter().flatten().find_map(held)?;
     let (port, _) = service.held().find(|(_, frontend)| frontend.at == at)?;
-    port.affinity.map(|_| (service.key.clone(), port.port, format!("{:?}", port.family)))
+    port.affinity.map(|_| (service.key.clone(), port.name.clone(), port.protocol, port.family))
 }

@@ -1,11 +1,12 @@
 //! Session affinity by client address.
 
 use super::support::manifests::{ep, slice, svc};
-use super::support::plan::{Ext, L1, L2, L3, Node, R1, R2, V4, Who};
+use super::support::plan::{Ext, L1, L2, L3, Node, NodeB, R1, R2, V4, Who};
 use super::support::runner::{Case, case};
+use super::support::servers::Tcp;
 use super::support::world::World;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 const FOUR: [Who; 4] = [L1, L3, R1, R2];
 
@@ -115,6 +116,20 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.cip(), 80).times(15).one_server();
             w.serve(svc());
             w.tcp(L2, w.cip(), 80).times(400).spread(FOUR);
+        }),
+        case("affinity holds for endpoints on the host network, of this node too", |w| {
+            for host in [Node, NodeB] {
+                w.servers(host).listen([(Tcp, SocketAddr::new(w.address(host), 8080))]);
+            }
+            w.serve(svc().sticky(600).on([Node, NodeB]));
+            let pins: BTreeSet<Who> = w
+                .family
+                .crowd()
+                .into_iter()
+                .map(|client| w.tcp(Ext, w.cip(), 80).from(client).times(8).untraced().one_server())
+                .collect();
+            assert_eq!(pins, [Node, NodeB].into(), "20 clients all on one");
+            w.tcp(L2, w.cip(), 80).times(15).one_server();
         }),
         case(
             "affinity works for the node, for outsiders, over UDP and for a pod pinned to itself",

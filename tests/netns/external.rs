@@ -233,8 +233,11 @@ pub fn cases() -> Vec<Case> {
             w.serve(slice([L1]).ports([udp("u", 8080)]));
             let flows = flows(w, Ext);
             flows.iter().for_each(|flow| w.answered_by(flow, L1));
+            let start = Instant::now();
             w.serve(slice([L1]).ports([udp("u2", 8080)]));
-            w.sleep(300);
+            let refused = |flow: &Flow| flow.refusals(start) > 0;
+            w.within(Duration::from_secs(2), || flows.iter().all(refused));
+            w.sleep(100);
             let since = Instant::now();
             w.sleep(300);
             for flow in &flows {

@@ -75,7 +75,10 @@ pub fn answer(objects: &Objects, facts: &NodeFacts, packet: &Packet<'_>) -> Answ
     let (verdict, targets) = choose(policy, &endpoints, facts);
     let with_source = targets
         .into_iter()
-        .map(|(ip, port)| (ip, port, masqueraded || ip == packet.source))
+        .map(|(ip, port)| {
+            let stays = facts.addresses.contains(&ip) && !client.is_node;
+            (ip, port, (masqueraded || ip == packet.source) && !stays)
+        })
         .collect();
     (verdict, with_source)
 }

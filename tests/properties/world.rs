@@ -321,10 +321,16 @@ fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     let hints = (names("z"), names("n"))
         .prop_map(|(zones, nodes)| Hints { zones: zones.into(), nodes: nodes.into() });
     let node = prop::option::of(name("n", 2).prop_map(Into::into));
-    (pod(family), prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints))
-        .prop_map(|(address, conditions, node, hints)| Endpoint {
+    let own = match family {
+        Family::V4 => Just("192.168.0.2".parse().unwrap()),
+        Family::V6 => Just("fd00:192::2".parse().unwrap()),
+    };
+    let address = prop_oneof![12 => pod(family), 1 => own];
+    (address, prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints)).prop_map(
+        |(address, conditions, node, hints)| Endpoint {
             address,
             conditions,
             place: Arc::new(Place { node, hints: hints.unwrap_or_default() }),
-        })
+        },
+    )
 }

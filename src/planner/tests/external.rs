@@ -134,6 +134,24 @@ fn closed_by_the_other_familys_ranges_even_where_nobody_would_answer() {
     assert_eq!(run(&world(policy()), OUTSIDE, "10.254.0.7:80/TCP"), "reject");
 }
 
+/// The packet passes no postrouting hook.
+#[test]
+fn what_is_delivered_on_this_node_keeps_its_source() {
+    let mut service = service("hostnet", &["10.254.0.9"], &[":80/TCP"]);
+    expose(&mut service, "vip 1.2.3.9");
+    let endpoints = set(&[":8080/TCP"], &["192.168.0.2 @a", "192.168.0.3 @b"]);
+    let slices = [slice("hostnet-1", endpoints)].into();
+    let known = all([Known { service: Some(Arc::new(service)), slices, endpoints: None }]);
+    let plan = planner(policy(), &known).plan().clone();
+    for to in ["10.254.0.9:80/TCP", "1.2.3.9:80/TCP"] {
+        let mixed = "forward 192.168.0.2:8080 192.168.0.3:8080~";
+        assert_eq!(run(&plan, OUTSIDE, to), mixed, "{to}");
+        let both = "forward 192.168.0.2:8080~ 192.168.0.3:8080~";
+        assert_eq!(run(&plan, SECOND, to), both, "{to}: what it sends itself leaves it first");
+    }
+    assert_eq!(run(&plan, POD, "10.254.0.9:80/TCP"), "forward 192.168.0.2:8080 192.168.0.3:8080");
+}
+
 #[test]
 fn steps_tell_of_policies_and_ranges() {
     let told = |from: &str, to: &str, port: u16| {
