@@ -9,7 +9,7 @@ use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Nftables, Without};
 use crate::model::Protocol;
 use crate::node::KernelVersion;
-use crate::planner::Plan;
+use crate::planner::{NodePlan, Plan};
 use crate::sources::manifests;
 use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
@@ -99,7 +99,11 @@ async fn serve(config: Config) -> Result<(), Error> {
 
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let dataplane = Nftables::open(without)?;
-    let cleaner = Cleaner::spawn(Options { delete_by: delete_by(&config) })?;
+    conntrack::set_sysctls(&config.sysctls);
+    let cleaner = Cleaner::spawn(Options {
+        delete_by: delete_by(&config),
+        reset_gone_after: config.reset_gone_after,
+    })?;
     let settings = Settings {
         node_name: config.node_name.clone(),
         policy: config.policy.clone(),
@@ -228,12 +232,18 @@ pub fn cleanup() -> Result<(), Error> {
     let _lock = lock()?;
     let mut dataplane = Nftables::open(Without::default())?;
     let mut frontends = dataplane.held_frontends()?;
+    let node_port_addresses = dataplane.held_node_addresses()?;
     dataplane.cleanup()?;
     // TCP is left to finish; a UDP flow would go on to its endpoint for as long as somebody sends.
     frontends.retain(|frontend| frontend.protocol == Protocol::Udp);
     if !frontends.is_empty() {
-        let mut cleaner = Cleaner::spawn(Options { delete_by: DeleteBy::Entry })?;
-        cleaner.clean(frontends, &Plan::empty());
+        let options = Options { delete_by: DeleteBy::Entry, reset_gone_after: None };
+        let mut cleaner = Cleaner::spawn(options)?;
+        // Of a node that does nothing any more; but for where its node ports answered, which tells
+        // their flows from others.
+        let mut plan = Plan::empty();
+        plan.node = Arc::new(NodePlan { node_port_addresses, ..(*plan.node).clone() });
+        cleaner.clean(frontends, &plan);
         if !cleaner.wait(CLEANUP_PATIENCE) {
             return Err(Error::FlowsRemain);
         }

@@ -58,6 +58,7 @@ fn snapshot(count: u16) -> Snapshot {
         detect: DetectLocal::BridgeInterface("cni0".into()),
         service_ranges: Vec::new(),
         drop_invalid: true,
+        ..Policy::default()
     };
     let mut planner = Planner::new(policy, "node-a".into());
     planner.replan(known.keys().cloned().collect::<Vec<_>>(), &known);

@@ -88,6 +88,7 @@ pub fn new() -> (Store, Planner) {
         detect: DetectLocal::NodeCidr,
         service_ranges: vec![],
         drop_invalid: true,
+        ..Policy::default()
     };
     (Store::new("node-0".into()), Planner::new(policy, "node-0".into()))
 }

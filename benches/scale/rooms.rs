@@ -45,6 +45,7 @@ impl Rooms {
             detect: DetectLocal::ClusterCidr(vec![POD_RANGE.parse()?]),
             service_ranges: vec![SERVICE_RANGE.parse()?],
             drop_invalid: true,
+            ..Policy::default()
         };
         let node: Arc<str> = NODES[0].into();
         let mut planner = Planner::new(policy, Arc::clone(&node));

@@ -2,7 +2,8 @@
 
 use super::{
     Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log, LogFormat, LogLevel,
-    NodeConfig, ProxyMode, Warning, cidr, detect, duration, node_ports, value,
+    NodeConfig, ProxyMode, Warning, cidr, conntrack::ConntrackFlags, detect, duration, node_ports,
+    value,
 };
 use crate::planner::{NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
@@ -119,6 +120,9 @@ pub struct RunFlags {
     #[command(flatten)]
     node: NodeFlags,
 
+    #[command(flatten)]
+    conntrack: ConntrackFlags,
+
     /// What makes the plan true
     #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE", default_value = "nftables")]
     proxy_mode: ProxyMode,
@@ -168,6 +172,8 @@ impl RunFlags {
             proxy_mode: self.proxy_mode,
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket,
+            sysctls: self.conntrack.sysctls(),
+            reset_gone_after: self.conntrack.reset_gone_after(),
             without: self.without.into_iter().collect(),
             takeover: self.takeover,
             log: Log { level: self.log_level, format: self.log_format },

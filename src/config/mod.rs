@@ -4,6 +4,7 @@
 //! Never: a default that is decided anywhere else; a look at the cluster.
 
 mod cidr;
+mod conntrack;
 mod detect;
 mod duration;
 mod flags;
@@ -13,6 +14,7 @@ mod value;
 pub use detect::Mode as DetectLocalMode;
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
 
+use crate::conntrack::Sysctls;
 use crate::planner::Policy;
 use clap::ValueEnum;
 use std::collections::BTreeSet;
@@ -33,6 +35,9 @@ pub struct Config {
     /// Least time between two commits; zero: at once.
     pub min_sync_period: Duration,
     pub admin_socket: PathBuf,
+    pub sysctls: Sysctls,
+    /// How long a TCP endpoint must be gone before its connections are reset; `None`: never.
+    pub reset_gone_after: Option<Duration>,
     pub without: BTreeSet<Feature>,
     /// Remove what kube-proxy left, once vipd serves.
     pub takeover: bool,

@@ -18,6 +18,12 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A number of things; the kernel and KubeProxyConfiguration have 31 bits for it.
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count <= i32::MAX.cast_unsigned());
+    count.ok_or_else(|| format!("expected a number from 0 to {}", i32::MAX))
+}
+
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
     let expected = || "expected a CIDR such as 10.254.0.0/16 or fd00:254::/108".to_owned();
     text.trim().parse().map_err(|_| expected())

@@ -4,7 +4,9 @@
 
 use super::netlink::{Error, Table};
 use super::query::DeleteBy;
+use super::resets::{ResetCount, Resetter};
 use super::worker::{Order, Shared, Worker};
+use crate::model::ServiceKey;
 use crate::planner::{FrontendKey, Plan};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -15,6 +17,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     pub delete_by: DeleteBy,
+    /// How long a TCP endpoint must be gone before its connections are reset; `None`: never.
+    pub reset_gone_after: Option<Duration>,
 }
 
 /// What was done since the start.
@@ -38,6 +42,7 @@ pub struct Cleaner {
     submitted: u64,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    resetter: Option<Resetter>,
 }
 
 impl Cleaner {
@@ -45,6 +50,7 @@ impl Cleaner {
     pub fn spawn(options: Options) -> Result<Self, Error> {
         // Opened here for the error; the new thread is in the same namespace and can reopen it.
         let table = Table::open()?;
+        let resetter = options.reset_gone_after.map(Resetter::spawn).transpose()?;
         let shared = Arc::new(Shared::default());
         let (orders, received) = channel();
         let worker = Worker::new(table, options.delete_by, received, Arc::clone(&shared));
@@ -52,7 +58,15 @@ impl Cleaner {
             .name("conntrack".into())
             .spawn(move || worker.run())
             .map_err(Error::Thread)?;
-        Ok(Self { orders: Some(orders), submitted: 0, shared, thread: Some(thread) })
+        Ok(Self { orders: Some(orders), submitted: 0, shared, thread: Some(thread), resetter })
+    }
+
+    /// To be called before services are planned again, with the plan of until then. Costs nothing
+    /// unless connections are to be reset.
+    pub fn before(&mut self, changing: &[ServiceKey], plan: &Plan) {
+        if let Some(resetter) = &mut self.resetter {
+            resetter.remember(changing, plan);
+        }
     }
 
     /// Removes what is stale at these frontends under `plan`, which the kernel must hold already.
@@ -67,12 +81,25 @@ impl Cleaner {
         } else if self.shared.finished_hint.load(Ordering::Acquire) != self.submitted {
             self.order(Order::Plan(plan.clone()));
         }
+        self.committed(plan);
     }
 
     /// Judges every flow: for a start or a resync, when former frontends are not known. Returns
     /// at once.
     pub fn audit(&mut self, plan: &Plan) {
         self.order(Order::Audit(plan.clone()));
+        self.committed(plan);
+    }
+
+    fn committed(&mut self, plan: &Plan) {
+        if let Some(resetter) = &mut self.resetter {
+            resetter.committed(plan);
+        }
+    }
+
+    /// How many TCP connections were reset.
+    pub fn resets(&self) -> ResetCount {
+        self.resetter.as_ref().map(Resetter::count).unwrap_or_default()
     }
 
     fn order(&mut self, order: Order) {

@@ -10,6 +10,8 @@ use crate::netlink::{
 use crate::planner::Target;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 /// `linux/netfilter/nfnetlink_conntrack.h`
 const CT_NEW: u16 = SUBSYS_CTNETLINK << 8;
@@ -17,6 +19,7 @@ const CT_GET: u16 = CT_NEW | 1;
 const CT_DELETE: u16 = CT_NEW | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_PROTOINFO: u16 = 4;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
@@ -31,11 +34,17 @@ const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 
 /// `net/netfilter/nf_internals.h`: the kernel has no public name for these.
 const FILTER_IP_DST: u32 = 1 << 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
 const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
+
+/// `linux/netfilter/nf_conntrack_tcp.h`: ESTABLISHED, FIN_WAIT and CLOSE_WAIT. Before these a
+/// client tries on by itself; after them nobody has anything left to say.
+const OPEN_STATES: RangeInclusive<u8> = 3..=5;
 
 /// `struct nfgenmsg` version that makes a deletion without a full tuple obey the family.
 const NFNETLINK_V1: u8 = 1;
@@ -58,8 +67,10 @@ pub enum Error {
     Delete(#[source] ExtendedError),
     #[error("the kernel refuses to delete conntrack entries by filter: {0}")]
     Filter(#[source] ExtendedError),
-    #[error("the conntrack cleaner's thread does not start: {0}; check the limit of processes")]
+    #[error("a thread for conntrack does not start: {0}; check the limit of processes")]
     Thread(#[source] io::Error),
+    #[error("{} is not set to {value}: {source}; {hint}", file.display())]
+    Sysctl { file: PathBuf, value: u64, hint: &'static str, source: io::Error },
 }
 
 /// One conntrack entry. The id tells it from a later one of the same flow, unless the kernel put
@@ -97,6 +108,13 @@ impl Table {
         Ok(Self { socket, buffer: Buffer::default() })
     }
 
+    /// Has the kernel load what connection tracking needs: the first message does.
+    pub fn load(&mut self) -> Result<(), Error> {
+        let destination = Destination::Port(0);
+        let query = Query { family: Family::V4, protocol: Protocol::Udp, destination };
+        self.dump(&query, |_| {}).map(|_| ())
+    }
+
     /// A new socket, if there is one to be had: what the old one still holds is forgotten.
     pub fn reopen(&mut self) {
         if let Ok(table) = Self::open() {
@@ -104,11 +122,12 @@ impl Table {
         }
     }
 
-    /// Hands the UDP entries to `each` that a query asks for, and possibly others: the filter is
-    /// the kernel's (≥ 5.8; older ones ignore it), judging stays with the caller.
+    /// Hands the entries to `each` that a query asks for, and possibly others of its protocol: the
+    /// filter is the kernel's (≥ 5.8; older ones ignore it), judging stays with the caller. Of TCP
+    /// only connections that were established and are not over.
     pub fn dump(&mut self, query: &Query, mut each: impl FnMut(Entry)) -> Result<Dump, Error> {
         let seq = self.begin(CT_GET, NLM_F_DUMP, query.family, 0);
-        put_filter(&mut self.buffer, query.destination);
+        put_filter(&mut self.buffer, query.protocol, query.destination);
         self.send()?;
         let mut dump = Dump::Whole;
         loop {
@@ -125,7 +144,7 @@ impl Table {
                 if message.kind == NLMSG_DONE {
                     return Ok(dump);
                 }
-                if let Some(entry) = parse(&message) {
+                if let Some(entry) = parse(&message, query.protocol) {
                     each(entry);
                 }
             }
@@ -178,7 +197,7 @@ impl Table {
     /// Kernel ≥ 6.12 only. 5.8 to 6.11 answer EOPNOTSUPP; older ones delete every entry there is.
     pub fn delete_all_to(&mut self, address: Ipv4Addr, port: u16) -> Result<(), Error> {
         let seq = self.begin(CT_DELETE, NLM_F_ACK, Family::V4, NFNETLINK_V1);
-        put_filter(&mut self.buffer, Destination::V4(address, port));
+        put_filter(&mut self.buffer, Protocol::Udp, Destination::V4(address, port));
         self.buffer.attr_u16(CTA_ZONE, 0);
         self.send()?;
         loop {
@@ -229,7 +248,7 @@ fn failure(message: &Message<'_>) -> Option<ExtendedError> {
 }
 
 /// The tuple of the original direction with what is to be compared, and which parts that is.
-fn put_filter(buffer: &mut Buffer, destination: Destination) {
+fn put_filter(buffer: &mut Buffer, protocol: Protocol, destination: Destination) {
     let (address, port) = match destination {
         Destination::Any => (None, None),
         Destination::Port(port) => (None, Some(port)),
@@ -244,7 +263,7 @@ fn put_filter(buffer: &mut Buffer, destination: Destination) {
         buffer.close(ip);
     }
     let proto = buffer.nest(CTA_TUPLE_PROTO);
-    buffer.attr_u8(CTA_PROTO_NUM, Protocol::Udp as u8);
+    buffer.attr_u8(CTA_PROTO_NUM, protocol as u8);
     if let Some(port) = port {
         flags |= FILTER_PROTO_DST_PORT;
         buffer.attr_u16(CTA_PROTO_DST_PORT, port);
@@ -278,30 +297,41 @@ fn put_address(buffer: &mut Buffer, (v4, v6): (u16, u16), address: IpAddr) {
     }
 }
 
-/// `None` for what is not UDP or not in zone 0.
-fn parse(message: &Message<'_>) -> Option<Entry> {
+/// `None` for what is of another protocol, not in zone 0, or TCP and not open.
+fn parse(message: &Message<'_>, protocol: Protocol) -> Option<Entry> {
     if message.kind != CT_NEW {
         return None;
     }
-    let (mut original, mut reply, mut id) = (None, None, None);
+    let (mut original, mut reply, mut id, mut open) = (None, None, None, false);
     for attribute in message.attributes() {
         match attribute.kind {
-            CTA_TUPLE_ORIG => original = Some(parse_tuple(attribute.nested())?),
-            CTA_TUPLE_REPLY => reply = Some(parse_tuple(attribute.nested())?),
+            CTA_TUPLE_ORIG => original = Some(parse_tuple(attribute.nested(), protocol)?),
+            CTA_TUPLE_REPLY => reply = Some(parse_tuple(attribute.nested(), protocol)?),
+            CTA_PROTOINFO => open = is_open(attribute.nested()),
             CTA_ID => id = attribute.u32(),
             // Only there if it is not 0.
             CTA_ZONE => return None,
             _ => {}
         }
     }
+    if protocol == Protocol::Tcp && !open {
+        return None;
+    }
     let (source, destination) = original?;
     let (answerer, _) = reply?;
-    let flow = Flow { protocol: Protocol::Udp, source, destination, answerer };
+    let flow = Flow { protocol, source, destination, answerer };
     Some(Entry { flow, id: id? })
 }
 
-/// Source and destination of a UDP tuple in zone 0.
-fn parse_tuple(attributes: Attributes<'_>) -> Option<(Target, Target)> {
+fn is_open(attributes: Attributes<'_>) -> bool {
+    let tcp = attributes.find(CTA_PROTOINFO_TCP);
+    let state =
+        tcp.and_then(|tcp| tcp.nested().find(CTA_PROTOINFO_TCP_STATE)?.value.first().copied());
+    state.is_some_and(|state| OPEN_STATES.contains(&state))
+}
+
+/// Source and destination of a tuple of this protocol in zone 0.
+fn parse_tuple(attributes: Attributes<'_>, protocol: Protocol) -> Option<(Target, Target)> {
     if attributes.find(CTA_TUPLE_ZONE).is_some() {
         return None;
     }
@@ -313,7 +343,7 @@ fn parse_tuple(attributes: Attributes<'_>) -> Option<(Target, Target)> {
         Some(<[u8; 16]>::try_from(ip.find(v6)?.value).ok()?.into())
     };
     let proto = attributes.find(CTA_TUPLE_PROTO)?.nested();
-    if proto.find(CTA_PROTO_NUM)?.value != [Protocol::Udp as u8] {
+    if proto.find(CTA_PROTO_NUM)?.value != [protocol as u8] {
         return None;
     }
     let port = |kind| proto.find(kind)?.u16();

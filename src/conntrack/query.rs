@@ -1,7 +1,7 @@
 //! Which questions to ask the kernel. PURE.
 
 use super::stale::{Audit, Suspects, serving_at};
-use crate::model::Family;
+use crate::model::{Family, Protocol};
 use crate::planner::{FrontendAddress, FrontendKey, Plan};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,10 +20,11 @@ pub enum DeleteBy {
     Entry,
 }
 
-/// Entries to list: UDP, of one family, and more exactly where the kernel can tell.
+/// Entries to list: of one family and protocol, and more exactly where the kernel can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Query {
     pub family: Family,
+    pub protocol: Protocol,
     pub destination: Destination,
 }
 
@@ -49,31 +50,51 @@ pub enum Removal {
 
 /// The steps that reach every suspected flow, each once.
 pub fn plan_removals(suspects: &Suspects, plan: &Plan, by: DeleteBy) -> BTreeSet<Removal> {
-    let any = |family| Removal::Judged(Query { family, destination: Destination::Any });
     if suspects.audit == Audit::All {
-        return Family::BOTH.map(any).into();
+        return Family::BOTH.map(|family| Removal::Judged(any(family, Protocol::Udp))).into();
     }
     if suspects.frontends.len() > FEW {
-        return suspects.frontends.iter().map(|frontend| any(frontend.at.family())).collect();
+        return few(suspects.frontends.iter()).into_iter().map(Removal::Judged).collect();
     }
     suspects.frontends.iter().map(|frontend| removal(*frontend, plan, by)).collect()
 }
 
-fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {
-    let FrontendKey { at, port, .. } = frontend;
+/// The listings that reach every flow to these frontends, few enough for the kernel's sake.
+pub fn queries<'a>(frontends: impl ExactSizeIterator<Item = &'a FrontendKey>) -> BTreeSet<Query> {
+    if frontends.len() > FEW { few(frontends) } else { frontends.copied().map(narrow).collect() }
+}
+
+/// One for each family and protocol.
+fn few<'a>(frontends: impl Iterator<Item = &'a FrontendKey>) -> BTreeSet<Query> {
+    frontends.map(|frontend| any(frontend.at.family(), frontend.protocol)).collect()
+}
+
+fn any(family: Family, protocol: Protocol) -> Query {
+    Query { family, protocol, destination: Destination::Any }
+}
+
+/// As exactly as the kernel can tell.
+fn narrow(frontend: FrontendKey) -> Query {
+    let FrontendKey { at, protocol, port } = frontend;
     let destination = match at {
-        FrontendAddress::Address(IpAddr::V4(address)) => {
-            if by == DeleteBy::Filter && nobody_answers(plan, frontend) {
-                return Removal::Everything(address, port);
-            }
-            Destination::V4(address, port)
-        }
+        FrontendAddress::Address(IpAddr::V4(address)) => Destination::V4(address, port),
         // A node port of IPv4 has many addresses; one walk by port serves them all.
         FrontendAddress::Address(IpAddr::V6(_)) | FrontendAddress::NodePort(_) => {
             Destination::Port(port)
         }
     };
-    Removal::Judged(Query { family: at.family(), destination })
+    Query { family: at.family(), protocol, destination }
+}
+
+fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {
+    match narrow(frontend).destination {
+        Destination::V4(address, port)
+            if by == DeleteBy::Filter && nobody_answers(plan, frontend) =>
+        {
+            Removal::Everything(address, port)
+        }
+        _ => Removal::Judged(narrow(frontend)),
+    }
 }
 
 /// Also as a node port, if the address is the node's own.

@@ -113,7 +113,7 @@ impl Suspects {
         if flow.protocol != Protocol::Udp {
             return Verdict::Keep;
         }
-        let suspected = candidates(plan, flow.destination)
+        let suspected = candidates(plan, flow.protocol, flow.destination)
             .into_iter()
             .flatten()
             .any(|at| self.frontends.contains(&at));
@@ -133,9 +133,13 @@ fn among(serving: &[Target], answerer: Target) -> Verdict {
 
 /// The frontends that a destination may be, in the order in which packets meet them. A node port
 /// only counts where node ports answer: elsewhere the same number is somebody else's.
-fn candidates(plan: &Plan, destination: Target) -> [Option<FrontendKey>; 2] {
+pub(super) fn candidates(
+    plan: &Plan,
+    protocol: Protocol,
+    destination: Target,
+) -> [Option<FrontendKey>; 2] {
     let Target { address, port } = destination;
-    let key = |at| FrontendKey { at, protocol: Protocol::Udp, port };
+    let key = |at| FrontendKey { at, protocol, port };
     let own = plan.node.answers_node_ports_at(address);
     [
         Some(key(FrontendAddress::Address(address))),
@@ -145,7 +149,8 @@ fn candidates(plan: &Plan, destination: Target) -> [Option<FrontendKey>; 2] {
 
 /// The endpoints that may answer for a destination; `None` if no service holds it.
 fn serving(plan: &Plan, destination: Target) -> Option<&[Target]> {
-    candidates(plan, destination).into_iter().flatten().find_map(|at| serving_at(plan, at))
+    let candidates = candidates(plan, Protocol::Udp, destination);
+    candidates.into_iter().flatten().find_map(|at| serving_at(plan, at))
 }
 
 /// The endpoints that may answer for a frontend; `None` if no service holds it.

@@ -125,6 +125,9 @@ impl Servers {
         match self.kept.offer(at, Instant::now(), opened) {
             Tried::Opened => tracing::debug!(%service, %at, "health checks are answered"),
             Tried::OpenedAtLast => tracing::info!(%service, %at, "health checks are answered now"),
+            Tried::Refused(error) if error.is_of_unused_family(at) => {
+                tracing::debug!(%at, "not answered: {error}");
+            }
             Tried::Refused(error) => tracing::warn!(
                 %service,
                 %at,

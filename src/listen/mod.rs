@@ -14,6 +14,7 @@ pub use socket::{Acceptor, tcp, udp};
 pub use wait::change_or_retry;
 
 use std::io;
+use std::net::SocketAddr;
 
 /// Why a socket does not listen.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +34,19 @@ impl From<io::Error> for Error {
         match error.kind() {
             io::ErrorKind::AddrInUse => Error::InUse,
             io::ErrorKind::AddrNotAvailable => Error::NoSuchAddress,
-            _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Error::Files,
-            _ => Error::Other(error),
+            _ => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => Error::Files,
+                Some(libc::EAFNOSUPPORT) => Error::NoSuchAddress,
+                _ => Error::Other(error),
+            },
         }
+    }
+}
+
+impl Error {
+    /// Whether the kernel does without the family (`disable_ipv6`, `ipv6.disable=1`): every machine
+    /// that has it has its loopback address. Nobody can miss what is not answered there.
+    pub fn is_of_unused_family(&self, at: SocketAddr) -> bool {
+        matches!(self, Error::NoSuchAddress) && at.ip().is_loopback()
     }
 }

@@ -112,6 +112,9 @@ impl Listeners {
                 }
                 Tried::Refused(listen::Error::Files)
                     if std::mem::replace(&mut self.told.files, true) => {}
+                Tried::Refused(error) if error.is_of_unused_family(at) => {
+                    tracing::debug!(%at, "not answered: {error}");
+                }
                 Tried::Refused(error) => tracing::warn!(
                     %service,
                     %at,

@@ -202,7 +202,8 @@ impl With<'_> {
                             (self.answered, self.unanswered) = (true, None);
                             let _ = self.talk.socket.send_to(&datagram, self.talk.client).await;
                         }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error)
+                            if error.kind() == io::ErrorKind::WouldBlock || is_too_big(&error) => {}
                         Err(_) => return Left::Refused,
                     }
                 }
@@ -213,17 +214,23 @@ impl With<'_> {
 
     /// Fails also for an ICMP error about an earlier datagram, and has sent nothing then.
     async fn send(&mut self, endpoint: &UdpSocket, datagram: Box<[u8]>) -> io::Result<()> {
-        let sent = endpoint.send(&datagram).await;
+        let mut sent = endpoint.send(&datagram).await;
+        if sent.as_ref().is_err_and(is_too_big) {
+            sent = endpoint.send(&datagram).await;
+        }
         self.unanswered = Some(datagram);
         match sent {
-            // Larger than the path takes: another endpoint would be no better.
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                self.unanswered = None;
-                Ok(())
-            }
+            // Larger than a datagram may be: another endpoint would be no better.
+            Err(error) if is_too_big(&error) => Ok(()),
             sent => sent.map(drop),
         }
     }
+}
+
+/// A path MTU error says nothing against the endpoint: the kernel has learned from it, and sends
+/// the next datagram in fragments.
+fn is_too_big(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 async fn connect(target: Target) -> io::Result<UdpSocket> {

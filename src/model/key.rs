@@ -126,7 +126,7 @@ impl ObjectRef {
         match self.kind {
             Kind::Service | Kind::Endpoints => *self.key == *service.as_str(),
             Kind::EndpointSlice => self.service.as_ref() == Some(service),
-            Kind::Node | Kind::ServiceCidr => false,
+            Kind::Pod | Kind::Node | Kind::ServiceCidr => false,
         }
     }
 }

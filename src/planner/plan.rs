@@ -298,6 +298,8 @@ pub struct NodePlan {
     pub drop_invalid: bool,
     /// Where node ports answer; sorted, no loopback address among them.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Addresses of this node's interfaces, sorted: packets to them are delivered here.
+    pub own_addresses: Vec<IpAddr>,
     /// Families whose loopback addresses answer at node ports too (by a listener: the kernel does
     /// not translate what never leaves the loopback interface).
     pub localhost_node_ports: [bool; 2],

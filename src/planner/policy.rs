@@ -70,6 +70,7 @@ impl Policy {
             service_ranges: disjoint(self.service_ranges.iter().chain(service_cidrs)),
             drop_invalid: self.drop_invalid,
             node_port_addresses: self.node_port_addresses(facts),
+            own_addresses: facts.interface_addresses.clone(),
             localhost_node_ports: Family::BOTH
                 .map(|family| self.localhost_node_ports && self.names_loopback(facts, family)),
         }

@@ -1,5 +1,6 @@
 //! What the writer publishes for everyone else to read.
 
+use crate::conntrack::ResetCount;
 use crate::dataplane::Applied;
 use crate::model::{Known, Problem, ServiceKey};
 use crate::planner::Plan;
@@ -40,6 +41,8 @@ pub struct SyncStatus {
     pub failures: u64,
     /// Repairs of foreign edits.
     pub repairs: u64,
+    /// TCP connections that were reset because their endpoint is gone.
+    pub resets: ResetCount,
     /// All that was written since the start.
     pub applied: Applied,
 }

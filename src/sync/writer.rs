@@ -2,7 +2,7 @@
 
 use super::schedule::{Schedule, Work};
 use super::{Snapshot, SyncStatus};
-use crate::conntrack::{Cleaner, stale};
+use crate::conntrack::{Cleaner, ResetCount, stale};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, FrontendKey, Plan, Planner, Policy};
@@ -22,6 +22,12 @@ pub trait StaleFlows {
     fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan);
     /// Called when it is not known what changed.
     fn audit(&mut self, plan: &Plan);
+    /// Called before services are planned again, with the plan of until then.
+    fn before(&mut self, _changing: &[ServiceKey], _plan: &Plan) {}
+    /// How many TCP connections were reset.
+    fn resets(&self) -> ResetCount {
+        ResetCount::default()
+    }
 }
 
 impl StaleFlows for Cleaner {
@@ -31,6 +37,14 @@ impl StaleFlows for Cleaner {
 
     fn audit(&mut self, plan: &Plan) {
         Cleaner::audit(self, plan);
+    }
+
+    fn before(&mut self, changing: &[ServiceKey], plan: &Plan) {
+        Cleaner::before(self, changing, plan);
+    }
+
+    fn resets(&self) -> ResetCount {
+        Cleaner::resets(self)
     }
 }
 
@@ -66,11 +80,12 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     pub fn new(settings: Settings, dataplane: D, flows: F) -> Self {
         let store = Store::new(settings.node_name.clone());
         let planner = Planner::new(settings.policy, settings.node_name);
+        let status = SyncStatus { resets: flows.resets(), ..SyncStatus::default() };
         let snapshot = Snapshot {
             known: store.known().clone(),
             plan: planner.plan().clone(),
             problems: OrdMap::new(),
-            status: SyncStatus::default(),
+            status: status.clone(),
         };
         Self {
             store,
@@ -81,7 +96,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             synced: HashSet::new(),
             addresses: None,
             problems: OrdMap::new(),
-            status: SyncStatus::default(),
+            status,
             stale: BTreeSet::new(),
             facts_changed: true,
             seen: None,
@@ -186,6 +201,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                 changed.extend(self.store.known().keys().cloned());
             }
         }
+        self.flows.before(&changed, self.planner.plan());
         changed
     }
 

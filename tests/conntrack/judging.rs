@@ -138,7 +138,7 @@ fn removals(frontends: &[&str], by: DeleteBy) -> Vec<Removal> {
 }
 
 fn judged(family: Family, destination: Destination) -> Removal {
-    Removal::Judged(Query { family, destination })
+    Removal::Judged(Query { family, protocol: Protocol::Udp, destination })
 }
 
 #[test]

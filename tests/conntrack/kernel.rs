@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use vipd::conntrack::{Cleaner, DeleteBy, Destination, Dump, Options, Query, Table, stale};
-use vipd::model::Family;
+use vipd::model::{Family, Protocol};
 use vipd::planner::ServicePlan;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +23,10 @@ const FOREIGN: &[&str] = &[
     "udp [fd00:2::1]:4000 > [2001:db8:8::8]:53 < [2001:db8:8::8]:53",
     "tcp [fd00:2::1]:4000 > [fd00:96::10]:53 < [fd00:1::1]:53",
 ];
+
+fn options(delete_by: DeleteBy) -> Options {
+    Options { delete_by, reset_gone_after: None }
+}
 
 fn filter_or_entry() -> [DeleteBy; 2] {
     [DeleteBy::Filter, DeleteBy::Entry]
@@ -58,7 +62,7 @@ impl Case {
                 continue;
             }
             self.prepare();
-            let mut cleaner = Cleaner::spawn(Options { delete_by: by }).expect("a cleaner");
+            let mut cleaner = Cleaner::spawn(options(by)).expect("a cleaner");
             cleaner.clean(stale(&delta(&self.old, &self.new)), &plan(&self.new));
             self.compare(&cleaner, by);
             if by == DeleteBy::Filter {
@@ -72,7 +76,7 @@ impl Case {
     fn check_audit(self) {
         self.prepare();
         let by = DeleteBy::Entry;
-        let mut cleaner = Cleaner::spawn(Options { delete_by: by }).expect("a cleaner");
+        let mut cleaner = Cleaner::spawn(options(by)).expect("a cleaner");
         cleaner.audit(&plan(&self.new));
         self.compare(&cleaner, by);
     }
@@ -270,7 +274,8 @@ fn deletion_is_by_identity() {
     isolated(|| {
         insert("udp 10.2.0.1:5000 > 10.96.0.10:53 < 10.1.0.1:53");
         let mut table = Table::open().expect("a conntrack socket");
-        let query = Query { family: Family::V4, destination: Destination::Any };
+        let query =
+            Query { family: Family::V4, protocol: Protocol::Udp, destination: Destination::Any };
         let mut found = Vec::new();
         assert_eq!(table.dump(&query, |entry| found.push(entry)).expect("a listing"), Dump::Whole);
         assert_eq!(found.len(), 1);
@@ -287,8 +292,7 @@ fn deletion_is_by_identity() {
 #[test]
 fn a_second_walk_sees_late_comers() {
     isolated(|| {
-        let mut cleaner =
-            Cleaner::spawn(Options { delete_by: DeleteBy::Entry }).expect("a cleaner");
+        let mut cleaner = Cleaner::spawn(options(DeleteBy::Entry)).expect("a cleaner");
         let old = [service("dns", &["10.96.0.10:53"], &["10.1.0.1:53"])];
         cleaner.clean(stale(&delta(&old, &[])), &plan(&[]));
         assert!(cleaner.wait(PATIENCE));
@@ -307,8 +311,7 @@ fn failures_are_counted_and_tried_again() {
         let net_admin = caps::Capability::CAP_NET_ADMIN;
         caps::drop(None, caps::CapSet::Effective, net_admin).expect("one may drop capabilities");
         assert!(!vipd::node::has_net_admin());
-        let mut cleaner =
-            Cleaner::spawn(Options { delete_by: DeleteBy::Entry }).expect("a cleaner");
+        let mut cleaner = Cleaner::spawn(options(DeleteBy::Entry)).expect("a cleaner");
         let old = [service("dns", &["10.96.0.10:53"], &["10.1.0.1:53"])];
         cleaner.clean(stale(&delta(&old, &[])), &plan(&[]));
         assert!(!cleaner.wait(Duration::from_millis(200)), "it cannot have succeeded");

@@ -14,11 +14,13 @@ pub fn isolated(test: impl FnOnce() + Send + 'static) {
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
         match entered {
             Ok(()) => test(),
-            // Not `eprintln!`: of a test that passes, the harness prints nothing.
-            Err(error) => drop(writeln!(
-                std::io::stderr(),
-                "!!!! SKIPPED: no network namespace of its own: {error}; run as root !!!!"
-            )),
+            Err(error) => {
+                let line = format!(
+                    "!!!! SKIPPED: no network namespace of its own: {error}; run as root !!!!\n"
+                );
+                // Not `eprintln!`: of a test that passes, the harness prints nothing.
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            }
         }
     });
     if let Err(panic) = thread.join() {

@@ -53,6 +53,7 @@ pub fn of_protocol(
             at: FrontendKey { protocol, ..frontend(text) },
             kind: FrontendKind::ClusterIp,
             action: Action::Reject,
+            allow: None,
             lost_to: None,
         })
         .collect();
@@ -67,7 +68,8 @@ pub fn of_protocol(
         serving: serving.into(),
         frontends,
     };
-    Arc::new(ServicePlan { key: ServiceKey::new("default", name), ports: Box::new([port]) })
+    let key = ServiceKey::new("default", name);
+    Arc::new(ServicePlan { key, ports: Box::new([port]), idle: Box::default(), health: None })
 }
 
 /// The same service, that lost all its frontends to another.

@@ -236,6 +236,7 @@ pub struct Flows(Rc<RefCell<Conntrack>>);
 #[derive(Debug, Default)]
 struct Conntrack {
     calls: Vec<FlowCall>,
+    before: Vec<(Vec<ServiceKey>, usize)>,
     open: HashSet<Flow>,
 }
 
@@ -243,6 +244,12 @@ impl Flows {
     /// The calls since the last `take`.
     pub fn take(&self) -> Vec<FlowCall> {
         std::mem::take(&mut self.0.borrow_mut().calls)
+    }
+
+    /// The services about to be planned again since the last `take_before`, and how many the plan
+    /// had then.
+    pub fn take_before(&self) -> Vec<(Vec<ServiceKey>, usize)> {
+        std::mem::take(&mut self.0.borrow_mut().before)
     }
 
     /// A UDP client at every frontend and endpoint that the kernel holds.
@@ -279,5 +286,9 @@ impl StaleFlows for Flows {
         let mut table = self.0.borrow_mut();
         table.open.retain(|flow| judge(plan, flow) == Verdict::Keep);
         table.calls.push(FlowCall::Audit { services: plan.services });
+    }
+
+    fn before(&mut self, changing: &[ServiceKey], plan: &Plan) {
+        self.0.borrow_mut().before.push((changing.into(), plan.services));
     }
 }

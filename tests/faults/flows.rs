@@ -135,3 +135,15 @@ fn frontends_of_a_failed_commit_are_cleaned_after_the_next() {
     bench.work();
     assert_eq!(bench.flows.take(), [clean(&[], 2)], "once is enough");
 }
+
+#[test]
+fn who_resets_connections_learns_what_was_before() {
+    let mut bench = Bench::started(Fake::failing(Op::Apply, [0]), &[web(), dns()]);
+    bench.flows.take_before();
+    bench.take(web().deletes());
+    bench.work();
+    assert_eq!(bench.flows.take_before(), [(vec![web().key()], 2)]);
+    bench.take(dns().endpoints(&[]).upserts());
+    bench.converge();
+    assert_eq!(bench.flows.take_before(), [(vec![dns().key()], 1)]);
+}

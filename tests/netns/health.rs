@@ -1,7 +1,7 @@
 //! `healthCheckNodePort`: what a load balancer is told about this node.
 
 use super::support::manifests::{Ep, Svc, draining, ep, node, svc};
-use super::support::plan::{Ext, L1, L2, NODE_A, NODE_PORT, Node, R1, V4, Who};
+use super::support::plan::{Ext, L1, L2, NODE_A, NODE_PORT, Node, R1, V4, V6, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
 use super::support::world::World;
@@ -145,6 +145,16 @@ pub fn cases() -> Vec<Case> {
             answered(w, (Ext, w.address(Node)), 200);
         })
         .flag("--nodeport-addresses", RANGES),
+        case("a node without IPv6 has nothing to complain of", |w| {
+            w.sh(Node, "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6");
+            w.serve(balanced([L1]).dual_stack());
+            answered(w, (Node, w.family.loopback()), 200);
+            let refused = ask(w, Node, V6.loopback());
+            assert_eq!(refused, None, "[::1] is there although lo has no IPv6");
+            w.sleep(5000);
+            assert!(!w.log().contains("cannot be answered"), "{}", w.log());
+        })
+        .once(),
         case("58 a node that is being removed says 503 and serves on", |w| {
             let at = (Ext, w.address(Node));
             w.serve(balanced([L1]));

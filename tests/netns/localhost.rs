@@ -38,6 +38,14 @@ fn talking(w: &World, proto: Proto) -> Flow {
     w.flow(Node, proto, to, Duration::from_millis(20), Manner::Talking)
 }
 
+/// User and system time that vipd has had so far, in hundredths of a second.
+fn processor_time(w: &World) -> u64 {
+    let stat = format!("/proc/{}/stat", w.pid());
+    let text = std::fs::read_to_string(&stat).unwrap_or_else(|error| panic!("{stat}: {error}"));
+    let (_, fields) = text.rsplit_once(") ").expect("the name is in brackets");
+    fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case("36 TCP: a node port on the loopback address leads to every endpoint", |w| {
@@ -87,7 +95,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("36 TCP: who refuses and who is silent costs a connection nothing but time", |w| {
             w.servers(L1).close(Tcp, SocketAddr::new(w.address(L1), 8080));
-            w.netns(L2).nft("table inet mute { chain in { type filter hook input priority 0; policy drop; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; } }");
+            w.netns(L2).nft("add table inet mute; add chain inet mute in { type filter hook input priority 0; }; add rule inet mute in tcp dport 8080 drop");
             w.serve(svc().node_port(NODE_PORT).on([L1, L2, R1]));
             soon(w, Tcp, &[R1]);
             let replies = at_home(w, Tcp).times(60).only([R1]);
@@ -164,6 +172,24 @@ pub fn cases() -> Vec<Case> {
             w.sleep(1500);
             assert_eq!(told(), 1, "{}", w.log());
             w.servers(Node).close(Tcp, at);
+            soon(w, Tcp, &[L1]);
+        }),
+        case("36 without files left it waits, and does not spin", |w| {
+            let accepts = || w.log().matches("cannot accept connections").count();
+            let files = |limit: &str| {
+                w.sh(Node, &format!("prlimit --pid {} --nofile={limit}:", w.pid()));
+            };
+            w.serve(svc().node_port(NODE_PORT).on([L1]));
+            soon(w, Tcp, &[L1]);
+            files("3");
+            at_home(w, Tcp).times(3).patience(Duration::from_millis(300)).replies();
+            w.within(Duration::from_secs(2), || accepts() == 1);
+            let before = processor_time(w);
+            w.sleep(2000);
+            let spent = processor_time(w) - before;
+            assert!(spent < 50, "{spent} of 200 ticks spent on waiting");
+            assert_eq!(accepts(), 1, "{}", w.log());
+            files("1024");
             soon(w, Tcp, &[L1]);
         }),
         case("36 off by flag: refused on the loopback address, served on the others", |w| {

@@ -23,8 +23,10 @@ mod nothing;
 mod path;
 mod pods;
 mod repair;
+mod resets;
 mod scale;
 mod slices;
+mod sysctls;
 mod takeover;
 mod terminating;
 mod udp;
@@ -55,5 +57,7 @@ fn main() -> ExitCode {
         ("takeover", takeover::cases()),
         ("health", health::cases()),
         ("localhost", localhost::cases()),
+        ("resets", resets::cases()),
+        ("sysctls", sysctls::cases()),
     ])
 }

@@ -17,6 +17,8 @@ pub struct StatusView {
     pub commits: u64,
     pub failures: u64,
     pub repairs: u64,
+    /// TCP connections that were reset because their endpoint is gone.
+    pub resets: u64,
     pub operations: u64,
     pub transactions: u64,
     pub netlink_messages: u64,
@@ -37,6 +39,7 @@ impl From<&Snapshot> for StatusView {
             commits: status.commits,
             failures: status.failures,
             repairs: status.repairs,
+            resets: status.resets.get(),
             operations: status.applied.operations,
             transactions: status.applied.transactions,
             netlink_messages: status.applied.messages,

@@ -16,8 +16,11 @@
 //!  (nat 100)      recorded or cleared, if ours                         │       priority, masquerade
 //!                                              came from outside ──────┴─────► leave4, leave-local4
 //!
+//!  input ── dnat'ed ─► arrivals ── ours ─► arrived4 ── record pin, clear priority
+//!  (nat 100; only for endpoints on this node)
+//!
 //!  invalid ── INVALID ─► stray ── of an endpoint or a frontend ─► drop
-//!  (filter prerouting 0)
+//!  (filter prerouting 0; output 0 too, for endpoints on this node)
 //! ```
 //! The skeleton depends on the node and on little else ([`Needs`]). What grows with services are
 //! elements; what grows with the *kinds* of services are class chains.
@@ -36,6 +39,7 @@ use crate::model::{Family, Protocol};
 use crate::planner::{LocalDetector, NodePlan, Scope};
 use ipnet::IpNet;
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 
 pub const TABLE: &str = "vipd";
 
@@ -86,6 +90,10 @@ pub struct Features {
     pub external: bool,
     /// Some of those under policy Local.
     pub local: bool,
+    /// Frontends within the service ranges that are no cluster IPs.
+    pub external_inside: bool,
+    /// Endpoints at this node's own addresses.
+    pub hosted: bool,
     pub node_ports: bool,
     /// Frontends that not everybody may ask.
     pub guarded: bool,
@@ -130,8 +138,24 @@ fn ours_name(family: Family) -> &'static str {
 }
 
 /// Chains of the skeleton that are not always there.
-pub const OPTIONAL: [&str; 4] =
-    ["invalid", "stray", local_name(Family::V4), local_name(Family::V6)];
+pub const OPTIONAL: [&str; 9] = [
+    "invalid",
+    "invalid-output",
+    "stray",
+    "input",
+    "arrivals",
+    arrived_name(Family::V4),
+    arrived_name(Family::V6),
+    local_name(Family::V4),
+    local_name(Family::V6),
+];
+
+const fn arrived_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "arrived4",
+        Family::V6 => "arrived6",
+    }
+}
 
 /// Where connections under policy Local find out who they are.
 const fn local_name(family: Family) -> &'static str {
@@ -144,6 +168,7 @@ const fn local_name(family: Family) -> &'static str {
 /// The constant chains, every chain before those that refer to it.
 pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     const NF_INET_PRE_ROUTING: u32 = 0;
+    const NF_INET_LOCAL_IN: u32 = 1;
     const NF_INET_LOCAL_OUT: u32 = 3;
     const NF_INET_POST_ROUTING: u32 = 4;
     let nat = |number, priority| Hook { kind: "nat", number, priority };
@@ -156,8 +181,25 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
             chains.push(ChainDefinition::new(local_name(family), local(needs, family)));
         }
     }
-    let originals = Family::BOTH.into_iter().flat_map(|family| originals(needs, family));
-    chains.push(ChainDefinition::new("originals", originals.collect()));
+    let all = Family::BOTH.into_iter();
+    let found = all.clone().flat_map(|family| originals(needs, family, ours_name(family)));
+    chains.push(ChainDefinition::new("originals", found.collect()));
+    // Pins of endpoints on this node: what is delivered here passes no postrouting hook.
+    let arriving = |family: &Family| needs.of(*family).sticky && needs.of(*family).hosted;
+    if all.clone().any(|family| arriving(&family)) {
+        for family in all.clone().filter(arriving) {
+            let rules = vec![rules::by_class(Set::Recorders), rules::clear_priority()];
+            chains.push(ChainDefinition::new(arrived_name(family), rules));
+        }
+        let found = all.clone().filter(arriving);
+        let found = found.flat_map(|family| originals(needs, family, arrived_name(family)));
+        chains.push(ChainDefinition::new("arrivals", found.collect()));
+        chains.push(ChainDefinition::hooked(
+            "input",
+            nat(NF_INET_LOCAL_IN, 100),
+            vec![rules::accept_unless_dnat(), rules::goto("arrivals".into())],
+        ));
+    }
     let destinations: Vec<Rule> =
         Family::BOTH.into_iter().flat_map(|family| destinations(needs, family)).collect();
     chains.push(ChainDefinition::hooked(
@@ -179,13 +221,21 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
             Hook { kind: "filter", number: NF_INET_PRE_ROUTING, priority: 0 },
             vec![rules::if_invalid("stray".into())],
         ));
+        // What endpoints on this node send passes no prerouting hook.
+        if all.clone().any(|family| needs.of(family).hosted) {
+            chains.push(ChainDefinition::hooked(
+                "invalid-output",
+                Hook { kind: "filter", number: NF_INET_LOCAL_OUT, priority: 0 },
+                vec![rules::if_invalid("stray".into())],
+            ));
+        }
     }
     chains
 }
 
 /// Which of our frontends a translated connection was to.
-fn originals(needs: Needs<'_>, family: Family) -> Vec<Rule> {
-    let ours = || ours_name(family).into();
+fn originals(needs: Needs<'_>, family: Family, then: &'static str) -> Vec<Rule> {
+    let ours = || then.into();
     let mut out: Vec<Rule> = Protocol::ALL
         .into_iter()
         .map(|protocol| rules::find_original(family, protocol, ours()))
@@ -284,7 +334,7 @@ fn translated(needs: Needs<'_>) -> Vec<Rule> {
     let mut out = vec![rules::accept_unless_dnat(), rules::if_priority("originals".into())];
     for family in Family::BOTH {
         let features = needs.of(family);
-        let range = needs.only_range(family);
+        let range = needs.only_range(family).filter(|_| !features.external_inside);
         let all = features.sticky || needs.node.masquerade_all;
         if all || (features.external && range.is_none()) {
             out.push(rules::if_family(family, "originals".into()));
@@ -447,11 +497,15 @@ pub fn inner(class: ClassKey) -> Option<Verdict> {
 pub fn departure(class: ClassKey) -> Option<Verdict> {
     match (class.way, class.affinity) {
         (Way::Inside, None) => None,
-        (Way::Inside, Some(seconds)) => {
-            Some(Verdict::Jump(record_name(class.family, seconds.get()).into()))
-        }
+        (Way::Inside, Some(_)) => recorder(class),
         _ => Some(Verdict::Goto(leave_name(class).into())),
     }
+}
+
+/// How its pins are written.
+pub fn recorder(class: ClassKey) -> Option<Verdict> {
+    let name = |seconds: NonZeroU32| record_name(class.family, seconds.get());
+    class.affinity.map(|seconds| Verdict::Jump(name(seconds).into()))
 }
 
 /// The class that these verdicts, and no others, stand for.

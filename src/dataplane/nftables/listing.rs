@@ -61,9 +61,12 @@ fn order(set: Set, element: &Element) -> (u32, u32, Vec<u8>) {
             let (pool, slot) = read_slot_key(&element.key).unwrap_or_default();
             (pool, slot, Vec::new())
         }
-        Set::Pinned(..) | Set::Locals | Set::Classes | Set::Inners | Set::Departures => {
-            (number(&element.key), 0, Vec::new())
-        }
+        Set::Pinned(..)
+        | Set::Locals
+        | Set::Classes
+        | Set::Inners
+        | Set::Departures
+        | Set::Recorders => (number(&element.key), 0, Vec::new()),
         _ => (0, 0, element.key.to_vec()),
     }
 }
@@ -112,7 +115,7 @@ fn line(set: Set, element: &Element) -> String {
         }),
         Set::Pinned(..) => Some(format!("{:#010x} : {}", number(&element.key), target(value))),
         Set::Affinity(_) => None,
-        Set::Classes | Set::Inners | Set::Departures => {
+        Set::Classes | Set::Inners | Set::Departures | Set::Recorders => {
             let verdict = match &element.data {
                 Data::Verdict(Verdict::Drop) => "drop".to_owned(),
                 Data::Verdict(Verdict::Goto(chain)) => format!("goto {chain}"),

@@ -9,7 +9,7 @@ use super::changes::{Changes, Structure};
 use super::classes::{Acquired, CLASS_DROP, CLASS_REFUSE, ClassKey};
 use super::expr::Verdict;
 use super::layout::{
-    ChainDefinition, Features, OPTIONAL, class_chains, departure, entry, inner, skeleton,
+    ChainDefinition, Features, OPTIONAL, class_chains, departure, entry, inner, recorder, skeleton,
 };
 use super::place::Wanted;
 use super::set::{
@@ -98,6 +98,9 @@ impl State {
         for address in shared.others {
             self.external.add(address);
         }
+        for address in shared.endpoints {
+            self.endpoints.add(address);
+        }
         for at in [0, 1] {
             self.node_ports[at] += shared.node_ports[at];
             self.guarded[at] += shared.guarded[at];
@@ -175,7 +178,10 @@ impl State {
         match self.chains.get(&*chain.name) {
             Some(known) if *known == fingerprints => {}
             known => {
-                let structure = if known.is_some() {
+                // What is to go with the same changes is there still, and stays.
+                let goes = changes.removed_chains.iter().position(|name| *name == chain.name);
+                let goes = goes.map(|at| changes.removed_chains.swap_remove(at));
+                let structure = if known.is_some() || goes.is_some() {
                     Structure::Rewrite(chain.clone())
                 } else {
                     Structure::Chain(chain.clone())
@@ -223,11 +229,13 @@ impl State {
         for address in come {
             if self.external.add(address) {
                 self.outside[index(Family::of(address))] += self.strays(address);
+                self.inside[index(Family::of(address))] += 1 - self.strays(address);
             }
         }
         for address in gone {
             if self.external.remove(address) {
                 self.outside[index(Family::of(address))] -= self.strays(address);
+                self.inside[index(Family::of(address))] -= 1 - self.strays(address);
             }
         }
     }
@@ -247,12 +255,14 @@ impl State {
             if self.endpoints.add(address) {
                 let set = Set::Hairpin(Family::of(address));
                 changes.new_targets.push((set, hairpin_element(address)));
+                self.hosted[index(Family::of(address))] += self.delivered(address);
             }
         }
         for address in gone {
             if self.endpoints.remove(address) {
                 let set = Set::Hairpin(Family::of(address));
                 changes.removed.push((set, hairpin_element(address)));
+                self.hosted[index(Family::of(address))] -= self.delivered(address);
             }
         }
     }
@@ -260,7 +270,7 @@ impl State {
     /// What does not depend on services: chains, service ranges, where node ports answer.
     pub fn lower_node(&mut self, node: &Arc<NodePlan>, changes: &mut Changes) {
         let old = self.node.replace(node.clone());
-        self.count_outside();
+        self.count_placed();
         self.ensure_skeleton(node, changes);
         let old_nodes = old.as_ref().map_or(&[][..], |node| &node.node_port_addresses);
         let (gone, come) = difference((old_nodes, &node.node_port_addresses));
@@ -312,7 +322,8 @@ pub fn class_elements(key: ClassKey, number: u32) -> Vec<(Set, Element)> {
     let mut elements = vec![(Set::Classes, class_element(number, entry(key)))];
     let inner = inner(key).map(|verdict| (Set::Inners, class_element(number, verdict)));
     let departure = departure(key).map(|verdict| (Set::Departures, class_element(number, verdict)));
-    elements.extend(inner.into_iter().chain(departure));
+    let recorder = recorder(key).map(|verdict| (Set::Recorders, class_element(number, verdict)));
+    elements.extend(inner.into_iter().chain(departure).chain(recorder));
     elements
 }
 

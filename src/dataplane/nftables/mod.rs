@@ -39,7 +39,9 @@ use self::monitor::Monitor;
 use self::set::Set;
 use self::state::{State, moved_frontends, read_frontend};
 use crate::dataplane::{Applied, Dataplane, Unheard};
+use crate::model::Family;
 use crate::planner::{FrontendKey, Plan, PlanDelta, ServiceDelta};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Services that one transaction of a long delta holds: larger ones are no faster, and hold the
@@ -105,6 +107,23 @@ impl Nftables {
             };
             held.extend(elements.iter().filter_map(|element| read_frontend(set, &element.key)));
         }
+        Ok(held)
+    }
+
+    /// The addresses at which the kernel holds node ports, sorted.
+    pub fn held_node_addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
+        let mut held = Vec::new();
+        if !self.kernel.has_table()? {
+            return Ok(held);
+        }
+        for set in Family::BOTH.map(Set::Nodes) {
+            let elements = match self.kernel.dump(set) {
+                Err(error) if error.is_not_found() => continue,
+                elements => elements?,
+            };
+            held.extend(elements.iter().filter_map(|e| set::read_set_address(set, &e.key)));
+        }
+        held.sort_unstable();
         Ok(held)
     }
 

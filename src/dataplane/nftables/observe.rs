@@ -8,13 +8,13 @@ use super::kernel::{ObservedChain, ObservedSet};
 use super::layout::{Needs, class_chains, skeleton};
 use super::lower::{Held, guard_elements};
 use super::set::{
-    Bytes, Data, Element, Set, Value, address_element, endpoint_element, first_slot,
+    Bytes, Data, Element, PerSet, Set, Value, address_element, endpoint_element, first_slot,
     hairpin_element, index, local_element, read_set_address, read_slot_key, read_target, slot_key,
     token,
 };
 use super::state::{
-    HeldFrontend, PoolKey, PoolState, State, UsedPool, endpoint_addresses, frontend_place,
-    frontends, named_scope, read_frontend, used_pools,
+    HeldFrontend, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, named_scope,
+    read_frontend, used_pools,
 };
 use super::types::Definition;
 use super::whole::{is_dumped, planned_guards};
@@ -46,7 +46,7 @@ struct Suspects {
     endpoints: Vec<IpAddr>,
     addresses: Vec<IpAddr>,
     /// Planned frontends that the kernel holds, per map: more there are somebody's past.
-    frontends: [u64; Set::ALL.len()],
+    frontends: PerSet<u64>,
 }
 
 impl Nftables {
@@ -80,9 +80,6 @@ impl Nftables {
                 self.state.take_overdue(&mut changes);
             }
             let service = plan.service(&seen.key);
-            for address in service.as_ref().map(endpoint_addresses).unwrap_or_default() {
-                self.state.endpoints.add(address);
-            }
             let known = (&seen.key, seen.pools);
             let features = self.state.features();
             self.state.lower_from(known, seen.held, service.as_ref(), &mut changes);
@@ -113,7 +110,7 @@ impl Nftables {
             self.state.ensure_chain(chain, &mut changes);
         }
         let before = self.state.node.replace(plan.node.clone());
-        self.state.count_outside();
+        self.state.count_placed();
         self.state.ensure_skeleton(&plan.node, &mut changes);
         debug_assert!(before.is_none() || before.as_ref() == Some(&plan.node));
         self.observe_ranges(plan, &mut changes)?;

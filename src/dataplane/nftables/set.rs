@@ -16,8 +16,9 @@
 //! classes    class → goto chain                          how a class treats a connection
 //! inners     class → goto chain                          the same once its origin is known
 //! departures class → jump or goto chain                  what it does on the way out
+//! recorders  class → jump chain                          how a sticky class writes its pins
 //! ```
-//! All but `locals` and the last three exist once per family, `endpoints` once per family and size
+//! All but `locals` and the last four exist once per family, `endpoints` once per family and size
 //! of pools, `pinned` once per family and scope. A service port has one pool number, whatever the
 //! scope: slots of local endpoints are counted from [`LOCAL_SLOTS`].
 
@@ -28,6 +29,7 @@ use crate::planner::{Scope, Target};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Set {
@@ -46,6 +48,7 @@ pub enum Set {
     Classes,
     Inners,
     Departures,
+    Recorders,
 }
 
 /// Pools of like sizes share a map. An element costs the more to add the more rules are bound to
@@ -72,7 +75,7 @@ impl PoolSize {
 }
 
 impl Set {
-    pub const ALL: [Set; 32] = {
+    pub const ALL: [Set; 33] = {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
         [
@@ -108,6 +111,7 @@ impl Set {
             Set::Classes,
             Set::Inners,
             Set::Departures,
+            Set::Recorders,
         ]
     };
 
@@ -147,6 +151,7 @@ impl Set {
             Set::Classes => "classes",
             Set::Inners => "inners",
             Set::Departures => "departures",
+            Set::Recorders => "recorders",
         }
     }
 
@@ -192,7 +197,32 @@ impl Set {
             Set::Classes => 29,
             Set::Inners => 30,
             Set::Departures => 31,
+            Set::Recorders => 32,
         }
+    }
+}
+
+/// One thing for each set, in the order of `Set::ALL`.
+#[derive(Debug, Clone)]
+pub struct PerSet<T>([T; Set::ALL.len()]);
+
+impl<T: Default> Default for PerSet<T> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| T::default()))
+    }
+}
+
+impl<T> Deref for PerSet<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for PerSet<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
     }
 }
 

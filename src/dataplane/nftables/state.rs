@@ -5,7 +5,7 @@ use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
 use super::layout::{Features, Needs};
 use super::pools::PoolNumbers;
 use super::set::{
-    Bytes, Element, Set, Value, frontend_key, index, node_port_key, read_frontend_key,
+    Bytes, Element, PerSet, Set, Value, frontend_key, index, node_port_key, read_frontend_key,
     read_node_port_key, read_set_address,
 };
 use crate::model::{Family, PortName, Protocol, ServiceKey};
@@ -186,12 +186,16 @@ pub struct State {
     pub external: Counts,
     /// How many of both lie outside the service ranges, per family.
     pub outside: [u64; 2],
+    /// How many of the latter lie inside.
+    pub inside: [u64; 2],
     /// Node ports per family.
     pub node_ports: [u64; 2],
     /// Frontends that not everybody may ask, per family.
     pub guarded: [u64; 2],
     /// Addresses of endpoints.
     pub endpoints: Counts,
+    /// How many of them are this node's own, per family.
+    pub hosted: [u64; 2],
     /// Endpoints that pins may name, by family and scope.
     pub tokens: [[HashMap<u32, Target>; 2]; 2],
     /// Deletions left to the next commit, and the pool numbers that are free after it.
@@ -205,7 +209,7 @@ pub struct State {
     /// Pools whose pins last for another time than they were written with.
     pub retimed: Vec<Retimed>,
     /// Elements that each map of endpoints holds, deferred ones too; 0 for every other set.
-    pub slots: [u64; Set::ALL.len()],
+    pub slots: PerSet<u64>,
 }
 
 /// A frontend that the kernel holds, or shall hold: the map, the key, and what it means.
@@ -414,6 +418,8 @@ impl State {
                 outside: any(self.outside),
                 external,
                 local,
+                external_inside: any(self.inside),
+                hosted: any(self.hosted),
                 node_ports: any(self.node_ports),
                 guarded: any(self.guarded),
             }
@@ -427,8 +433,22 @@ impl State {
         u64::from(!inside)
     }
 
-    /// Counts `outside` anew, for other ranges.
-    pub fn count_outside(&mut self) {
+    /// 1 for an address of this node.
+    pub fn delivered(&self, address: IpAddr) -> u64 {
+        let own = self.node.iter().any(|node| node.own_addresses.binary_search(&address).is_ok());
+        u64::from(own)
+    }
+
+    /// Counts what depends on the node anew, for other ranges or addresses.
+    pub fn count_placed(&mut self) {
+        self.inside = Family::BOTH
+            .map(|family| self.external.iter(family).map(|address| 1 - self.strays(address)).sum());
+        let node = self.node.clone();
+        let own = node.iter().flat_map(|node| &node.own_addresses);
+        self.hosted = [0; 2];
+        for address in own.filter(|address| self.endpoints.contains(**address)) {
+            self.hosted[index(Family::of(*address))] += 1;
+        }
         self.outside = Family::BOTH.map(|family| {
             let addresses = self.addresses.iter(family).chain(self.external.iter(family));
             addresses.map(|address| self.strays(address)).sum()

@@ -6,7 +6,7 @@
 use super::changes::{Changes, Structure};
 use super::expr::{NFPROTO_INET, Rule};
 use super::layout::{ChainDefinition, TABLE};
-use super::set::{Element, Set, With};
+use super::set::{Element, PerSet, Set, With};
 use super::types::{Definition, Room};
 use crate::netlink::{
     Buffer, Message, Messages, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_APPEND,
@@ -342,7 +342,7 @@ impl Encoder {
         if elements.is_empty() {
             return;
         }
-        let mut by_set: [Vec<&Element>; Set::ALL.len()] = Default::default();
+        let mut by_set: PerSet<Vec<&Element>> = PerSet::default();
         for (set, element) in elements {
             by_set[set.index()].push(element);
         }

@@ -205,7 +205,7 @@ impl Definition {
                 NFT_SET_TIMEOUT | NFT_SET_EVAL,
             ),
             Set::Pinned(f, _) => (vec![Part::Priority], target(f), 0),
-            Set::Classes | Set::Inners | Set::Departures => {
+            Set::Classes | Set::Inners | Set::Departures | Set::Recorders => {
                 (vec![Part::Priority], vec![Part::Verdict], 0)
             }
         };

@@ -39,16 +39,18 @@ pub(super) fn is_dumped(set: Set) -> bool {
             | Set::Classes
             | Set::Inners
             | Set::Departures
+            | Set::Recorders
     )
 }
 
 impl Nftables {
     /// Adopts classes, and repairs the maps that lead to their chains.
     pub(super) fn observe_classes(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        let [classes, inners, departures] = [
+        let [classes, inners, departures, recorders] = [
             self.kernel.dump(Set::Classes)?,
             self.kernel.dump(Set::Inners)?,
             self.kernel.dump(Set::Departures)?,
+            self.kernel.dump(Set::Recorders)?,
         ];
         let verdict = |of: &[Element], class: &Bytes| -> Option<Verdict> {
             match &of.iter().find(|element| element.key == *class)?.data {
@@ -70,9 +72,12 @@ impl Nftables {
         wanted.extend(
             self.state.classes.iter().flat_map(|(key, number)| class_elements(key, number)),
         );
-        for (set, seen) in
-            [(Set::Classes, classes), (Set::Inners, inners), (Set::Departures, departures)]
-        {
+        for (set, seen) in [
+            (Set::Classes, classes),
+            (Set::Inners, inners),
+            (Set::Departures, departures),
+            (Set::Recorders, recorders),
+        ] {
             let of_set = |element: &(Set, Element)| element.0 == set;
             let wanted: HashSet<&Element> =
                 wanted.iter().filter(|e| of_set(e)).map(|(_, element)| element).collect();

@@ -51,7 +51,7 @@ fn facts_put_out_of_date_only_what_depends_on_them() {
         (change, planner.replan([], &known).node.is_some())
     };
     assert_eq!(set(|_| {}, &[]), (FactsChange::Nothing, false));
-    assert_eq!(set(|f| f.interface_addresses.clear(), &[]), (FactsChange::Nothing, false));
+    assert_eq!(set(|f| f.interface_addresses.clear(), &[]), (FactsChange::NodePlan, true));
     assert_eq!(set(|f| f.pod_cidrs.clear(), &[]), (FactsChange::NodePlan, true));
     assert_eq!(set(|f| f.pod_cidrs.clear(), &["10.9.0.0/16"]), (FactsChange::NodePlan, true));
     assert_eq!(set(|f| f.zone = None, &[]), (FactsChange::Services, true));
