@@ -2,15 +2,19 @@
 
 use super::support::manifests::{slice, svc};
 use super::support::nft::{TABLE, Watch, filled_sets, listing, objects, tables};
-use super::support::plan::{L1, L2, L3, Node, R1, R2};
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4};
 use super::support::runner::{Case, case};
 use super::support::world::World;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(1);
 
-/// Two services, one of them sticky, and one without endpoints.
+/// Services of every kind: a plain one, a sticky one, one without endpoints, and one that is reached
+/// by all ways under policy Local by those who may.
 fn serve(w: &World) {
+    let exposed = svc().named("exposed", 44).node_port(NODE_PORT).load_balancer([w.vip()]);
+    let exposed = exposed.external_ips([w.family.external_ip()]).external_local().sticky(600);
+    w.write(exposed.source_ranges([w.family.outside_half()]).on([L1, R1]));
     w.write(svc().on([L1, R1]));
     w.write(svc().named("sticky", 42).sticky(600).on([L1, L3, R2]));
     w.serve(svc().named("empty", 43));
@@ -44,6 +48,10 @@ fn works(w: &World) {
     w.tcp(L2, w.cip(), 80).times(60).spread([L1, R1]).source_kept();
     w.tcp(L2, w.family.cluster_ip(42), 80).times(3).one_server();
     w.tcp(L2, w.family.cluster_ip(43), 80).times(2).refused();
+    w.tcp(Ext, w.vip(), 80).times(20).only([L1]).source_kept();
+    w.tcp(Ext, w.vip(), 80).from(w.family.outside_second()).times(2).dropped();
+    w.tcp(Ext, w.address(Node), NODE_PORT).times(20).only([L1]).source_kept();
+    w.tcp(L2, w.address(Node), NODE_PORT).times(3).one_server();
 }
 
 pub fn cases() -> Vec<Case> {
@@ -69,7 +77,16 @@ pub fn cases() -> Vec<Case> {
         }),
         case("a flushed set is filled again, a deleted element is put back", |w| {
             serve(w);
-            for set in filled_sets(w.netns(Node)) {
+            let filled = filled_sets(w.netns(Node));
+            let family = if w.family == V4 { '4' } else { '6' };
+            for kind in ["services", "nodes", "nodeports", "guarded", "allowed", "addresses"] {
+                let name = format!("{kind}{family}");
+                assert!(filled.iter().any(|set| set.name == name), "{name} has no element");
+            }
+            for name in ["locals", "classes", "inners", "departures"] {
+                assert!(filled.iter().any(|set| set.name == name), "{name} has no element");
+            }
+            for set in filled {
                 if set.elements.iter().any(|element| element.contains("expires")) {
                     continue;
                 }

@@ -35,19 +35,23 @@ pub fn objects(node: &Netns, kind: &str) -> Vec<Value> {
     all.into_iter().filter_map(|object| object.get(kind).cloned()).collect()
 }
 
-/// Every set and map that has elements.
+/// Every set and map that has elements, by one look at the table.
 pub fn filled_sets(node: &Netns) -> Vec<Set> {
+    let listing = node.sh(&format!("nft list table {TABLE}"));
     let mut filled = Vec::new();
-    for kind in ["set", "map"] {
-        for object in objects(node, kind) {
-            let name = object["name"].as_str().unwrap_or_default().to_owned();
-            if name.starts_with("__") {
-                continue;
-            }
-            let elements = elements(&node.sh(&format!("nft list {kind} {TABLE} {name}")));
-            if !elements.is_empty() {
-                filled.push(Set { kind, name, elements });
-            }
+    // Sets and maps are the blocks of a table, each closed by a brace on a line of its own.
+    for block in listing.split("\n\t}\n") {
+        // Behind the table's own head, in the first.
+        let head = block.lines().map(str::trim).rfind(|line| line.ends_with(" {"));
+        let mut words = head.unwrap_or_default().split(' ');
+        let (kind, name) = match (words.next(), words.next()) {
+            (Some("set"), Some(name)) => ("set", name.to_owned()),
+            (Some("map"), Some(name)) => ("map", name.to_owned()),
+            _ => continue,
+        };
+        let elements = elements(block);
+        if !elements.is_empty() {
+            filled.push(Set { kind, name, elements });
         }
     }
     filled
