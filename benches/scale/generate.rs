@@ -4,6 +4,7 @@
 //! Never: a file (see `manifests`), a clock, the process's randomness.
 
 use crate::stats::Rng;
+use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
 /// Cluster IPs are drawn from here …
@@ -63,7 +64,22 @@ pub struct ServiceSpec {
     pub cluster_ip: Ipv4Addr,
     pub sticky: bool,
     pub local: bool,
+    pub outside: Outside,
     pub endpoints: Vec<EndpointSpec>,
+}
+
+/// Where a service answers besides its cluster IP.
+#[derive(Debug, Clone, Default)]
+pub enum Outside {
+    #[default]
+    Nowhere,
+    NodePort(u16),
+    /// A load balancer's address without a node port, and who may ask there: everybody, if no range
+    /// is given.
+    Vip {
+        address: Ipv4Addr,
+        ranges: Vec<Ipv4Net>,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,15 +113,21 @@ impl Cluster {
                 .collect();
             let name = format!("service-{index:06}");
             let cluster_ip = Ipv4Addr::from(FIRST_SERVICE + index);
-            services.push(ServiceSpec { name, cluster_ip, sticky, local, endpoints });
+            let outside = Outside::Nowhere;
+            services.push(ServiceSpec { name, cluster_ip, sticky, local, outside, endpoints });
         }
         Self { services, fresh: FIRST_FRESH }
     }
 
-    /// Gives an endpoint of a service an address that was never used before, and says which.
+    /// Gives the first endpoint of a service an address that was never used before, and says which.
     pub fn renumber(&mut self, service: usize) -> Ipv4Addr {
+        self.renumber_endpoint(service, 0)
+    }
+
+    /// The same with any endpoint; nothing is renumbered where there is none.
+    pub fn renumber_endpoint(&mut self, service: usize, endpoint: usize) -> Ipv4Addr {
         let address = self.fresh();
-        if let Some(endpoint) = self.services[service].endpoints.first_mut() {
+        if let Some(endpoint) = self.services[service].endpoints.get_mut(endpoint) {
             endpoint.address = address;
         }
         address

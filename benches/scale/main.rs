@@ -25,7 +25,7 @@ use std::time::Instant;
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "usage: cargo bench --bench scale -- [PART …] [--quick] [--record FILE]
-parts (all without any): load change event start restart memory repair connect";
+parts (all without any): load change special event start restart memory repair connect";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effort {
@@ -45,9 +45,10 @@ impl Effort {
 
 type Part = fn(Effort) -> Outcome<Vec<report::Row>>;
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("load", parts::load::run),
     ("change", parts::change::run),
+    ("special", parts::special::run),
     ("event", parts::event::run),
     ("start", parts::start::start),
     ("restart", parts::start::restart),

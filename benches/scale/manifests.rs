@@ -4,7 +4,9 @@
 //! Never: a file that vipd could read half-written.
 
 use crate::Outcome;
-use crate::generate::{Cluster, NAMESPACE, SERVICE_PORT, ServiceSpec, TARGET_PORT};
+use crate::generate::{
+    Cluster, EndpointSpec, NAMESPACE, Outside, SERVICE_PORT, ServiceSpec, TARGET_PORT,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,9 @@ pub fn in_memory() -> Outcome<TempDir> {
     let parent = if memory.is_dir() { memory.into() } else { std::env::temp_dir() };
     directory(&parent)
 }
+
+/// Endpoints per EndpointSlice, as kube-controller-manager makes them (`--max-endpoints-per-slice`).
+const PER_SLICE: usize = 100;
 
 /// Objects per file where services do not have a file each.
 const PER_FILE: usize = 1_000;
@@ -132,7 +137,7 @@ pub fn bytes_in(directory: &Path) -> Outcome<u64> {
 }
 
 pub fn text(services: &[ServiceSpec], format: Format) -> String {
-    let objects = services.iter().flat_map(|s| [service(s), slice(s)]);
+    let objects = services.iter().flat_map(|s| std::iter::once(service(s)).chain(slices(s)));
     match format {
         Format::Json => {
             let items: Vec<Value> = objects.collect();
@@ -147,6 +152,19 @@ pub fn text(services: &[ServiceSpec], format: Format) -> String {
             out
         }
     }
+}
+
+/// What a change of nothing but the Service object brings.
+pub fn service_alone(spec: &ServiceSpec) -> String {
+    service(spec).to_string()
+}
+
+/// What a change of one endpoint brings: the slice that it is in.
+pub fn slice_alone(spec: &ServiceSpec, endpoint: usize) -> String {
+    let number = endpoint / PER_SLICE;
+    let first = number * PER_SLICE;
+    let last = (first + PER_SLICE).min(spec.endpoints.len());
+    slice(spec, (number, &spec.endpoints[first..last])).to_string()
 }
 
 fn service(spec: &ServiceSpec) -> Value {
@@ -175,12 +193,34 @@ fn service(spec: &ServiceSpec) -> Value {
     if spec.sticky {
         object["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 10800}});
     }
+    match &spec.outside {
+        Outside::Nowhere => {}
+        Outside::NodePort(number) => {
+            object["spec"]["type"] = json!("NodePort");
+            object["spec"]["ports"][0]["nodePort"] = json!(number);
+        }
+        Outside::Vip { address, ranges } => {
+            object["spec"]["type"] = json!("LoadBalancer");
+            object["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
+            if !ranges.is_empty() {
+                let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+                object["spec"]["loadBalancerSourceRanges"] = json!(ranges);
+            }
+            object["status"] = json!({"loadBalancer": {"ingress": [{"ip": address}]}});
+        }
+    }
     object
 }
 
-fn slice(spec: &ServiceSpec) -> Value {
-    let endpoints: Vec<Value> = spec
-        .endpoints
+/// A service without endpoints has one empty slice.
+fn slices(spec: &ServiceSpec) -> impl Iterator<Item = Value> {
+    let empty = spec.endpoints.is_empty().then_some(&[][..]);
+    let chunks = spec.endpoints.chunks(PER_SLICE).chain(empty);
+    chunks.enumerate().map(move |numbered| slice(spec, numbered))
+}
+
+fn slice(spec: &ServiceSpec, (number, endpoints): (usize, &[EndpointSpec])) -> Value {
+    let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|endpoint| {
             json!({
@@ -196,7 +236,7 @@ fn slice(spec: &ServiceSpec) -> Value {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": format!("{}-abcde", spec.name),
+            "name": format!("{}-{number:05}", spec.name),
             "namespace": NAMESPACE,
             "creationTimestamp": "2026-01-02T03:04:05Z",
             "labels": {

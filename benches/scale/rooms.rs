@@ -95,6 +95,12 @@ impl Rooms {
         })
     }
 
+    /// Removes what a change left for a quiet moment.
+    pub fn settle(&mut self) -> Outcome<()> {
+        self.dataplane.settle()?;
+        Ok(())
+    }
+
     fn learn(&mut self, text: &str) -> Outcome<()> {
         let path: Arc<Path> = Path::new("scale.json").into();
         for document in decode(text.as_bytes(), Format::Json, &path, &mut self.names)? {

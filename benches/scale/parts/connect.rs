@@ -6,7 +6,7 @@
 
 use crate::connect::{Course, Path, SERVER_PORT, SERVERS, Server, Variant, measure};
 use crate::daemon::Daemon;
-use crate::generate::{Cluster, EndpointSpec, NODES, ServiceSpec, Shape};
+use crate::generate::{Cluster, EndpointSpec, NODES, Outside, ServiceSpec, Shape};
 use crate::manifests::{Format, Manifests};
 use crate::nft::Census;
 use crate::report::Row;
@@ -87,6 +87,7 @@ fn skeleton(services: u32) -> Outcome<Course> {
         cluster_ip: CLUSTER_IP,
         sticky: false,
         local: false,
+        outside: Outside::Nowhere,
         endpoints,
     });
     let manifests = Manifests::write(&cluster, Format::Json, 0)?;

@@ -9,4 +9,5 @@ pub mod event;
 pub mod load;
 pub mod memory;
 pub mod repair;
+pub mod special;
 pub mod start;
