@@ -101,6 +101,21 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
         tracer.step("the packet is rejected", "so that the client learns of it at once");
         return Ok(tracer.end(Verdict::Reject));
     }
+    let family = Family::of(packet.destination);
+    let listens = packet.destination.is_loopback()
+        && plan.node.localhost_node_ports[usize::from(family == Family::V6)];
+    let at_node_port = key(FrontendAddress::NodePort(family));
+    if let Some(holder) = plan.claims.holder(&at_node_port).filter(|_| listens) {
+        tracer.step(
+            format!("port {} is a node port of Service {holder}", packet.port),
+            "this node's loopback addresses answer at node ports too, while there are endpoints",
+        );
+        tracer.step(
+            "the packet is left alone",
+            "a listener of vipd's takes the connection and passes it on from this node",
+        );
+        return Ok(tracer.end(Verdict::Pass));
+    }
     let range = plan.node.service_ranges.iter().find(|range| range.contains(&packet.destination));
     if let Some(range) = range {
         tracer.step(

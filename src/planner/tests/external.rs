@@ -152,6 +152,23 @@ fn what_is_delivered_on_this_node_keeps_its_source() {
     assert_eq!(run(&plan, POD, "10.254.0.9:80/TCP"), "forward 192.168.0.2:8080 192.168.0.3:8080");
 }
 
+/// By a listener, which the packet path does not see.
+#[test]
+fn loopback_addresses_are_left_to_the_listener() {
+    let steps = |policy: Policy| {
+        let (source, destination) = ("127.0.0.1".parse().unwrap(), "127.0.0.1".parse().unwrap());
+        let protocol = Protocol::Tcp;
+        let packet = Packet { source, destination, protocol, port: 30081, in_interface: None };
+        let traced = trace(&world(policy), &packet).unwrap();
+        assert_eq!(traced.verdict.name(), "pass");
+        traced.steps.iter().map(|step| step.what.clone()).collect::<Vec<_>>().join("; ")
+    };
+    let on = Policy { localhost_node_ports: true, ..policy() };
+    assert!(steps(on).contains("port 30081 is a node port of Service ns/all"));
+    let off = Policy { localhost_node_ports: false, ..policy() };
+    assert!(steps(off).contains("belongs to no service"));
+}
+
 #[test]
 fn steps_tell_of_policies_and_ranges() {
     let told = |from: &str, to: &str, port: u16| {
