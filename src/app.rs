@@ -6,7 +6,8 @@
 use crate::config::{Config, Feature};
 use crate::conntrack::{Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
-use crate::dataplane::nftables::{Nftables, Without};
+use crate::dataplane::nftables::{Counters, Nftables, Without};
+use crate::metrics::Metrics;
 use crate::model::Protocol;
 use crate::node::KernelVersion;
 use crate::planner::{NodePlan, Plan};
@@ -110,12 +111,17 @@ async fn serve(config: Config) -> Result<(), Error> {
         min_sync_period: config.min_sync_period,
     };
     let writer = Writer::new(settings, dataplane, cleaner);
+    let metrics = Metrics::with_kernel(Counters::open()?);
+    let (health_tally, localhost_counts) = (metrics.health.clone(), metrics.localhost.clone());
     let listener = admin::bind(&config.admin_socket)?;
-    let admin = tokio::spawn(admin::serve(listener, writer.published(), stop.clone()));
+    let admin = admin::serve(listener, writer.published(), metrics, stop.clone());
+    let admin = tokio::spawn(admin);
     let outlook = if config.takeover { Outlook::Go } else { Outlook::Stay };
     let takeover = tokio::spawn(take_over(outlook, writer.published(), stop.clone()));
-    let health = health::serve(writer.published(), writer.listening(), stop.clone());
-    let localhost = localhost::serve(writer.published(), writer.listening(), stop.clone());
+    let (published, changes) = (writer.published(), writer.listening());
+    let health = health::serve(published, changes, stop.clone(), health_tally);
+    let (published, changes) = (writer.published(), writer.listening());
+    let localhost = localhost::serve(published, changes, stop.clone(), localhost_counts);
     let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
     let (batches, changes) = mpsc::channel(BATCHES);

@@ -28,6 +28,7 @@ pub mod dataplane;
 pub mod health;
 pub mod listen;
 pub mod localhost;
+pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod node;

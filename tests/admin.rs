@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vipd::admin::{self, Client, ClientError, Error, TraceQuery};
+use vipd::metrics::Metrics;
 use vipd::model::{
     ClusterIps, Created, Known, Protocol, Service, ServiceKey, ServicePort, ServiceType, Shown,
     TargetPort, TrafficPolicy,
@@ -112,7 +113,8 @@ fn serve(path: &Path, snapshot: Snapshot) -> (JoinHandle<()>, CancellationToken)
     let listener = admin::bind(path).unwrap();
     let shutdown = CancellationToken::new();
     let published = Arc::new(ArcSwap::from_pointee(snapshot));
-    (tokio::spawn(admin::serve(listener, published, shutdown.clone())), shutdown)
+    let serving = admin::serve(listener, published, Metrics::default(), shutdown.clone());
+    (tokio::spawn(serving), shutdown)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -186,6 +188,23 @@ async fn traces_and_what_they_lack() {
     let (head, body) = daemon.raw("GET /v1/trace?source=x HTTP/1.0\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.0 400"), "{head}");
     assert!(body.contains("expected an IP address"), "{body}");
+}
+
+#[tokio::test]
+async fn metrics_are_text_in_the_exposition_format() {
+    let daemon = Daemon::start(snapshot(3));
+    let (head, body) = daemon.raw("GET /metrics HTTP/1.0\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(body.contains("# TYPE vipd_services gauge\nvipd_services 3\n"), "{body}");
+    let asked = daemon.client().metrics().await.unwrap();
+    assert!(asked.synced);
+    assert_eq!(asked.value, body);
+    let printed = daemon.vipd("metrics").await;
+    assert_eq!(printed.status.code(), Some(0));
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), body);
+    let (head, _) = daemon.raw("POST /metrics HTTP/1.0\r\ncontent-length: 0\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.0 405"), "{head}");
 }
 
 #[tokio::test]

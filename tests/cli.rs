@@ -317,6 +317,10 @@ fn bad_input_is_named_and_ends_with_2() {
             vec!["get", "svc", "--admin-socket", "/nonexistent/vipd.sock"],
             ["/nonexistent/vipd.sock", "is it running?"],
         ),
+        (
+            vec!["metrics", "--admin-socket", "/nonexistent/vipd.sock"],
+            ["/nonexistent/vipd.sock", "is it running?"],
+        ),
         (vec!["frobnicate"], ["frobnicate", "Usage"]),
     ] {
         let (code, text) = refusal(&arguments);

@@ -22,10 +22,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("conntrack", &["model", "planner", "netlink"]),
     ("sync", &["model", "store", "planner", "dataplane", "conntrack", "sources"]),
     ("takeover", &["model", "netlink"]),
-    ("admin", &["model", "planner", "sync"]),
+    ("admin", &["model", "planner", "sync", "metrics"]),
     ("listen", &[]),
     ("health", &["model", "planner", "sync", "listen"]),
     ("localhost", &["model", "planner", "sync", "listen"]),
+    ("metrics", &["model", "planner", "sources", "dataplane", "sync", "listen", "localhost"]),
     ("app", &["*"]),
     ("cli", &["*"]),
     // The bin: calls the lib by its name.
@@ -41,6 +42,7 @@ const PURE: &[&str] = &[
     "store",
     "planner",
     "sources/decode",
+    "sync/no_local",
     "sync/schedule",
     "conntrack/departed",
     "conntrack/stale",
@@ -60,6 +62,8 @@ const PURE: &[&str] = &[
     "localhost/dials",
     "localhost/pin",
     "localhost/places",
+    "metrics/families",
+    "metrics/text",
 ];
 
 const PURE_LINE: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";

@@ -2,6 +2,7 @@
 
 use super::ClientError;
 use super::query::TraceQuery;
+use super::route::METRICS;
 use super::server::SYNCED;
 use super::views::{
     DescribeView, EndpointsView, List, PlanView, ProblemView, ServiceView, StatusView, TraceView,
@@ -67,14 +68,27 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// In the Prometheus text exposition format.
+    pub async fn metrics(&self) -> Result<Answered<String>, ClientError> {
+        let Answered { value, synced } = self.fetch(METRICS).await?;
+        let value = String::from_utf8(value.into()).map_err(|error| self.failed(error))?;
+        Ok(Answered { value, synced })
+    }
+
     async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<Answered<T>, ClientError> {
+        let Answered { value, synced } = self.fetch(target).await?;
+        let value = serde_json::from_slice(&value).map_err(|error| self.failed(error))?;
+        Ok(Answered { value, synced })
+    }
+
+    async fn fetch(&self, target: &str) -> Result<Answered<Bytes>, ClientError> {
         match tokio::time::timeout(TIMEOUT, self.ask(target)).await {
             Ok(answered) => answered,
             Err(_) => Err(self.failed(format!("nothing for {} s", TIMEOUT.as_secs()))),
         }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, target: &str) -> Result<Answered<T>, ClientError> {
+    async fn ask(&self, target: &str) -> Result<Answered<Bytes>, ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|error| self.refused(error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -97,9 +111,8 @@ impl Client {
         let (head, body) = answer.map_err(|error| self.failed(error))?;
         match head.status {
             StatusCode::OK => {
-                let value = serde_json::from_slice(&body).map_err(|error| self.failed(error))?;
                 let synced = head.headers.get(SYNCED).is_none_or(|value| value != "false");
-                Ok(Answered { value, synced })
+                Ok(Answered { value: body, synced })
             }
             StatusCode::NOT_FOUND => Err(ClientError::NotFound(error_text(&body))),
             StatusCode::BAD_REQUEST => Err(ClientError::BadRequest(error_text(&body))),

@@ -1,6 +1,7 @@
 //! A running daemon's read-only answers, on a Unix socket that only root may use.
 //!
-//! In: published snapshots, GET requests. Out: JSON; the same values for offline commands.
+//! In: published snapshots, GET requests. Out: JSON; the same values for offline commands;
+//! the text of `/metrics`.
 //! Never: a change of anything; a wait that the writer could feel.
 
 mod client;

@@ -14,6 +14,9 @@ use hyper::StatusCode;
 use serde::Serialize;
 use std::sync::Arc;
 
+/// Not of the versioned API: the path and format are those that every collector knows.
+pub(super) const METRICS: &str = "/metrics";
+
 pub(super) enum Answer {
     Body(Body),
     Refusal(StatusCode, String),

@@ -1,8 +1,9 @@
 //! Connections in, answers out, with a bound on everything.
 
-use super::route::{Answer, answer};
+use super::route::{Answer, METRICS, answer};
 use super::stream::Body;
 use super::{Listener, socket};
+use crate::metrics::{self, Metrics};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
 use http_body_util::{BodyExt, Full};
@@ -43,6 +44,7 @@ pub(super) const SYNCED: HeaderName = HeaderName::from_static("vipd-synced");
 pub async fn serve(
     listener: Listener,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Metrics,
     shutdown: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -53,9 +55,9 @@ pub async fn serve(
         else {
             break;
         };
-        let snapshot = Arc::clone(&snapshot);
+        let (snapshot, metrics) = (Arc::clone(&snapshot), metrics.clone());
         connections.spawn(async move {
-            connection(stream, snapshot).await;
+            connection(stream, snapshot, &metrics).await;
             drop(place);
         });
     }
@@ -78,10 +80,10 @@ async fn next(listener: &socket::Listener, shutdown: &CancellationToken) -> Opti
     }
 }
 
-async fn connection(stream: UnixStream, snapshot: Arc<ArcSwap<Snapshot>>) {
+async fn connection(stream: UnixStream, snapshot: Arc<ArcSwap<Snapshot>>, metrics: &Metrics) {
     let service = service_fn(move |request| {
         let snapshot = snapshot.load_full();
-        async move { Ok::<_, Infallible>(respond(&request, snapshot)) }
+        async move { Ok::<_, Infallible>(respond(&request, snapshot, metrics).await) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -96,13 +98,23 @@ async fn connection(stream: UnixStream, snapshot: Arc<ArcSwap<Snapshot>>) {
     }
 }
 
-fn respond(request: &Request<Incoming>, snapshot: Arc<Snapshot>) -> Response<Body> {
+async fn respond(
+    request: &Request<Incoming>,
+    snapshot: Arc<Snapshot>,
+    metrics: &Metrics,
+) -> Response<Body> {
     let synced = snapshot.status.synced;
+    let mut content_type = "application/json";
     let mut response = if request.method() == Method::GET {
         let uri = request.uri();
-        match answer(uri.path(), uri.query().unwrap_or_default(), snapshot) {
-            Answer::Body(body) => Response::new(body),
-            Answer::Refusal(status, text) => refusal(status, &text),
+        if uri.path() == METRICS {
+            content_type = metrics::CONTENT_TYPE;
+            Response::new(Full::from(metrics.scrape(&snapshot).await).boxed_unsync())
+        } else {
+            match answer(uri.path(), uri.query().unwrap_or_default(), snapshot) {
+                Answer::Body(body) => Response::new(body),
+                Answer::Refusal(status, text) => refusal(status, &text),
+            }
         }
     } else {
         let mut response =
@@ -111,7 +123,7 @@ fn respond(request: &Request<Incoming>, snapshot: Arc<Snapshot>) -> Response<Bod
         response
     };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(SYNCED, HeaderValue::from_static(if synced { "true" } else { "false" }));
     response
 }

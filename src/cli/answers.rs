@@ -13,6 +13,7 @@ use crate::planner;
 use crate::sync::Snapshot;
 use clap::Args;
 use std::path::PathBuf;
+use tokio::runtime::{Builder, Runtime};
 
 /// Whom to ask.
 #[derive(Debug, Clone, Args)]
@@ -30,18 +31,14 @@ pub(super) struct From {
 
 #[derive(Debug)]
 pub(super) enum Answers {
-    Daemon { client: Client, runtime: tokio::runtime::Runtime },
+    Daemon { client: Client, runtime: Runtime },
     Offline(Box<Snapshot>),
 }
 
 impl From {
     pub(super) fn open(self) -> Result<Answers, Error> {
         let Some(directory) = self.manifests else {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(Error::Runtime)?;
-            let client = Client::new(&self.socket.admin_socket);
+            let (client, runtime) = daemon(&self.socket)?;
             return Ok(Answers::Daemon { client, runtime });
         };
         let config = self.node.check()?;
@@ -113,6 +110,17 @@ impl Answers {
             Answers::Offline(snapshot) => Ok(PlanView::from(&snapshot.plan)),
         }
     }
+}
+
+fn daemon(socket: &SocketFlag) -> Result<(Client, Runtime), Error> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    Ok((Client::new(&socket.admin_socket), runtime))
+}
+
+/// Only a daemon has counted anything.
+pub(super) fn ask_metrics(socket: &SocketFlag) -> Result<String, Error> {
+    let (client, runtime) = daemon(socket)?;
+    answered(runtime.block_on(client.metrics()))
 }
 
 fn answered<T>(answer: Result<Answered<T>, ClientError>) -> Result<T, Error> {

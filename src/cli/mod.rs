@@ -10,6 +10,7 @@ mod completions;
 mod describe;
 mod error;
 mod get;
+mod metrics;
 mod offline;
 mod output;
 mod plan;
@@ -42,6 +43,8 @@ enum Command {
     Trace(Box<trace::Flags>),
     /// Print everything that this node does
     Plan(Box<plan::Flags>),
+    /// Print what a running daemon counts, as Prometheus reads it
+    Metrics(metrics::Flags),
     /// Remove everything of vipd's from the kernel
     Cleanup,
     /// Print a completion script for a shell
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Describe(flags) => describe::run(*flags),
         Command::Trace(flags) => trace::run(*flags),
         Command::Plan(flags) => plan::run(*flags),
+        Command::Metrics(flags) => metrics::run(&flags),
         Command::Cleanup => cleanup::run(),
         Command::Completions(flags) => completions::run(&flags),
         Command::Version => output::print(&format!("vipd {}\n", env!("CARGO_PKG_VERSION"))),

@@ -34,6 +34,22 @@ pub struct Stats {
     pub failures: u64,
 }
 
+/// What was done since the start; counts on as it is read.
+#[derive(Debug, Clone, Default)]
+pub struct Removals(Arc<Shared>);
+
+impl Removals {
+    pub fn get(&self) -> Stats {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            deleted: of(&self.0.deleted),
+            filtered: of(&self.0.filtered),
+            runs: of(&self.0.runs),
+            failures: of(&self.0.failures),
+        }
+    }
+}
+
 /// Removes stale entries in the background. Dropping it finishes what was ordered, unless that
 /// fails.
 #[derive(Debug)]
@@ -111,13 +127,12 @@ impl Cleaner {
     }
 
     pub fn stats(&self) -> Stats {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
-            deleted: of(&self.shared.deleted),
-            filtered: of(&self.shared.filtered),
-            runs: of(&self.shared.runs),
-            failures: of(&self.shared.failures),
-        }
+        self.removals().get()
+    }
+
+    /// The same, for who reads it later.
+    pub fn removals(&self) -> Removals {
+        Removals(Arc::clone(&self.shared))
     }
 
     /// Waits until all that was ordered is done; whether it was within `timeout`.

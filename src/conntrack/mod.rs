@@ -19,7 +19,7 @@ mod stale;
 mod sysctls;
 mod worker;
 
-pub use cleaner::{Cleaner, Options, Stats};
+pub use cleaner::{Cleaner, Options, Removals, Stats};
 pub use departed::{Departures, Former, Resets};
 pub use netlink::{Dump, Entry, Error, Table};
 pub use proc::{Changed, Root, set_sysctls};

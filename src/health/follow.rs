@@ -2,7 +2,7 @@
 
 use super::ports::{Followed, Ports};
 use super::server::{Asked, CONNECTIONS_OF_ALL, Server, Site};
-use crate::listen::{self, Kept, Tried};
+use crate::listen::{self, Kept, Tally, Tried};
 use crate::model::{Family, ServiceKey};
 use crate::planner::{Listening, NodePlan};
 use crate::sync::Snapshot;
@@ -17,16 +17,18 @@ use tokio_util::sync::CancellationToken;
 
 /// Answers at every `healthCheckNodePort` of the published plan, on each of the node's node-port
 /// addresses, until told to stop. `changes` says when to look; how many endpoints there are is
-/// looked up for each request.
+/// looked up for each request. `tally` follows the sockets.
 pub async fn serve(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<()>,
     stop: CancellationToken,
+    tally: Tally,
 ) {
     let mut servers = Servers::new(snapshot);
     loop {
         changes.borrow_and_update();
         servers.follow().await;
+        tally.set(servers.kept.open_count(), servers.kept.failures());
         let wait = listen::change_or_retry(&mut changes, servers.kept.retry_at());
         if stop.run_until_cancelled(wait).await.is_none() {
             break;

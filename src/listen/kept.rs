@@ -19,6 +19,7 @@ const SETTLING: Duration = Duration::from_secs(4);
 pub struct Kept<K, S> {
     open: BTreeMap<K, S>,
     refused: BTreeMap<K, Refusal>,
+    failures: u64,
 }
 
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub enum Tried {
 
 impl<K, S> Default for Kept<K, S> {
     fn default() -> Self {
-        Self { open: BTreeMap::new(), refused: BTreeMap::new() }
+        Self { open: BTreeMap::new(), refused: BTreeMap::new(), failures: 0 }
     }
 }
 
@@ -53,6 +54,15 @@ impl<K: Ord + Clone, S> Kept<K, S> {
 
     pub fn open(&self) -> impl Iterator<Item = (&K, &S)> {
         self.open.iter()
+    }
+
+    pub fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Tries that have failed, but for those that an address which settles accounts for.
+    pub fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// All that were wanted and are not open.
@@ -101,6 +111,7 @@ impl<K: Ord + Clone, S> Kept<K, S> {
                 let lasted = now.saturating_duration_since(refusal.since);
                 refusal.next = now + lasted.clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 let may_pass = matches!(error, Error::NoSuchAddress) && lasted < SETTLING;
+                self.failures += u64::from(!may_pass);
                 if refusal.told || may_pass {
                     return Tried::StillRefused;
                 }

@@ -38,6 +38,7 @@ fn an_address_that_settles_is_no_news() {
     assert!(matches!(after(2), Tried::StillRefused));
     assert!(matches!(after(4), Tried::Refused(Error::NoSuchAddress)));
     assert!(matches!(after(8), Tried::StillRefused));
+    assert_eq!(kept.failures(), 2, "those of an address that settles are none");
 }
 
 #[test]

@@ -7,10 +7,12 @@ mod kept;
 #[cfg(test)]
 mod kept_tests;
 mod socket;
+mod tally;
 mod wait;
 
 pub use kept::{Kept, Tried};
 pub use socket::{Acceptor, tcp, udp};
+pub use tally::{Count, Tally};
 pub use wait::change_or_retry;
 
 use std::io;

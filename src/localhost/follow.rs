@@ -4,7 +4,7 @@ use super::budget::{Budget, Files};
 use super::places::{Families, Place, Port, Services, changes};
 use super::served::Served;
 use super::{tcp, udp};
-use crate::listen::{self, Acceptor, Kept, Tried};
+use crate::listen::{self, Acceptor, Count, Kept, Tally, Tried};
 use crate::model::Protocol;
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
@@ -18,17 +18,29 @@ use tokio_util::sync::CancellationToken;
 /// Sockets opened in one go: ten thousand at once would keep everybody else waiting.
 const AT_ONCE: usize = 64;
 
+/// What is counted here.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    pub listeners: Tally,
+    /// Dials to endpoints that did not take a TCP connection.
+    pub failed_dials: Count,
+}
+
 /// Listens for every node port of the published plan that has endpoints, on the loopback address of
 /// the families that the node's plan names, until told to stop. `changes` says when to look.
 pub async fn serve(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<()>,
     stop: CancellationToken,
+    counts: Counts,
 ) {
     let mut listeners = Listeners::new(snapshot, Budget::of_this_process());
+    listeners.failed_dials = counts.failed_dials;
     loop {
         changes.borrow_and_update();
         listeners.follow().await;
+        let kept = &listeners.kept;
+        counts.listeners.set(kept.open_count(), kept.failures());
         let wait = listen::change_or_retry(&mut changes, listeners.kept.retry_at());
         if stop.run_until_cancelled(wait).await.is_none() {
             break;
@@ -46,6 +58,7 @@ pub(super) struct Listeners {
     /// Wanted, and not open.
     waiting: BTreeMap<Place, Port>,
     told: Told,
+    failed_dials: Count,
 }
 
 /// What is said once, whatever how many ports it concerns.
@@ -65,6 +78,7 @@ impl Listeners {
             kept: Kept::default(),
             waiting: BTreeMap::new(),
             told: Told::default(),
+            failed_dials: Count::default(),
         }
     }
 
@@ -100,7 +114,8 @@ impl Listeners {
                 tokio::task::yield_now().await;
             }
             let service = port.service.clone();
-            let opened = Listener::open(place, &port, &self.budget);
+            let served = Served::new(port.clone(), self.failed_dials.clone());
+            let opened = Listener::open(place, served, &self.budget);
             if opened.is_err() {
                 self.waiting.insert(place, port);
             }
@@ -147,10 +162,10 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    fn open(place: Place, port: &Port, budget: &Arc<Budget>) -> Result<Self, listen::Error> {
+    fn open(place: Place, served: Served, budget: &Arc<Budget>) -> Result<Self, listen::Error> {
         let files = Arc::clone(&budget.listeners).try_acquire_owned();
         let files = files.map_err(|_| listen::Error::Files)?;
-        let (served, stop) = (Arc::new(Served::new(port.clone())), CancellationToken::new());
+        let (served, stop) = (Arc::new(served), CancellationToken::new());
         let (own, budget, end) = (Arc::clone(&served), Arc::clone(budget), stop.clone());
         let task = match place.protocol {
             Protocol::Udp => tokio::spawn(udp::serve(listen::udp(place.at)?, own, budget, end)),

@@ -18,4 +18,4 @@ mod tcp;
 mod tests;
 mod udp;
 
-pub use follow::serve;
+pub use follow::{Counts, serve};

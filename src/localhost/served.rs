@@ -2,6 +2,7 @@
 
 use super::pin::{Ask, Pin};
 use super::places::Port;
+use crate::listen::Count;
 use crate::planner::Target;
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
@@ -13,11 +14,12 @@ use std::time::Instant;
 pub(super) struct Served {
     port: ArcSwap<Port>,
     pin: Mutex<Pin>,
+    pub(super) failed_dials: Count,
 }
 
 impl Served {
-    pub(super) fn new(port: Port) -> Self {
-        Self { port: ArcSwap::from_pointee(port), pin: Mutex::default() }
+    pub(super) fn new(port: Port, failed_dials: Count) -> Self {
+        Self { port: ArcSwap::from_pointee(port), pin: Mutex::default(), failed_dials }
     }
 
     pub(super) fn port(&self) -> Arc<Port> {

@@ -87,6 +87,7 @@ pub(super) async fn dial(served: &Served) -> Option<TcpStream> {
                 Failure::Slow
             }
         };
+        served.failed_dials.add(1);
         dials.failed(target, failure);
     }
     tracing::debug!(service = %served.port().service, "no endpoint takes a connection");

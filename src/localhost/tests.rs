@@ -7,6 +7,7 @@ use super::pin::{Ask, Pin};
 use super::places::{Changes, Families, Place, Port, changes};
 use super::served::Served;
 use super::tcp::dial;
+use crate::listen::Count;
 use crate::model::{Family, NodeFacts, Protocol, ServiceKey};
 use crate::planner::{Listening, NodePlan, NodePortListener, Plan, Policy, Target};
 use crate::sync::{Snapshot, SyncStatus};
@@ -312,7 +313,8 @@ async fn a_dial_goes_on_until_somebody_answers() {
         all.push(refusing().await);
     }
     let listener = port(Protocol::Tcp, 1, 0, all);
-    let served = Served::new(Port { service: ServiceKey::new("ns", "web"), listener });
+    let served =
+        Served::new(Port { service: ServiceKey::new("ns", "web"), listener }, Count::default());
     for _ in 0..20 {
         let mut stream = dial(&served).await.expect("one of ten answers");
         assert_eq!(stream.read_u8().await.unwrap(), 7);

@@ -43,6 +43,17 @@ pub enum Object {
 }
 
 impl Object {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::Endpoints(_) => Kind::Endpoints,
+            Object::Pod(_) => Kind::Pod,
+            Object::Node(_) => Kind::Node,
+            Object::ServiceCidr(_) => Kind::ServiceCidr,
+        }
+    }
+
     /// What a later `Delete` of this object names.
     pub fn object_ref(&self) -> ObjectRef {
         match self {

@@ -4,6 +4,9 @@
 //! published [`Snapshot`] after each.
 //! Never: a second task that writes; a wait for anything but the kernel.
 
+mod no_local;
+#[cfg(test)]
+mod no_local_tests;
 mod schedule;
 #[cfg(test)]
 mod schedule_tests;
@@ -11,6 +14,7 @@ mod snapshot;
 mod task;
 mod writer;
 
+pub use no_local::NoLocalEndpoints;
 pub use schedule::{Schedule, Work};
 pub use snapshot::{Snapshot, SyncStatus};
 pub use task::run;

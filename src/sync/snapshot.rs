@@ -1,6 +1,7 @@
 //! What the writer publishes for everyone else to read.
 
-use crate::conntrack::ResetCount;
+use super::NoLocalEndpoints;
+use crate::conntrack::{Removals, ResetCount};
 use crate::dataplane::Applied;
 use crate::model::{Known, Problem, ServiceKey};
 use crate::planner::Plan;
@@ -41,6 +42,15 @@ pub struct SyncStatus {
     pub failures: u64,
     /// Repairs of foreign edits.
     pub repairs: u64,
+    /// Times that what the kernel holds was read back, and the difference written.
+    pub resyncs: u64,
+    /// Changes of Services that sources have told of.
+    pub service_changes: u64,
+    /// Changes of EndpointSlices and Endpoints objects that sources have told of.
+    pub endpoint_changes: u64,
+    pub no_local: NoLocalEndpoints,
+    /// Of stale UDP conntrack entries.
+    pub removals: Removals,
     /// TCP connections that were reset because their endpoint is gone.
     pub resets: ResetCount,
     /// All that was written since the start.

@@ -1,8 +1,8 @@
 //! The state that only one task may change, and the one step that brings it to the kernel.
 
 use super::schedule::{Schedule, Work};
-use super::{Snapshot, SyncStatus};
-use crate::conntrack::{Cleaner, ResetCount, stale};
+use super::{NoLocalEndpoints, Snapshot, SyncStatus};
+use crate::conntrack::{Cleaner, Removals, ResetCount, stale};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, FrontendKey, Plan, Planner, Policy};
@@ -28,6 +28,10 @@ pub trait StaleFlows {
     fn resets(&self) -> ResetCount {
         ResetCount::default()
     }
+    /// How many stale entries were removed.
+    fn removals(&self) -> Removals {
+        Removals::default()
+    }
 }
 
 impl StaleFlows for Cleaner {
@@ -45,6 +49,10 @@ impl StaleFlows for Cleaner {
 
     fn resets(&self) -> ResetCount {
         Cleaner::resets(self)
+    }
+
+    fn removals(&self) -> Removals {
+        Cleaner::removals(self)
     }
 }
 
@@ -80,7 +88,11 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     pub fn new(settings: Settings, dataplane: D, flows: F) -> Self {
         let store = Store::new(settings.node_name.clone());
         let planner = Planner::new(settings.policy, settings.node_name);
-        let status = SyncStatus { resets: flows.resets(), ..SyncStatus::default() };
+        let status = SyncStatus {
+            resets: flows.resets(),
+            removals: flows.removals(),
+            ..SyncStatus::default()
+        };
         let snapshot = Snapshot {
             known: store.known().clone(),
             plan: planner.plan().clone(),
@@ -129,8 +141,14 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.seen.get_or_insert(batch.seen);
         for change in batch.changes {
             match change {
-                Change::Upsert(object) => self.store.upsert(object),
-                Change::Delete(object) => self.store.delete(&object),
+                Change::Upsert(object) => {
+                    self.count(object.kind());
+                    self.store.upsert(object);
+                }
+                Change::Delete(object) => {
+                    self.count(object.kind);
+                    self.store.delete(&object);
+                }
                 Change::Problems { scope, problems } if problems.is_empty() => {
                     self.problems.remove(&scope);
                 }
@@ -147,6 +165,14 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             }
         }
         self.schedule.request(Work::Apply);
+    }
+
+    fn count(&mut self, kind: Kind) {
+        match kind {
+            Kind::Service => self.status.service_changes += 1,
+            Kind::EndpointSlice | Kind::Endpoints => self.status.endpoint_changes += 1,
+            Kind::Pod | Kind::Node | Kind::ServiceCidr => {}
+        }
     }
 
     /// The addresses of the node's interfaces, whenever they change.
@@ -220,6 +246,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     fn apply(&mut self, changed: Vec<ServiceKey>) -> Result<Applied, D::Error> {
         let delta = self.planner.replan(changed, self.store.known());
         self.stale.extend(stale(&delta));
+        self.status.no_local.follow(&delta);
         let plan = self.planner.plan();
         let applied = if delta.is_empty() {
             Applied::default()
@@ -234,9 +261,11 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         if self.status.last_success.is_some() {
             let delta = self.planner.replan(changed, self.store.known());
             self.stale.extend(stale(&delta));
+            self.status.no_local.follow(&delta);
         } else {
             // What was there before is found in the kernel: nobody asks for the difference.
             self.planner.catch_up(changed, self.store.known());
+            self.status.no_local = NoLocalEndpoints::of(self.planner.plan());
         }
         let plan = self.planner.plan();
         let mut applied = self.dataplane.resync(plan)?;
@@ -283,6 +312,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                         "applied"
                     );
                     if work == Work::Resync {
+                        self.status.resyncs += 1;
                         let services = self.planner.plan().services;
                         tracing::info!(services, operations = applied.operations, "programmed");
                     }

@@ -18,6 +18,7 @@ mod lifecycle;
 mod loadbalancer;
 mod localhost;
 mod masquerade;
+mod metrics;
 mod nodeport;
 mod nothing;
 mod path;
@@ -59,5 +60,6 @@ fn main() -> ExitCode {
         ("localhost", localhost::cases()),
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
+        ("metrics", metrics::cases()),
     ])
 }

@@ -15,8 +15,8 @@ use super::transaction::{
 };
 use crate::dataplane::Applied;
 use crate::netlink::{
-    Buffer, ExtendedError, Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
-    NLMSG_DONE, Socket,
+    Attributes, Buffer, ExtendedError, Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
+    NLM_F_REQUEST, NLMSG_DONE, Socket,
 };
 use std::collections::HashMap;
 use std::io;
@@ -343,6 +343,27 @@ impl Kernel {
         Ok(chains)
     }
 
+    /// Packets that each counter of a rule has seen, with the rule's chain.
+    pub fn counters(&mut self) -> Result<Vec<(String, u64)>, Error> {
+        for _ in 0..TRIES {
+            let (mut counters, mut interrupted) = (Vec::new(), false);
+            self.begin(NFT_MSG_GETRULE, NLM_F_DUMP);
+            self.request.attr_str(1, TABLE);
+            self.ask("the counters of table inet vipd", |message| {
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                let attributes = message.attributes();
+                let ours = attributes.find(1).is_some_and(|table| table.str() == TABLE);
+                let (true, Some(chain)) = (ours, attributes.find(2)) else { return };
+                let packets = attributes.find(4).and_then(|list| read_counter(list.nested()));
+                counters.extend(packets.map(|packets| (chain.str().to_owned(), packets)));
+            })?;
+            if !interrupted {
+                return Ok(counters);
+            }
+        }
+        Err(Error::Contended(TRIES))
+    }
+
     /// All elements of a set. Costs more than its size for large sets (the kernel starts each
     /// part of a dump from the beginning): 100,000 take about a second.
     pub fn dump(&mut self, set: Set) -> Result<Vec<Element>, Error> {
@@ -442,6 +463,16 @@ enum Outcome {
     Done,
     /// The ruleset has another generation.
     Restart,
+}
+
+/// The packets that a rule's counter has seen, if it has one, from its list of expressions.
+fn read_counter(mut expressions: Attributes<'_>) -> Option<u64> {
+    let counter = expressions.find_map(|expression| {
+        let expression = expression.nested();
+        let is_counter = expression.find(1)?.str() == "counter";
+        expression.find(2).filter(|_| is_counter)
+    })?;
+    counter.nested().find(2)?.u64()
 }
 
 /// The elements that a message lists.

@@ -42,6 +42,8 @@ use std::borrow::Cow;
 use std::num::NonZeroU32;
 
 pub const TABLE: &str = "vipd";
+/// Whose counters see the INVALID packets that are dropped.
+pub const STRAY: &str = "stray";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
@@ -141,7 +143,7 @@ fn ours_name(family: Family) -> &'static str {
 pub const OPTIONAL: [&str; 9] = [
     "invalid",
     "invalid-output",
-    "stray",
+    STRAY,
     "input",
     "arrivals",
     arrived_name(Family::V4),
@@ -215,11 +217,11 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     ));
     if needs.node.drop_invalid {
         let stray = Family::BOTH.into_iter().flat_map(|family| stray(needs, family));
-        chains.push(ChainDefinition::new("stray", stray.collect()));
+        chains.push(ChainDefinition::new(STRAY, stray.collect()));
         chains.push(ChainDefinition::hooked(
             "invalid",
             Hook { kind: "filter", number: NF_INET_PRE_ROUTING, priority: 0 },
-            vec![rules::if_invalid("stray".into())],
+            vec![rules::if_invalid(STRAY.into())],
         ));
         // What endpoints on this node send passes no prerouting hook.
         if all.clone().any(|family| needs.of(family).hosted) {
@@ -462,6 +464,13 @@ pub fn entry_name(class: ClassKey) -> String {
         None => spread_name(class),
         Some(seconds) => format!("sticky{}-{seconds}", common_name(class)),
     }
+}
+
+/// Whether this chain's counter sees connections that are not pinned for want of room.
+pub fn is_record(chain: &str) -> bool {
+    Family::BOTH.into_iter().any(|family| {
+        chain.strip_prefix("record").is_some_and(|rest| rest.starts_with(suffix(family)))
+    })
 }
 
 fn record_name(family: Family, seconds: u32) -> String {

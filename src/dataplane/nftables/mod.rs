@@ -6,6 +6,7 @@
 
 pub mod changes;
 mod classes;
+mod counters;
 mod error;
 pub mod expr;
 pub mod hash;
@@ -29,6 +30,7 @@ pub mod transaction;
 pub mod types;
 mod whole;
 
+pub use counters::{Counted, Counters};
 pub use error::Error;
 pub use kernel::Without;
 pub use listing::listing;

@@ -1,0 +1,232 @@
+//! Which numbers there are, and what they mean. PURE.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::text::{Family, Kind, Text};
+use crate::dataplane::nftables::Counted;
+use crate::model::Severity;
+use crate::sync::Snapshot;
+use std::time::UNIX_EPOCH;
+
+/// What is counted elsewhere than in the snapshot, as it was at the moment of the scrape.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Readings {
+    /// `None` where the kernel could not be asked: no number is better than a wrong one.
+    pub kernel: Option<Counted>,
+    pub health_listeners: Opened,
+    pub localhost_listeners: Opened,
+    /// TCP connections to endpoints that were refused or timed out.
+    pub failed_dials: u64,
+}
+
+/// Listening sockets of one kind.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Opened {
+    pub open: u64,
+    pub failures: u64,
+}
+
+/// All families. Costs O(what is rejected or contested), whatever the number of services.
+pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
+    let mut text = Text::default();
+    following(&mut text, snapshot);
+    services(&mut text, snapshot);
+    connections(&mut text, snapshot);
+    listeners(&mut text, read);
+    if let Some(counted) = read.kernel {
+        packets(&mut text, counted);
+    }
+    text.finish()
+}
+
+fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { kind: Kind::Counter, name, help }
+}
+
+fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { kind: Kind::Gauge, name, help }
+}
+
+/// How the kernel follows the plan.
+fn following(text: &mut Text, snapshot: &Snapshot) {
+    let status = &snapshot.status;
+    let success = status.last_success.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    text.one(
+        gauge(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "When the kernel last held exactly the plan, in seconds since 1970; 0: never.",
+        ),
+        success.unwrap_or_default().as_secs_f64(),
+    );
+    text.one(
+        counter(
+            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+            "Writes to the kernel, and repairs, that failed; each is followed by a resync.",
+        ),
+        status.failures,
+    );
+    text.one(
+        counter(
+            "kubeproxy_sync_proxy_rules_service_changes_total",
+            "Changes of Services that sources have told of.",
+        ),
+        status.service_changes,
+    );
+    text.one(
+        counter(
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+            "Changes of EndpointSlices and Endpoints objects that sources have told of.",
+        ),
+        status.endpoint_changes,
+    );
+    text.one(
+        counter("vipd_commits_total", "Times that changes were written to the kernel."),
+        status.commits,
+    );
+    text.one(
+        counter(
+            "vipd_operations_written_total",
+            "Elements, rules, chains and sets that were written to the kernel or removed from it.",
+        ),
+        status.applied.operations,
+    );
+    text.one(
+        counter(
+            "vipd_resyncs_total",
+            "Times that what the kernel holds was read back and the difference written.",
+        ),
+        status.resyncs,
+    );
+    text.one(
+        counter(
+            "vipd_foreign_edits_repaired_total",
+            "Times that changes of vipd's table by other programs were undone.",
+        ),
+        status.repairs,
+    );
+}
+
+/// What is served, and what is not as written.
+fn services(text: &mut Text, snapshot: &Snapshot) {
+    let no_local = snapshot.status.no_local;
+    text.each(
+        gauge(
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            "Services with a Local traffic policy whose endpoints are all on other nodes.",
+        ),
+        "traffic_policy",
+        [("internal", no_local.internal), ("external", no_local.external)],
+    );
+    text.one(gauge("vipd_services", "Services that have a plan."), snapshot.plan.services);
+    let lost: usize = snapshot.plan.claims.contested().map(|(_, losers)| losers.len()).sum();
+    text.one(
+        gauge(
+            "vipd_frontends_lost",
+            "Addresses and ports of services that an older service holds, and that are therefore \
+             not programmed.",
+        ),
+        lost,
+    );
+    let of = |severity: Severity| {
+        let problems = snapshot.problems.values().flat_map(|problems| problems.iter());
+        (severity.name(), problems.filter(|one| one.severity == severity).count())
+    };
+    text.each(
+        gauge(
+            "vipd_object_problems",
+            "What sources say is wrong with objects: rejected (not served), shadowed by another \
+             object of the name, or worth a warning; see `vipd get rejected`.",
+        ),
+        "severity",
+        [Severity::Rejected, Severity::Shadowed, Severity::Warning].map(of),
+    );
+}
+
+/// What was done to established flows.
+fn connections(text: &mut Text, snapshot: &Snapshot) {
+    let removals = snapshot.status.removals.get();
+    text.one(
+        counter(
+            "kubeproxy_conntrack_reconciler_deleted_entries_total",
+            "Stale UDP conntrack entries that were deleted one by one; the kernel does not say how \
+             many a deletion by filter took.",
+        ),
+        removals.deleted,
+    );
+    text.one(
+        counter(
+            "vipd_conntrack_filter_deletions_total",
+            "Deletions of stale UDP conntrack entries by filter (Linux 6.12).",
+        ),
+        removals.filtered,
+    );
+    text.one(
+        counter(
+            "vipd_conntrack_failures_total",
+            "Walks over conntrack that failed, and removals that found no end; each is repeated.",
+        ),
+        removals.failures,
+    );
+    text.one(
+        counter(
+            "vipd_tcp_connections_reset_total",
+            "TCP connections that were reset because their endpoint is gone (--reset-gone-after).",
+        ),
+        snapshot.status.resets.get(),
+    );
+}
+
+fn listeners(text: &mut Text, read: &Readings) {
+    text.one(
+        gauge(
+            "kubeproxy_nftables_localhost_nodeport_listeners",
+            "Listeners for node ports on 127.0.0.1 and [::1], TCP and UDP.",
+        ),
+        read.localhost_listeners.open,
+    );
+    text.one(
+        counter(
+            "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total",
+            "Tries to open such a listener that failed; each is repeated.",
+        ),
+        read.localhost_listeners.failures,
+    );
+    text.one(
+        counter(
+            "vipd_localhost_nodeport_failed_dials_total",
+            "TCP connections to endpoints, for such a listener, that were refused or timed out; \
+             each is followed by one to another endpoint, if there is one.",
+        ),
+        read.failed_dials,
+    );
+    text.one(
+        gauge("vipd_health_check_listeners", "Listeners for healthCheckNodePort."),
+        read.health_listeners.open,
+    );
+    text.one(
+        counter(
+            "vipd_health_check_listener_failures_total",
+            "Tries to open such a listener that failed; each is repeated.",
+        ),
+        read.health_listeners.failures,
+    );
+}
+
+/// Counted by rules, and from 0 again where a rule is written anew.
+fn packets(text: &mut Text, counted: Counted) {
+    text.one(
+        counter(
+            "vipd_invalid_packets_dropped_total",
+            "Packets of service addresses or endpoints that conntrack calls INVALID, dropped.",
+        ),
+        counted.invalid,
+    );
+    text.one(
+        counter(
+            "vipd_affinity_table_full_total",
+            "Connections of services with ClientIP affinity that found the affinity table full and \
+             are not pinned.",
+        ),
+        counted.unpinned,
+    );
+}

@@ -1,0 +1,23 @@
+//! The numbers that a monitoring system collects, as text.
+//!
+//! In: a published snapshot, counters of other rooms and of the kernel. Out: the Prometheus text
+//! exposition format (0.0.4).
+//! Never: a number per service, of which there may be 100,000; a walk over all services.
+//!
+//! Names are kube-proxy's where it has one for the same thing, so that dashboards and alerts go on
+//! working; all others begin with `vipd_`. kube-proxy programs the two families one after the other
+//! and labels with `ip_family`; vipd's table has both, and there is no such label. The format is
+//! written here: OpenMetrics, which the crate `prometheus-client` writes, has no room for
+//! kube-proxy's gauge whose name ends in `_total`.
+
+mod families;
+mod scrape;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use families::{Readings, render};
+pub use scrape::Metrics;
+
+/// Of the answer to a scrape.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -1,0 +1,129 @@
+//! The whole text, and what it must keep to.
+
+use super::families::{Opened, Readings, render};
+use crate::dataplane::nftables::Counted;
+use crate::model::{Origin, Problem, Severity};
+use crate::planner::Plan;
+use crate::sources::Scope;
+use crate::sync::{NoLocalEndpoints, Snapshot, SyncStatus};
+use imbl::OrdMap;
+use std::collections::BTreeSet;
+use std::time::{Duration, UNIX_EPOCH};
+
+fn snapshot(status: SyncStatus) -> Snapshot {
+    Snapshot { known: OrdMap::new(), plan: Plan::empty(), problems: OrdMap::new(), status }
+}
+
+fn readings() -> Readings {
+    Readings {
+        kernel: Some(Counted { invalid: 11, unpinned: 12 }),
+        health_listeners: Opened { open: 13, failures: 14 },
+        localhost_listeners: Opened { open: 15, failures: 16 },
+        failed_dials: 17,
+    }
+}
+
+#[track_caller]
+fn says(text: &str, line: &str) {
+    assert!(text.lines().any(|other| other == line), "{line} is missing in:\n{text}");
+}
+
+#[test]
+fn each_number_stands_under_its_name() {
+    let mut status = SyncStatus {
+        last_success: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_250)),
+        failures: 1,
+        service_changes: 2,
+        endpoint_changes: 3,
+        commits: 4,
+        resyncs: 5,
+        repairs: 6,
+        no_local: NoLocalEndpoints { internal: 7, external: 8 },
+        ..SyncStatus::default()
+    };
+    status.applied.operations = 9;
+    let mut snapshot = snapshot(status);
+    snapshot.plan.services = 10;
+    let text = render(&snapshot, &readings());
+    for line in [
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds 1700000000.25",
+        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total 1",
+        "kubeproxy_sync_proxy_rules_service_changes_total 2",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total 3",
+        "vipd_commits_total 4",
+        "vipd_resyncs_total 5",
+        "vipd_foreign_edits_repaired_total 6",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"} 7",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 8",
+        "vipd_operations_written_total 9",
+        "vipd_services 10",
+        "vipd_invalid_packets_dropped_total 11",
+        "vipd_affinity_table_full_total 12",
+        "vipd_health_check_listeners 13",
+        "vipd_health_check_listener_failures_total 14",
+        "kubeproxy_nftables_localhost_nodeport_listeners 15",
+        "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total 16",
+        "vipd_localhost_nodeport_failed_dials_total 17",
+        "vipd_tcp_connections_reset_total 0",
+        "vipd_frontends_lost 0",
+        "kubeproxy_conntrack_reconciler_deleted_entries_total 0",
+    ] {
+        says(&text, line);
+    }
+}
+
+/// What a parser of the format insists on.
+#[test]
+fn every_sample_follows_the_help_and_type_of_its_own_family() {
+    let text = render(&snapshot(SyncStatus::default()), &readings());
+    let (mut seen, mut current) = (BTreeSet::new(), None);
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').expect("a name and a text");
+            assert!(help.ends_with('.'), "{line}");
+            assert!(seen.insert(name), "{name} comes twice");
+            let kind = lines.next().and_then(|line| line.strip_prefix("# TYPE "));
+            let kind = kind.and_then(|rest| rest.strip_prefix(name)).expect("a type").trim();
+            assert!(["counter", "gauge"].contains(&kind), "{kind}");
+            assert!(kind == "gauge" || name.ends_with("_total"), "{name} is a {kind}");
+            assert!(name.starts_with("vipd_") || name.starts_with("kubeproxy_"), "{name}");
+            current = Some(name);
+        } else {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            let name = name.split('{').next();
+            assert_eq!(name, current, "{line}");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    assert!(seen.len() > 20, "{seen:?}");
+    assert!(text.ends_with('\n'));
+}
+
+#[test]
+fn what_the_kernel_does_not_tell_is_left_out() {
+    let told = render(&snapshot(SyncStatus::default()), &readings());
+    let silent = Readings { kernel: None, ..readings() };
+    let untold = render(&snapshot(SyncStatus::default()), &silent);
+    for name in ["vipd_invalid_packets_dropped_total", "vipd_affinity_table_full_total"] {
+        assert!(told.contains(name) && !untold.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn problems_count_by_their_severity() {
+    let problem = |severity| Problem {
+        severity,
+        origin: Origin::Cluster,
+        object: None,
+        field: "".into(),
+        reason: "".into(),
+    };
+    let said = [Severity::Rejected, Severity::Warning, Severity::Rejected].map(problem);
+    let mut snapshot = snapshot(SyncStatus::default());
+    snapshot.problems.insert(Scope::Origin(Origin::Cluster), said.into());
+    let text = render(&snapshot, &readings());
+    for (severity, count) in [("rejected", 2), ("shadowed", 0), ("warning", 1)] {
+        says(&text, &format!("vipd_object_problems{{severity=\"{severity}\"}} {count}"));
+    }
+}

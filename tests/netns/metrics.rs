@@ -1,0 +1,119 @@
+//! What vipd counts, as `vipd metrics` prints it.
+
+use super::invalid::strays;
+use super::support::manifests::{slice, svc};
+use super::support::nft::TABLE;
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2};
+use super::support::runner::{Case, case};
+use super::support::servers::Tcp;
+use super::support::sniff::{ACK, SYN};
+use super::support::world::World;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(1);
+
+const NO_LOCAL: &str = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+
+/// The value of a sample, labels included in its name.
+#[track_caller]
+fn metric(w: &World, sample: &str) -> f64 {
+    let said = w.vipd("metrics");
+    assert_eq!(said.code, 0, "{}", said.out);
+    let value = said.out.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    let value = value.and_then(|text| text.parse().ok());
+    value.unwrap_or_else(|| panic!("no {sample} in:\n{}", said.out))
+}
+
+/// (internal, external)
+fn no_local(w: &World) -> (f64, f64) {
+    let of = |policy: &str| metric(w, &format!("{NO_LOCAL}{{traffic_policy=\"{policy}\"}}"));
+    (of("internal"), of("external"))
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("61 services whose endpoints are all elsewhere under policy Local", |w| {
+            let service = || svc().local().node_port(NODE_PORT).external_local().on([R1, R2]);
+            assert_eq!(no_local(w), (0.0, 0.0));
+            w.serve(service());
+            assert_eq!(no_local(w), (1.0, 1.0));
+            w.serve(slice([L1, R1]));
+            assert_eq!(no_local(w), (0.0, 0.0), "one is here");
+            w.serve(slice([R1]));
+            assert_eq!(no_local(w), (1.0, 1.0));
+            w.serve(svc().named("second", 42).local().on([R2]));
+            assert_eq!(no_local(w), (2.0, 1.0));
+            w.restart();
+            assert_eq!(no_local(w), (2.0, 1.0), "counted from nothing");
+            w.withdraw(service());
+            assert_eq!(no_local(w), (1.0, 0.0));
+            w.withdraw(svc().named("second", 42).local().on([R2]));
+            assert_eq!(no_local(w), (0.0, 0.0));
+        }),
+        case("a foreign edit that is repaired counts once", |w| {
+            const REPAIRED: &str = "vipd_foreign_edits_repaired_total";
+            w.serve(svc().on([L1]));
+            assert_eq!(metric(w, REPAIRED), 0.0);
+            let commits = metric(w, "vipd_commits_total");
+            assert!(commits > 0.0);
+            w.netns(Node).nft(&format!("flush chain {TABLE} refuse"));
+            w.within(SOON, || metric(w, REPAIRED) == 1.0);
+            w.sleep(100);
+            assert_eq!(metric(w, REPAIRED), 1.0);
+            w.tcp(L2, w.cip(), 80).only([L1]);
+            let failed = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total";
+            assert_eq!(metric(w, failed), 0.0);
+        }),
+        case("INVALID packets of a service that are dropped count, others do not", |w| {
+            const DROPPED: &str = "vipd_invalid_packets_dropped_total";
+            w.serve(svc().on([L1]));
+            // Others: of pods that have no part in a service.
+            let (from, to) = (SocketAddr::new(w.address(L3), 8080), w.address(L2));
+            strays(w, L3, (from, SocketAddr::new(to, 19_997)), SYN | ACK);
+            w.sleep(100);
+            assert_eq!(metric(w, DROPPED), 0.0);
+            let endpoint = SocketAddr::new(w.address(L1), 8080);
+            strays(w, L1, (endpoint, SocketAddr::new(to, 19_999)), SYN | ACK);
+            w.within(SOON, || metric(w, DROPPED) == 4.0);
+        }),
+        case("a full table of pins counts each connection that is not pinned", |w| {
+            const FULL: &str = "vipd_affinity_table_full_total";
+            w.serve(svc().sticky(600).on([L1, R1]));
+            w.terminate();
+            // As vipd makes it, but for the room that pins have.
+            let made = w.sh(Node, "nft list table inet vipd");
+            let small = made.replace("size 1048576", "size 1");
+            assert_ne!(made, small, "pins have another room");
+            w.netns(Node).nft(&format!("delete table inet vipd\n{small}"));
+            w.start(&[]);
+            let crowd = w.family.crowd();
+            w.tcp(Ext, w.cip(), 80).from(crowd[0]).untraced().reached();
+            assert_eq!(metric(w, FULL), 0.0, "there was room for one");
+            w.tcp(Ext, w.cip(), 80).from(crowd[1]).times(30).untraced().reached();
+            assert_eq!(metric(w, FULL), 30.0);
+        }),
+        case("node-port listeners count, and what is wrong with objects", |w| {
+            const OPEN: &str = "kubeproxy_nftables_localhost_nodeport_listeners";
+            const FAILED: &str =
+                "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total";
+            assert_eq!(metric(w, OPEN), 0.0);
+            let at = SocketAddr::new(w.family.loopback(), NODE_PORT);
+            w.servers(Node).listen([(Tcp, at)]);
+            w.serve(svc().node_port(NODE_PORT).on([L1]));
+            w.within(SOON, || metric(w, FAILED) >= 1.0);
+            assert_eq!(metric(w, OPEN), 0.0);
+            w.servers(Node).close(Tcp, at);
+            w.within(Duration::from_secs(4), || metric(w, OPEN) == 1.0);
+            assert_eq!(metric(w, "vipd_frontends_lost"), 0.0);
+            let services = metric(w, "vipd_services");
+            w.serve(svc().named("younger", 41).on([L1]));
+            assert_eq!(metric(w, "vipd_frontends_lost"), 1.0, "the same cluster IP and port");
+            assert_eq!(metric(w, "vipd_services"), services + 1.0);
+            let rejected = "vipd_object_problems{severity=\"rejected\"}";
+            assert_eq!(metric(w, rejected), 0.0);
+            w.serve(svc().named("bad", 43).spec("clusterIP", "10.254.0.300".into()));
+            assert_eq!(metric(w, rejected), 1.0);
+        }),
+    ]
+}
