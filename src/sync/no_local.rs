@@ -20,10 +20,8 @@ impl NoLocalEndpoints {
     /// Of all services, once. Only those with a policy Local are planned for it.
     pub fn of(plan: &Plan) -> Self {
         let mut count = Self::default();
-        let services = plan
-            .known
-            .values()
-            .filter(|known| known.service.as_deref().is_some_and(|service| may_lack(service)));
+        let services =
+            plan.known.values().filter(|known| known.service.as_deref().is_some_and(may_lack));
         for service in services.filter_map(|known| plan.service_of(known)) {
             let [internal, external] = lacks(&service);
             count.internal += u64::from(internal);

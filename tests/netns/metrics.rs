@@ -13,6 +13,8 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(1);
 
+const HEALTH_PORT: u16 = 32_100;
+
 const NO_LOCAL: &str = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
 
 /// The value of a sample, labels included in its name.
@@ -68,13 +70,13 @@ pub fn cases() -> Vec<Case> {
         case("INVALID packets of a service that are dropped count, others do not", |w| {
             const DROPPED: &str = "vipd_invalid_packets_dropped_total";
             w.serve(svc().on([L1]));
-            // Others: of pods that have no part in a service.
-            let (from, to) = (SocketAddr::new(w.address(L3), 8080), w.address(L2));
+            // Neither has a part in a service, so that R2's resets do not count either.
+            let (from, to) = (SocketAddr::new(w.address(L3), 8080), w.address(R2));
             strays(w, L3, (from, SocketAddr::new(to, 19_997)), SYN | ACK);
             w.sleep(100);
             assert_eq!(metric(w, DROPPED), 0.0);
             let endpoint = SocketAddr::new(w.address(L1), 8080);
-            strays(w, L1, (endpoint, SocketAddr::new(to, 19_999)), SYN | ACK);
+            strays(w, L1, (endpoint, SocketAddr::new(w.address(L2), 19_999)), SYN | ACK);
             w.within(SOON, || metric(w, DROPPED) == 4.0);
         }),
         case("a full table of pins counts each connection that is not pinned", |w| {
@@ -92,6 +94,41 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(metric(w, FULL), 0.0, "there was room for one");
             w.tcp(Ext, w.cip(), 80).from(crowd[1]).times(30).untraced().reached();
             assert_eq!(metric(w, FULL), 30.0);
+        }),
+        case("health-check listeners count, open and refused", |w| {
+            const OPEN: &str = "vipd_health_check_listeners";
+            const FAILED: &str = "vipd_health_check_listener_failures_total";
+            let balanced = || {
+                let service = svc().node_port(NODE_PORT).load_balancer([w.vip()]);
+                service.external_local().health_port(HEALTH_PORT).on([L1])
+            };
+            assert_eq!((metric(w, OPEN), metric(w, FAILED)), (0.0, 0.0));
+            let at = SocketAddr::new(w.address(Node), HEALTH_PORT);
+            w.servers(Node).listen([(Tcp, at)]);
+            w.serve(balanced());
+            w.within(SOON, || metric(w, FAILED) >= 1.0);
+            let open = metric(w, OPEN);
+            w.servers(Node).close(Tcp, at);
+            w.within(Duration::from_secs(4), || metric(w, OPEN) == open + 1.0);
+            w.withdraw(balanced());
+            w.within(SOON, || metric(w, OPEN) == 0.0);
+        }),
+        case("dials to endpoints that refuse count, changes of objects too", |w| {
+            const SERVICES: &str = "kubeproxy_sync_proxy_rules_service_changes_total";
+            const ENDPOINTS: &str = "kubeproxy_sync_proxy_rules_endpoint_changes_total";
+            const DIALS: &str = "vipd_localhost_nodeport_failed_dials_total";
+            w.servers(L1).close(Tcp, SocketAddr::new(w.address(L1), 8080));
+            let before = (metric(w, SERVICES), metric(w, ENDPOINTS));
+            assert!(before.0 > 0.0 && before.1 > 0.0, "{before:?}");
+            w.serve(svc().node_port(NODE_PORT).on([L1, R1]));
+            assert!(metric(w, SERVICES) > before.0 && metric(w, ENDPOINTS) > before.1);
+            let open = "kubeproxy_nftables_localhost_nodeport_listeners";
+            w.within(SOON, || metric(w, open) == 1.0);
+            assert_eq!(metric(w, DIALS), 0.0);
+            let loopback = w.family.loopback();
+            let client = w.tcp(Node, loopback, NODE_PORT).from(loopback).untraced();
+            client.times(40).only([R1]);
+            assert!(metric(w, DIALS) >= 1.0);
         }),
         case("node-port listeners count, and what is wrong with objects", |w| {
             const OPEN: &str = "kubeproxy_nftables_localhost_nodeport_listeners";

@@ -4,10 +4,10 @@
 //! Never: a change; the writer's socket.
 //!
 //! One reading is one GETRULE dump of the table. Its rules are constant: there are as many as kinds
-//! of services (a skeleton of some sixty, three to five per class), however many services there are.
+//! of services (the skeleton, and a few per class), however many services there are.
 //! The kernel answers under RCU, without the lock that commits take, so that no commit waits for it;
 //! a commit in between makes the dump begin again. The counters are per CPU and summed up for each
-//! rule that has one: two to eight of the skeleton, and one per affinity timeout.
+//! rule that has one: at most eight of the skeleton, and one per family and affinity timeout.
 
 use super::error::Error;
 use super::kernel::{Kernel, Without};
