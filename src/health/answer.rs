@@ -40,7 +40,7 @@ pub(super) fn answer(
     (service, port): (&ServiceKey, u16),
     now: Instant,
 ) -> Answer {
-    let listening = snapshot.plan.listening.get(service);
+    let listening = snapshot.status.served.get(service);
     let check = listening.and_then(|listening| listening.health);
     let local_endpoints =
         check.filter(|check| check.port.get() == port).map_or(0, |check| check.local_endpoints);

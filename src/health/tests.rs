@@ -33,9 +33,21 @@ fn snapshot(services: &[(&str, u16, u32)]) -> Snapshot {
     for (name, port, endpoints) in services {
         plan.listening.insert(key(name), checked(*port, *endpoints));
     }
-    let status =
-        SyncStatus { synced: true, last_success: Some(SystemTime::now()), ..SyncStatus::default() };
+    let status = SyncStatus {
+        synced: true,
+        last_success: Some(SystemTime::now()),
+        served: plan.listening.clone(),
+        ..SyncStatus::default()
+    };
     Snapshot { known: OrdMap::new(), plan, problems: OrdMap::new(), status }
+}
+
+#[test]
+fn endpoints_that_no_commit_has_brought_do_not_count() {
+    let mut snapshot = snapshot(&[("web", 30555, 1)]);
+    snapshot.plan.listening.insert(key("web"), checked(30555, 2));
+    let answer = answer(&snapshot, (&key("web"), 30555), Instant::now());
+    assert_eq!((answer.status, answer.weight), (StatusCode::OK, 1));
 }
 
 #[test]

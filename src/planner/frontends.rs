@@ -180,12 +180,12 @@ impl Site<'_> {
     }
 
     fn idle(&self, ports: &[PortPlan]) -> Box<[IpAddr]> {
-        let in_a_pool = |address: IpAddr| {
-            let mut pools = ports.iter().flat_map(|port| [&port.cluster, &port.local]);
-            pools.any(|pool| pool.iter().any(|endpoint| endpoint.target.address == address))
-        };
+        let pools = ports.iter().flat_map(|port| port.cluster.iter().chain(&port.local));
+        let mut pooled: SmallVec<[IpAddr; 4]> = pools.map(|e| e.target.address).collect();
+        pooled.sort_unstable();
         let listed = self.known.sets().flat_map(|set| set.endpoints.iter().map(|e| e.address));
-        let mut idle: Vec<IpAddr> = listed.filter(|address| !in_a_pool(*address)).collect();
+        let mut idle: Vec<IpAddr> =
+            listed.filter(|address| pooled.binary_search(address).is_err()).collect();
         idle.sort_unstable();
         idle.dedup();
         idle.into()

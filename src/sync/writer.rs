@@ -304,6 +304,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                         tracing::info!("the kernel follows the plan again");
                     }
                     self.status.last_success = Some(SystemTime::now());
+                    self.status.served = self.planner.plan().listening.clone();
                     let took = self.seen.take().map(|seen| now - seen);
                     tracing::debug!(
                         ?work,
