@@ -33,8 +33,10 @@ pub fn render_plan_view(plan: &PlanView) -> String {
             render_port(out, port);
         }
         if let Some(health) = &service.health {
-            let (port, here) = (health.port, health.local_endpoints);
-            line(out, 1, &format!("health check node port {port}: {here} ready here"));
+            let (port, v4, v6) =
+                (health.port, health.local_endpoints_v4, health.local_endpoints_v6);
+            let text = format!("health check node port {port}: ready here {v4} IPv4, {v6} IPv6");
+            line(out, 1, &text);
         }
     }
     text

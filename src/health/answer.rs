@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::model::ServiceKey;
+use crate::model::{Family, ServiceKey};
 use crate::sync::Snapshot;
 use hyper::StatusCode;
 use serde::Serialize;
@@ -33,17 +33,19 @@ struct Name<'a> {
     name: &'a str,
 }
 
+/// To a load balancer that asks in this family, about its endpoints of this family.
+///
 /// Of a service that does not have this port (any more): 503, with no endpoints. A node that goes
 /// away counts as one whose proxy is not healthy, so that the status always follows from the body.
 pub(super) fn answer(
     snapshot: &Snapshot,
-    (service, port): (&ServiceKey, u16),
+    (service, port, family): (&ServiceKey, u16, Family),
     now: Instant,
 ) -> Answer {
     let listening = snapshot.status.served.get(service);
     let check = listening.and_then(|listening| listening.health);
     let local_endpoints =
-        check.filter(|check| check.port.get() == port).map_or(0, |check| check.local_endpoints);
+        check.filter(|check| check.port.get() == port).map_or(0, |check| check.of(family));
     let service_proxy_healthy = snapshot.status.is_healthy(now) && !snapshot.plan.facts.going_away;
     let body = Body {
         service: Name { namespace: service.namespace(), name: service.name() },

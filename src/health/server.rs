@@ -2,7 +2,7 @@
 
 use super::answer::answer;
 use crate::listen::{self, Acceptor};
-use crate::model::ServiceKey;
+use crate::model::{Family, ServiceKey};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
 use http_body_util::Full;
@@ -62,7 +62,8 @@ impl Server {
     ) -> Result<Self, listen::Error> {
         let acceptor = Acceptor::new(listen::tcp(at)?);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(accept(acceptor, (asked, site), stop.clone()));
+        let family = Family::of(at.ip());
+        let task = tokio::spawn(accept(acceptor, (asked, site, family), stop.clone()));
         Ok(Self { stop, task })
     }
 
@@ -75,7 +76,7 @@ impl Server {
 
 async fn accept(
     mut acceptor: Acceptor,
-    (asked, site): (Arc<Asked>, Arc<Site>),
+    (asked, site, family): (Arc<Asked>, Arc<Site>, Family),
     stop: CancellationToken,
 ) {
     let own_places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -90,13 +91,13 @@ async fn accept(
         let Some((stream, own, common)) = stop.run_until_cancelled(next).await else { return };
         let (asked, site) = (Arc::clone(&asked), Arc::clone(&site));
         tokio::spawn(async move {
-            connection(stream, &asked, &site).await;
+            connection(stream, (&asked, family), &site).await;
             drop((own, common));
         });
     }
 }
 
-async fn connection(stream: TcpStream, asked: &Asked, site: &Site) {
+async fn connection(stream: TcpStream, asked: (&Asked, Family), site: &Site) {
     let service = service_fn(|request| {
         let response = respond(&request, asked, site);
         async move { Ok::<_, Infallible>(response) }
@@ -117,9 +118,14 @@ async fn connection(stream: TcpStream, asked: &Asked, site: &Site) {
 }
 
 /// Any method and path.
-fn respond<B>(_: &Request<B>, asked: &Asked, site: &Site) -> Response<Full<Bytes>> {
+fn respond<B>(
+    _: &Request<B>,
+    (asked, family): (&Asked, Family),
+    site: &Site,
+) -> Response<Full<Bytes>> {
     let service = asked.service.load();
-    let answer = answer(&site.snapshot.load(), (&service, asked.port), Instant::now());
+    let about = (&**service, asked.port, family);
+    let answer = answer(&site.snapshot.load(), about, Instant::now());
     let mut response = Response::new(Full::from(answer.body));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();

@@ -3,7 +3,7 @@
 use super::answer::answer;
 use super::follow::Servers;
 use super::ports::{Followed, Ports};
-use crate::model::{NodeFacts, ServiceKey};
+use crate::model::{Family, NodeFacts, ServiceKey};
 use crate::planner::{HealthCheck, Listening, NodePlan, Plan, Policy};
 use crate::sync::{Snapshot, SyncStatus};
 use arc_swap::ArcSwap;
@@ -21,7 +21,7 @@ fn key(name: &str) -> ServiceKey {
 
 fn checked(port: u16, local_endpoints: u32) -> Arc<Listening> {
     let port = NonZeroU16::new(port).unwrap();
-    let health = Some(HealthCheck { port, local_endpoints });
+    let health = Some(HealthCheck { port, local_endpoints: [local_endpoints, 0] });
     Arc::new(Listening { health, node_ports: Box::default() })
 }
 
@@ -43,17 +43,25 @@ fn snapshot(services: &[(&str, u16, u32)]) -> Snapshot {
 }
 
 #[test]
+fn each_family_is_told_of_its_own_endpoints() {
+    let snapshot = snapshot(&[("web", 30555, 1)]);
+    let about = |family| answer(&snapshot, (&key("web"), 30555, family), Instant::now()).status;
+    assert_eq!(about(Family::V4), StatusCode::OK);
+    assert_eq!(about(Family::V6), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[test]
 fn endpoints_that_no_commit_has_brought_do_not_count() {
     let mut snapshot = snapshot(&[("web", 30555, 1)]);
     snapshot.plan.listening.insert(key("web"), checked(30555, 2));
-    let answer = answer(&snapshot, (&key("web"), 30555), Instant::now());
+    let answer = answer(&snapshot, (&key("web"), 30555, Family::V4), Instant::now());
     assert_eq!((answer.status, answer.weight), (StatusCode::OK, 1));
 }
 
 #[test]
 fn ready_endpoints_of_a_healthy_node_are_answered_with_200() {
     let snapshot = snapshot(&[("web", 30555, 2)]);
-    let answer = answer(&snapshot, (&key("web"), 30555), Instant::now());
+    let answer = answer(&snapshot, (&key("web"), 30555, Family::V4), Instant::now());
     assert_eq!((answer.status, answer.weight), (StatusCode::OK, 2));
     assert_eq!(
         answer.body,
@@ -65,7 +73,7 @@ fn ready_endpoints_of_a_healthy_node_are_answered_with_200() {
 fn everything_else_is_answered_with_503() {
     let now = Instant::now();
     let asked = |snapshot: &Snapshot, name: &str| {
-        let answer = answer(snapshot, (&key(name), 30555), now);
+        let answer = answer(snapshot, (&key(name), 30555, Family::V4), now);
         let healthy = answer.body.contains("\"serviceProxyHealthy\":true");
         assert!(answer.body.contains(&format!("\"localEndpoints\":{}", answer.weight)));
         (answer.status.as_u16(), answer.weight, healthy)

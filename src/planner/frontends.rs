@@ -197,13 +197,14 @@ impl Site<'_> {
         let port = self.service.external.as_deref()?.health_check_node_port?;
         let asked = self.service.service_type == ServiceType::LoadBalancer
             && self.service.external_policy == TrafficPolicy::Local;
-        let mut here = BTreeSet::new();
-        for port in self.service.ports.iter().filter(|_| asked) {
-            for family in Family::BOTH {
-                here.extend(self.choice(port, family).ready_here());
-            }
-        }
-        asked.then_some(HealthCheck { port, local_endpoints: here.len() as u32 })
+        let here = |family: Family| {
+            let served = self.service.cluster_ips.get(family).is_some();
+            let ports = self.service.ports.iter().filter(|_| served);
+            let here =
+                ports.flat_map(|port| self.choice(port, family).ready_here().collect::<Vec<_>>());
+            here.collect::<BTreeSet<_>>().len() as u32
+        };
+        asked.then(|| HealthCheck { port, local_endpoints: Family::BOTH.map(here) })
     }
 }
 

@@ -219,9 +219,16 @@ pub struct ServicePlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HealthCheck {
     pub port: NonZeroU16,
-    /// Addresses of ready endpoints on this node; one that terminates counts no more, although it
-    /// still serves.
-    pub local_endpoints: u32,
+    /// Addresses of ready endpoints on this node, IPv4 and IPv6; one that terminates counts no more,
+    /// although it still serves.
+    pub local_endpoints: [u32; 2],
+}
+
+impl HealthCheck {
+    /// What a load balancer of a family is told: its connections come in that family.
+    pub fn of(&self, family: Family) -> u32 {
+        self.local_endpoints[usize::from(family == Family::V6)]
+    }
 }
 
 impl ServicePlan {

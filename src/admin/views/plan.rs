@@ -48,8 +48,11 @@ pub struct ServicePlanView {
 #[serde(rename_all = "camelCase")]
 pub struct HealthView {
     pub port: u16,
-    /// Ready endpoints on this node.
-    pub local_endpoints: u32,
+    /// Ready endpoints on this node, by family.
+    #[serde(rename = "localEndpointsIPv4")]
+    pub local_endpoints_v4: u32,
+    #[serde(rename = "localEndpointsIPv6")]
+    pub local_endpoints_v6: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +138,8 @@ impl From<&ServicePlan> for ServicePlanView {
             ports: plan.ports.iter().map(PortView::from).collect(),
             health: plan.health.map(|health| HealthView {
                 port: health.port.into(),
-                local_endpoints: health.local_endpoints,
+                local_endpoints_v4: health.of(Family::V4),
+                local_endpoints_v6: health.of(Family::V6),
             }),
         }
     }
