@@ -84,11 +84,12 @@ pub fn objects() -> impl Strategy<Value = Objects> {
         .prop_map(|objects| objects.into_iter().map(|o| (o.object_ref(), o)).collect())
 }
 
-pub fn change() -> impl Strategy<Value = Change> {
+pub fn change() -> BoxedStrategy<Change> {
     prop_oneof![
         4 => object().prop_map(Change::Upsert),
         1 => object().prop_map(|object| Change::Delete(object.object_ref())),
     ]
+    .boxed()
 }
 
 pub fn packet() -> impl Strategy<Value = (IpAddr, Protocol, IpAddr, u16)> {
@@ -152,7 +153,7 @@ pub fn cluster_ip() -> impl Strategy<Value = IpAddr> {
     last.prop_map(|last| [10, 254, 0, last].into())
 }
 
-fn object() -> impl Strategy<Value = Object> {
+fn object() -> BoxedStrategy<Object> {
     prop_oneof![
         3 => service().prop_map(|service| Object::Service(Arc::new(service))),
         4 => slice().prop_map(|slice| Object::EndpointSlice(Arc::new(slice))),
@@ -162,9 +163,10 @@ fn object() -> impl Strategy<Value = Object> {
         }),
         4 => any_pod().prop_map(|pod| Object::Pod(Arc::new(pod))),
     ]
+    .boxed()
 }
 
-fn service() -> impl Strategy<Value = Service> {
+fn service() -> BoxedStrategy<Service> {
     let number = prop_oneof![8 => 80u16..82, 1 => Just(NODE_PORTS[1])];
     let node_port = prop::option::weighted(0.4, prop::sample::select(&NODE_PORTS[..]));
     let port = (port_name(), node_port, target_port());
@@ -175,43 +177,46 @@ fn service() -> impl Strategy<Value = Service> {
     let local = (any::<bool>(), any::<bool>());
     let external = prop::option::weighted(0.5, external());
     let switches = (local, prop::bool::weighted(0.1), external, labels());
-    (service_key(), ports, ips, created, affinity, switches).prop_map(
-        |(
-            key,
-            ports,
-            (ip, dual),
-            created,
-            affinity,
-            ((local, external_local), publish, external, selector),
-        )| {
-            let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
-            Service {
+    (service_key(), ports, ips, created, affinity, switches)
+        .prop_map(
+            |(
                 key,
-                created: Created::new(created),
-                service_type: ServiceType::LoadBalancer,
-                cluster_ips: ClusterIps {
-                    v4: Some([10, 254, 0, ip].into()),
-                    v6: dual.then(|| "fd00::1".parse().unwrap()),
-                },
-                ports: ports
-                    .into_iter()
-                    .map(|((port, protocol), (name, node_port, target_port))| ServicePort {
-                        name: name.into(),
-                        protocol,
-                        port,
-                        node_port: node_port.and_then(NonZeroU16::new),
-                        target_port,
-                    })
-                    .collect(),
-                external: external.map(Box::new),
-                internal_policy: policy(local),
-                external_policy: policy(external_local),
+                ports,
+                (ip, dual),
+                created,
                 affinity,
-                publish_not_ready_addresses: publish,
-                shown: Shown::new("", &selector),
-            }
-        },
-    )
+                ((local, external_local), publish, external, selector),
+            )| {
+                let policy =
+                    |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+                Service {
+                    key,
+                    created: Created::new(created),
+                    service_type: ServiceType::LoadBalancer,
+                    cluster_ips: ClusterIps {
+                        v4: Some([10, 254, 0, ip].into()),
+                        v6: dual.then(|| "fd00::1".parse().unwrap()),
+                    },
+                    ports: ports
+                        .into_iter()
+                        .map(|((port, protocol), (name, node_port, target_port))| ServicePort {
+                            name: name.into(),
+                            protocol,
+                            port,
+                            node_port: node_port.and_then(NonZeroU16::new),
+                            target_port,
+                        })
+                        .collect(),
+                    external: external.map(Box::new),
+                    internal_policy: policy(local),
+                    external_policy: policy(external_local),
+                    affinity,
+                    publish_not_ready_addresses: publish,
+                    shown: Shown::new("", &selector),
+                }
+            },
+        )
+        .boxed()
 }
 
 /// `key=value,…` of up to two keys: a selector, or what it is compared with.
@@ -231,7 +236,7 @@ fn target_port() -> impl Strategy<Value = TargetPort> {
     ]
 }
 
-fn any_pod() -> impl Strategy<Value = Pod> {
+fn any_pod() -> BoxedStrategy<Pod> {
     let key = (prop_oneof![8 => Just("ns"), 1 => Just("other")], name("pod", 4));
     let addresses = prop_oneof![
         4 => pod(Family::V4).prop_map(|v4| vec![v4]),
@@ -243,8 +248,8 @@ fn any_pod() -> impl Strategy<Value = Pod> {
     let ports = prop::collection::vec(port, 0..3);
     let state = (prop::bool::weighted(0.7), prop::bool::weighted(0.3));
     let node = prop::option::of(name("n", 2).prop_map(Into::into));
-    (key, labels(), addresses, ports, state, node).prop_map(
-        |((namespace, name), labels, addresses, ports, (ready, terminating), node)| Pod {
+    (key, labels(), addresses, ports, state, node)
+        .prop_map(|((namespace, name), labels, addresses, ports, (ready, terminating), node)| Pod {
             key: PodKey::new(namespace, &name),
             labels: labels.into(),
             addresses: addresses.into(),
@@ -252,8 +257,8 @@ fn any_pod() -> impl Strategy<Value = Pod> {
             terminating,
             place: Arc::new(Place { node, hints: Hints::default() }),
             ports: ports.into_iter().collect(),
-        },
-    )
+        })
+        .boxed()
 }
 
 fn external() -> impl Strategy<Value = External> {
@@ -271,30 +276,34 @@ fn external() -> impl Strategy<Value = External> {
 }
 
 /// Named after their service, after another one, or after none.
-fn slice() -> impl Strategy<Value = EndpointSlice> {
+fn slice() -> BoxedStrategy<EndpointSlice> {
     let names = prop::sample::select(&["s0", "s0-a", "s1-a", "x"][..]);
     let origin = prop_oneof![3 => Just(SliceOrigin::Own), 1 => Just(SliceOrigin::Mirrored)];
-    (names, service_key(), origin, set()).prop_map(|(name, service, origin, set)| EndpointSlice {
-        key: SliceKey::new("ns", name),
-        service,
-        origin,
-        set,
-    })
+    (names, service_key(), origin, set())
+        .prop_map(|(name, service, origin, set)| EndpointSlice {
+            key: SliceKey::new("ns", name),
+            service,
+            origin,
+            set,
+        })
+        .boxed()
 }
 
-fn set() -> impl Strategy<Value = EndpointSet> {
+fn set() -> BoxedStrategy<EndpointSet> {
     let family = prop_oneof![4 => Just(Family::V4), 1 => Just(Family::V6)];
     let port = (port_name(), protocol(), prop_oneof![4 => Just(8080u16), 1 => Just(8081)])
         .prop_map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port });
-    (family, prop::collection::vec(port, 1..3)).prop_flat_map(|(family, ports)| {
-        let few = prop::collection::vec(endpoint(family), 0..5);
-        let endpoints = prop_oneof![8 => few, 1 => many_endpoints(family)];
-        endpoints.prop_map(move |endpoints| EndpointSet {
-            family,
-            ports: ports.clone().into_iter().collect(),
-            endpoints: endpoints.into(),
+    (family, prop::collection::vec(port, 1..3))
+        .prop_flat_map(|(family, ports)| {
+            let few = prop::collection::vec(endpoint(family), 0..5);
+            let endpoints = prop_oneof![8 => few, 1 => many_endpoints(family)];
+            endpoints.prop_map(move |endpoints| EndpointSet {
+                family,
+                ports: ports.clone().into_iter().collect(),
+                endpoints: endpoints.into(),
+            })
         })
-    })
+        .boxed()
 }
 
 /// Of the sizes at which pools change their map.
@@ -310,7 +319,7 @@ fn many_endpoints(family: Family) -> impl Strategy<Value = Vec<Endpoint>> {
     })
 }
 
-fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
+fn endpoint(family: Family) -> BoxedStrategy<Endpoint> {
     let ready = Just(Conditions::READY);
     let any = any::<[bool; 3]>().prop_map(|[ready, serving, terminating]| Conditions {
         ready,
@@ -326,11 +335,11 @@ fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
         Family::V6 => Just("fd00:192::2".parse().unwrap()),
     };
     let address = prop_oneof![12 => pod(family), 1 => own];
-    (address, prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints)).prop_map(
-        |(address, conditions, node, hints)| Endpoint {
+    (address, prop_oneof![1 => ready, 2 => any], node, prop::option::weighted(0.7, hints))
+        .prop_map(|(address, conditions, node, hints)| Endpoint {
             address,
             conditions,
             place: Arc::new(Place { node, hints: hints.unwrap_or_default() }),
-        },
-    )
+        })
+        .boxed()
 }
