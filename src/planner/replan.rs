@@ -48,9 +48,8 @@ impl Planner {
             self.plan.node = Arc::new(node);
             self.node_pending = true;
         }
-        let counts =
-            |facts: &NodeFacts| (facts.name.clone(), facts.zone.clone(), facts.addresses.clone());
-        if counts(&old) != counts(&self.plan.facts) {
+        let new = &self.plan.facts;
+        if (&old.name, &old.zone, &old.addresses) != (&new.name, &new.zone, &new.addresses) {
             self.former_facts.get_or_insert(old);
             FactsChange::Services
         } else if self.node_pending {
@@ -124,60 +123,56 @@ impl Planner {
             turns.extend(rivals.into_iter().map(turn));
             in_order(&mut turns);
         }
-        self.follow_udp(&before, &turns);
-        self.follow_listening(&turns);
+        self.follow_special(&before, &turns);
         (before, turns)
     }
 
-    fn follow_listening(&mut self, turns: &[Turn]) {
-        for Turn { key, new, .. } in turns {
-            let may_listen = |known: &&Arc<Known>| {
-                known.service.as_ref().is_some_and(|service| {
-                    service.external.is_some()
-                        || service.ports.iter().any(|port| port.node_port.is_some())
-                })
-            };
-            let new = new.as_ref().filter(may_listen);
-            let listening = new
-                .and_then(|known| self.plan.service_of(known))
-                .and_then(|plan| Listening::of(&plan));
-            match listening {
-                Some(listening) => {
-                    let same = |known: &Arc<Listening>| **known == listening;
-                    if !self.plan.listening.get(key).is_some_and(same) {
-                        self.plan.listening.insert(key.clone(), Arc::new(listening));
-                    }
-                }
-                // Mostly the map is empty, and stays the very same map.
-                None if self.plan.listening.contains_key(key) => {
-                    self.plan.listening.remove(key);
-                }
-                None => {}
-            }
-        }
-    }
-
-    fn follow_udp(&mut self, before: &Plan, turns: &[Turn]) {
-        let with_udp = |known: &'_ Option<Arc<Known>>| {
-            let known = known.as_ref()?;
-            let service = known.service.as_ref()?;
-            let any = service.ports.iter().any(|port| port.protocol == Protocol::Udp);
-            any.then(|| Arc::clone(known))
-        };
+    /// What is held ready of the few services that have UDP ports, or listeners on this node.
+    fn follow_special(&mut self, before: &Plan, turns: &[Turn]) {
         let mut held = Vec::new();
-        for turn in turns {
-            let old = with_udp(&turn.old).and_then(|known| before.service_of(&known));
+        for Turn { key, old, new } in turns {
+            let old = old.as_ref().filter(|known| has_udp(known));
+            let old = old.and_then(|known| before.service_of(known));
             for (_, frontend) in old.iter().flat_map(ServicePlan::held) {
                 self.plan.udp.remove(&frontend.at);
             }
-            let new = with_udp(&turn.new).and_then(|known| self.plan.service_of(&known));
+            let new = new.as_ref().filter(|known| has_udp(known) || may_listen(known));
+            let new = new.and_then(|known| self.plan.service_of(known));
             let ports = new.iter().flat_map(ServicePlan::held);
             let udp = ports.filter(|(port, _)| port.protocol == Protocol::Udp);
             held.extend(udp.map(|(port, frontend)| (frontend.at, Arc::from(&*port.serving))));
+            self.listen(key, new.as_ref().and_then(Listening::of));
         }
         // A frontend that changes hands is first nobody's.
         self.plan.udp.extend(held);
     }
+
+    /// Mostly the map is empty, and stays the very same map.
+    fn listen(&mut self, key: &ServiceKey, listening: Option<Listening>) {
+        match listening {
+            Some(listening) => {
+                let same = |known: &Arc<Listening>| **known == listening;
+                if !self.plan.listening.get(key).is_some_and(same) {
+                    self.plan.listening.insert(key.clone(), Arc::new(listening));
+                }
+            }
+            None if self.plan.listening.contains_key(key) => {
+                self.plan.listening.remove(key);
+            }
+            None => {}
+        }
+    }
+}
+
+fn has_udp(known: &Known) -> bool {
+    let service = known.service.iter();
+    service.flat_map(|service| service.ports.iter()).any(|port| port.protocol == Protocol::Udp)
+}
+
+fn may_listen(known: &Known) -> bool {
+    known.service.as_ref().is_some_and(|service| {
+        service.external.is_some() || service.ports.iter().any(|port| port.node_port.is_some())
+    })
 }
 
 /// A service that is planned again.
