@@ -388,12 +388,7 @@ pub fn cases() -> Vec<Case> {
                 } else {
                     w.terminate();
                 }
-                let watch = Watch::start(w.netns(Node));
-                w.launch(&[]);
-                w.within(Duration::from_secs(5), || w.vipd("get services").code == 0);
-                w.sleep(500);
-                let changes = watch.changes();
-                assert_eq!(changes.objects, 0, "{changes:?}\n{}", w.log());
+                w.launch_over_the_same(Duration::from_secs(5));
                 w.settle();
                 w.tcp(Ext, w.vip(), 80).times(5).one_server();
             }

@@ -141,12 +141,7 @@ pub fn cases() -> Vec<Case> {
                 w.serve(svc().named("other", 42).udp().on([L1]));
                 w.tcp(L2, w.cip(), 80).times(5).one_server();
                 w.terminate();
-                let watch = Watch::start(w.netns(Node));
-                w.launch(&[]);
-                w.within(Duration::from_secs(5), || w.vipd("get services").code == 0);
-                w.sleep(500);
-                let changes = watch.changes();
-                assert_eq!(changes.objects, 0, "{changes:?}\n{}", w.log());
+                w.launch_over_the_same(Duration::from_secs(5));
                 w.settle();
                 w.tcp(L2, w.cip(), 80).times(5).one_server();
                 assert!(has_foreign_table(w));

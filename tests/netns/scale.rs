@@ -78,12 +78,7 @@ pub fn cases() -> Vec<Case> {
                 assert_eq!(grown > 0, sized, "{grown} sets grew");
                 assert!(sized || !is_root_asked_for(), "root's sets have no size");
                 w.terminate();
-                let watch = Watch::start(w.netns(Node));
-                w.launch(&[]);
-                w.within(Duration::from_secs(20), || w.vipd("get services").code == 0);
-                w.sleep(500);
-                let changes = watch.changes();
-                assert_eq!(changes.objects, 0, "{changes:?}\n{}", w.log());
+                w.launch_over_the_same(Duration::from_secs(20));
             },
         ),
         case(

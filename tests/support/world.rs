@@ -9,6 +9,7 @@ use super::directory::Directory;
 use super::flow::{Flow, FlowPlan, Manner};
 use super::manifests::{File, Manifest, node, slice, svc, tcp};
 use super::netns::{Netns, Said};
+use super::nft::Watch;
 use super::plan::{
     CASE_SERVICE, Family, L2, L3, NODE_A, NODE_B, Node, PORTS, SENTINEL, V4, V6, Who,
 };
@@ -376,6 +377,17 @@ impl World {
     pub fn load(&self, who: Who, to: IpAddr, port: u16, per_second: u32) -> Load {
         let tries = Tries { patience: Duration::from_secs(5), ..self.tries(who, Tcp, to, port) };
         Load::start(self.netns(who), who, tries, Duration::from_secs(1) / per_second)
+    }
+
+    /// Starts vipd again over what it left, and fails if it writes anything.
+    #[track_caller]
+    pub fn launch_over_the_same(&self, patience: Duration) {
+        let watch = Watch::start(self.netns(Node));
+        self.launch(&[]);
+        self.within(patience, || self.vipd("get services").code == 0);
+        self.sleep(500);
+        let changes = watch.changes();
+        assert_eq!(changes.objects, 0, "{changes:?}\n{}", self.log());
     }
 
     /// Retries a check that may panic until it holds; its last panic otherwise.
