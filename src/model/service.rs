@@ -19,6 +19,11 @@ impl Family {
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
+
+    /// Its place in a pair of things, in the order of [`Family::BOTH`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Transport protocol; the value is its IANA number.

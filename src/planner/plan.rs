@@ -227,7 +227,7 @@ pub struct HealthCheck {
 impl HealthCheck {
     /// What a load balancer of a family is told: its connections come in that family.
     pub fn of(&self, family: Family) -> u32 {
-        self.local_endpoints[usize::from(family == Family::V6)]
+        self.local_endpoints[family.index()]
     }
 }
 

@@ -84,10 +84,11 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
     }
     let key = |at| FrontendKey { at, protocol: packet.protocol, port: packet.port };
     let at = key(FrontendAddress::Address(packet.destination));
-    let node_port = key(FrontendAddress::NodePort(Family::of(packet.destination)));
-    let node_port = plan.node.answers_node_ports_at(packet.destination).then_some(node_port);
+    let family = Family::of(packet.destination);
+    let node_port = key(FrontendAddress::NodePort(family));
+    let answers = plan.node.answers_node_ports_at(packet.destination);
     let mut tracer = Tracer { plan, packet, steps: Vec::new() };
-    for at in [Some(at), node_port].into_iter().flatten() {
+    for at in [Some(at), answers.then_some(node_port)].into_iter().flatten() {
         let holder = holder(plan, at);
         if let Some(held) = holder.as_ref().and_then(|service| held(service, at)) {
             return tracer.service(at, held);
@@ -101,11 +102,9 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
         tracer.step("the packet is rejected", "so that the client learns of it at once");
         return Ok(tracer.end(Verdict::Reject));
     }
-    let family = Family::of(packet.destination);
-    let listens = packet.destination.is_loopback()
-        && plan.node.localhost_node_ports[usize::from(family == Family::V6)];
-    let at_node_port = key(FrontendAddress::NodePort(family));
-    if let Some(holder) = plan.claims.holder(&at_node_port).filter(|_| listens) {
+    let listens =
+        packet.destination.is_loopback() && plan.node.localhost_node_ports[family.index()];
+    if let Some(holder) = plan.claims.holder(&node_port).filter(|_| listens) {
         tracer.step(
             format!("port {} is a node port of Service {holder}", packet.port),
             "this node's loopback addresses answer at node ports too, while there are endpoints",

@@ -1,6 +1,6 @@
 //! Class numbers: how a connection is treated, in 12 bits. PURE.
 
-use super::set::{CLASS_MASK, index};
+use super::set::CLASS_MASK;
 use crate::model::{Family, Protocol};
 use crate::planner::{Action, Forward, Frontend, FrontendKind, Reach, Scope};
 use foldhash::{HashMap, HashMapExt as _};
@@ -141,7 +141,7 @@ impl Classes {
         self.by_number[number as usize] = Some(key);
         self.by_key.insert(key, Entry { number, users });
         *self.sizes.entry((key.family, key.size)).or_default() += 1;
-        for (count, is) in self.special[index(key.family)].iter_mut().zip(special(&key)) {
+        for (count, is) in self.special[key.family.index()].iter_mut().zip(special(&key)) {
             *count += u32::from(is);
         }
     }
@@ -186,7 +186,7 @@ impl Classes {
 
     /// Whether there are classes of a family that are sticky, external, local from outside.
     pub fn special(&self, family: Family) -> [bool; 3] {
-        self.special[index(family)].map(|count| count > 0)
+        self.special[family.index()].map(|count| count > 0)
     }
 
     /// Forgets the classes without users and returns them.
@@ -202,7 +202,7 @@ impl Classes {
             self.by_key.remove(key);
             self.by_number[*number as usize] = None;
             self.free.push(*number);
-            for (count, is) in self.special[index(key.family)].iter_mut().zip(special(key)) {
+            for (count, is) in self.special[key.family.index()].iter_mut().zip(special(key)) {
                 *count -= u32::from(is);
             }
             if let Some(count) = self.sizes.get_mut(&(key.family, key.size)) {

@@ -34,7 +34,7 @@
 use super::classes::{ClassKey, Way};
 use super::expr::{Expr, Rule, Verdict};
 use super::rules;
-use super::set::{Set, index};
+use super::set::Set;
 use crate::model::{Family, Protocol};
 use crate::planner::{LocalDetector, NodePlan, Scope};
 use ipnet::IpNet;
@@ -103,7 +103,7 @@ pub struct Features {
 
 impl<'a> Needs<'a> {
     fn of(self, family: Family) -> Features {
-        self.features[index(family)]
+        self.features[family.index()]
     }
 
     fn ranges(self, family: Family) -> impl Iterator<Item = &'a IpNet> {

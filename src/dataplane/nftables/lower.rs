@@ -14,7 +14,7 @@ use super::layout::{
 use super::place::Wanted;
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, allowed_element, class_element,
-    guarded_element, hairpin_element, index, local_element, service_element,
+    guarded_element, hairpin_element, local_element, service_element,
 };
 use super::state::{
     HeldFrontend, PoolKey, PoolState, State, UsedPool, endpoint_addresses, frontend_addresses,
@@ -48,7 +48,7 @@ impl Shared {
             ..Self::default()
         };
         for (_, frontend) in plan.held() {
-            let at = index(frontend.at.at.family());
+            let at = frontend.at.at.family().index();
             shared.node_ports[at] += u64::from(frontend.kind == FrontendKind::NodePort);
             shared.guarded[at] += u64::from(frontend.allow.is_some());
         }
@@ -211,14 +211,14 @@ impl State {
             if self.addresses.add(address) {
                 let set = Set::Addresses(Family::of(address));
                 changes.new_targets.push((set, address_element(address)));
-                self.outside[index(Family::of(address))] += self.strays(address);
+                self.outside[Family::of(address).index()] += self.strays(address);
             }
         }
         for address in gone {
             if self.addresses.remove(address) {
                 let set = Set::Addresses(Family::of(address));
                 changes.removed.push((set, address_element(address)));
-                self.outside[index(Family::of(address))] -= self.strays(address);
+                self.outside[Family::of(address).index()] -= self.strays(address);
             }
         }
     }
@@ -228,14 +228,14 @@ impl State {
         let (gone, come) = difference(change);
         for address in come {
             if self.external.add(address) {
-                self.outside[index(Family::of(address))] += self.strays(address);
-                self.inside[index(Family::of(address))] += 1 - self.strays(address);
+                self.outside[Family::of(address).index()] += self.strays(address);
+                self.inside[Family::of(address).index()] += 1 - self.strays(address);
             }
         }
         for address in gone {
             if self.external.remove(address) {
-                self.outside[index(Family::of(address))] -= self.strays(address);
-                self.inside[index(Family::of(address))] -= 1 - self.strays(address);
+                self.outside[Family::of(address).index()] -= self.strays(address);
+                self.inside[Family::of(address).index()] -= 1 - self.strays(address);
             }
         }
     }
@@ -255,14 +255,14 @@ impl State {
             if self.endpoints.add(address) {
                 let set = Set::Hairpin(Family::of(address));
                 changes.new_targets.push((set, hairpin_element(address)));
-                self.hosted[index(Family::of(address))] += self.delivered(address);
+                self.hosted[Family::of(address).index()] += self.delivered(address);
             }
         }
         for address in gone {
             if self.endpoints.remove(address) {
                 let set = Set::Hairpin(Family::of(address));
                 changes.removed.push((set, hairpin_element(address)));
-                self.hosted[index(Family::of(address))] -= self.delivered(address);
+                self.hosted[Family::of(address).index()] -= self.delivered(address);
             }
         }
     }

@@ -9,8 +9,7 @@ use super::layout::{Needs, class_chains, skeleton};
 use super::lower::{Held, guard_elements};
 use super::set::{
     Bytes, Data, Element, PerSet, Set, Value, address_element, endpoint_element, first_slot,
-    hairpin_element, index, local_element, read_set_address, read_slot_key, read_target, slot_key,
-    token,
+    hairpin_element, local_element, read_set_address, read_slot_key, read_target, slot_key, token,
 };
 use super::state::{
     HeldFrontend, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, named_scope,
@@ -291,7 +290,7 @@ impl Nftables {
                 suspects.endpoints.extend(pool.slots.iter().map(|target| target.address));
                 if pool.affinity.is_some() {
                     for target in &pool.slots {
-                        self.state.tokens[index(pool.key.family)][pool.key.scope as usize]
+                        self.state.tokens[pool.key.family.index()][pool.key.scope as usize]
                             .insert(token(pool.number(), target), *target);
                     }
                 }

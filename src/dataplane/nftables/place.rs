@@ -7,7 +7,7 @@
 
 use super::changes::Changes;
 use super::classes::{ClassKey, Way};
-use super::set::{Element, Set, Value, endpoint_element, first_slot, index, pinned_element, token};
+use super::set::{Element, Set, Value, endpoint_element, first_slot, pinned_element, token};
 use super::slots::rebalance;
 use super::state::{PoolKey, PoolState, Retimed, State};
 use crate::model::{Family, ServiceKey};
@@ -57,8 +57,8 @@ impl State {
         changes: &mut Changes,
     ) -> Option<PoolState> {
         debug_assert!(!wanted.targets.is_empty(), "a pool that is forwarded to has endpoints");
-        if let Some(pool) = old.as_ref().filter(|pool| self.is_as_wanted(pool, &wanted)) {
-            return Some(pool.clone());
+        if old.as_ref().is_some_and(|pool| self.is_as_wanted(pool, &wanted)) {
+            return old;
         }
         // Pins name endpoints by a hash over pool and endpoint: a number where two would clash
         // is not usable for this pool.
@@ -209,7 +209,7 @@ impl State {
             return;
         }
         let set = Set::Pinned(family, scope);
-        let tokens = &mut self.tokens[index(family)][scope as usize];
+        let tokens = &mut self.tokens[family.index()][scope as usize];
         for target in before.iter().filter(|t| !after.contains(t)) {
             let token = token(number, target);
             // A slot table names its targets many times.
@@ -227,7 +227,7 @@ impl State {
 
     /// Whether a pin of the pool could be taken for another's.
     fn clashes(&self, pool: &PoolState, wanted: &Wanted) -> bool {
-        let tokens = &self.tokens[index(wanted.key.family)][wanted.key.scope as usize];
+        let tokens = &self.tokens[wanted.key.family.index()][wanted.key.scope as usize];
         let own = |target: &Target| pool.affinity.is_some() && pool.slots.contains(target);
         let mut seen = HashSet::default();
         wanted.targets.iter().any(|target| {

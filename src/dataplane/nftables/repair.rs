@@ -9,7 +9,7 @@ use super::monitor::{Edits, Scope};
 use super::observe::hooks_differ;
 use super::set::{
     Bytes, Element, LOCAL_SLOTS, Set, Value, address_element, endpoint_element, guarded_element,
-    hairpin_element, index, local_element, pinned_element, read_set_address, read_slot_key,
+    hairpin_element, local_element, pinned_element, read_set_address, read_slot_key,
     service_element,
 };
 use super::state::{PoolState, State, frontends, guards, locals, read_frontend};
@@ -189,7 +189,7 @@ impl State {
             }
             Set::Pinned(family, scope) => {
                 let token = u32::from_ne_bytes(key.as_slice().try_into().ok()?);
-                let target = self.tokens[index(family)][scope as usize].get(&token)?;
+                let target = self.tokens[family.index()][scope as usize].get(&token)?;
                 Some(pinned_element(token, target))
             }
             Set::Classes | Set::Inners | Set::Departures | Set::Recorders => {

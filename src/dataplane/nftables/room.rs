@@ -9,7 +9,7 @@ use super::error::Error;
 use super::expr::{Expr, Rule};
 use super::kernel::Kernel;
 use super::layout::{ChainDefinition, class_chains, skeleton};
-use super::set::{Set, index};
+use super::set::Set;
 use super::transaction::Batch;
 use super::types::Room;
 use super::{Nftables, classes};
@@ -54,15 +54,15 @@ pub(super) fn sets(kernel: &Kernel, plan: &Plan) -> Vec<Structure> {
         let Some(service) = &known.service else { continue };
         let mut endpoints = [0; 2];
         for set in known.sets() {
-            endpoints[index(set.family)] += set.endpoints.len() as u32;
+            endpoints[set.family.index()] += set.endpoints.len() as u32;
         }
         for (family, n) in Family::BOTH.into_iter().zip(endpoints).filter(|(_, n)| *n > 0) {
             count(Set::Hairpin(family), n.into());
-            *pools[index(family)].entry(n).or_default() += service.ports.len() as u64;
+            *pools[family.index()].entry(n).or_default() += service.ports.len() as u64;
         }
     }
     for family in Family::BOTH {
-        for (size, slots) in classes::slots(&pools[index(family)]) {
+        for (size, slots) in classes::slots(&pools[family.index()]) {
             count(Set::endpoints(family, size), slots);
         }
     }

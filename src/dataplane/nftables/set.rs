@@ -177,7 +177,7 @@ impl Set {
 
     /// Its place in `ALL`.
     pub fn index(self) -> usize {
-        let of = |first: usize, family: Family| first + usize::from(family == Family::V6);
+        let of = |first: usize, family: Family| first + family.index();
         match self {
             Set::Services(f) => of(0, f),
             Set::Endpoints(f, PoolSize::Small) => of(2, f),
@@ -224,11 +224,6 @@ impl<T> DerefMut for PerSet<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }
-}
-
-/// The place of a family in a pair of things.
-pub fn index(family: Family) -> usize {
-    usize::from(family == Family::V6)
 }
 
 /// The largest pool number: 20 bits of the 32 that a packet carries in its priority.

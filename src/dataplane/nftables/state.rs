@@ -5,7 +5,7 @@ use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
 use super::layout::{Features, Needs};
 use super::pools::PoolNumbers;
 use super::set::{
-    Bytes, Element, PerSet, Set, Value, frontend_key, index, node_port_key, read_frontend_key,
+    Bytes, Element, PerSet, Set, Value, frontend_key, node_port_key, read_frontend_key,
     read_node_port_key, read_set_address,
 };
 use crate::model::{Family, PortName, Protocol, ServiceKey};
@@ -412,7 +412,7 @@ impl State {
     pub fn features(&self) -> [Features; 2] {
         Family::BOTH.map(|family| {
             let [sticky, external, local] = self.classes.special(family);
-            let any = |counts: [u64; 2]| counts[index(family)] > 0;
+            let any = |counts: [u64; 2]| counts[family.index()] > 0;
             Features {
                 sticky,
                 outside: any(self.outside),
@@ -447,7 +447,7 @@ impl State {
         let own = node.iter().flat_map(|node| &node.own_addresses);
         self.hosted = [0; 2];
         for address in own.filter(|address| self.endpoints.contains(**address)) {
-            self.hosted[index(Family::of(*address))] += 1;
+            self.hosted[Family::of(*address).index()] += 1;
         }
         self.outside = Family::BOTH.map(|family| {
             let addresses = self.addresses.iter(family).chain(self.external.iter(family));

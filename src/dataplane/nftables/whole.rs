@@ -9,7 +9,7 @@ use super::layout::read_class;
 use super::lower::{
     class_elements, fixed_class_elements, guard_elements, node_element, range_elements,
 };
-use super::set::{Bytes, Data, Element, Set, index, pinned_element};
+use super::set::{Bytes, Data, Element, Set, pinned_element};
 use crate::model::{Family, Known};
 use crate::planner::{Plan, Scope};
 use foldhash::{HashMap, HashSet};
@@ -145,7 +145,7 @@ impl Nftables {
             .into_iter()
             .flat_map(|family| [Scope::Cluster, Scope::Local].map(|scope| (family, scope)))
         {
-            let tokens = &self.state.tokens[index(family)][scope as usize];
+            let tokens = &self.state.tokens[family.index()][scope as usize];
             let wanted = tokens.iter().map(|(token, target)| pinned_element(*token, target));
             let wanted: Vec<Element> = wanted.collect();
             self.compare(Set::Pinned(family, scope), wanted, changes)?;
