@@ -13,6 +13,7 @@ pub(super) struct PortRef<'a> {
 }
 
 /// One mention of an endpoint.
+#[derive(Clone, Copy)]
 pub(super) struct Candidate<'a> {
     pub(super) target: Target,
     endpoint: &'a Endpoint,
@@ -60,16 +61,14 @@ pub(super) struct Choice<'a> {
     topology: Topology,
     any_ready: bool,
     any_ready_here: bool,
+    /// Every endpoint of the family has this port.
+    complete: bool,
 }
 
 impl<'a> Choice<'a> {
     pub(super) fn new(known: &'a Known, facts: &'a NodeFacts, port: PortRef<'_>) -> Self {
-        let mut candidates = mentions(known, facts, port);
-        // A pod's address may be taken over while the former pod still terminates, and two slices
-        // may tell of one endpoint for a moment. The sort is stable, and slices come by name.
-        candidates.sort_by_key(|candidate| {
-            (candidate.target, candidate.endpoint.conditions.terminating, !candidate.is_here())
-        });
+        let Mentions { mut candidates, complete } = mentions(known, facts, port);
+        in_order(&mut candidates, port.family);
         let mut copies = Vec::new();
         let mut last = None;
         for candidate in candidates
@@ -80,7 +79,24 @@ impl<'a> Choice<'a> {
         let topology = topology(&candidates, facts);
         let any_ready = candidates.iter().any(|candidate| candidate.ready);
         let any_ready_here = candidates.iter().any(|c| c.ready && c.is_here());
-        Self { facts, candidates, copies, topology, any_ready, any_ready_here }
+        Self { facts, candidates, copies, topology, any_ready, any_ready_here, complete }
+    }
+
+    /// Addresses of the family that are in neither of these pools of the port, sorted. `None` if
+    /// some endpoints do not have the port.
+    pub(super) fn unpooled(&self, pools: [&[PoolEndpoint]; 2]) -> Option<Vec<IpAddr>> {
+        if !self.complete {
+            return None;
+        }
+        if pools.iter().any(|pool| pool.len() == self.candidates.len()) {
+            return Some(Vec::new());
+        }
+        let mut left: Vec<IpAddr> = self.candidates.iter().map(|c| c.target.address).collect();
+        left.dedup();
+        for pool in pools {
+            without(&mut left, pool.iter().map(|endpoint| endpoint.target.address));
+        }
+        Some(left)
     }
 
     /// The endpoints that connections of `scope` are spread over.
@@ -165,19 +181,62 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// All that is said of endpoints for a port, in the order of the slices.
-fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Vec<Candidate<'a>> {
+/// Takes `others` out of a sorted list; they are sorted too.
+pub(super) fn without(list: &mut Vec<IpAddr>, others: impl Iterator<Item = IpAddr>) {
+    let mut others = others.peekable();
+    list.retain(|address| {
+        while others.next_if(|other| other < address).is_some() {}
+        others.peek() != Some(address)
+    });
+}
+
+/// By target; of several mentions of one, the one that counts first. A pod's address may be taken
+/// over while the former pod still terminates, and two slices may tell of one endpoint for a
+/// moment. The sort is stable, and slices come by name.
+fn in_order(candidates: &mut [Candidate<'_>], family: Family) {
+    /// Fewer are not worth an allocation.
+    const FEW: usize = 16;
+    let lesser = |c: &Candidate<'_>| (c.endpoint.conditions.terminating, !c.is_here());
+    if candidates.len() <= FEW {
+        return candidates.sort_by_key(|candidate| (candidate.target, lesser(candidate)));
+    }
+    // In one number each: to compare addresses byte by byte takes most of the time of a sort.
+    let low = |c: &Candidate<'_>| {
+        let (terminating, elsewhere) = lesser(c);
+        u32::from(c.target.port) << 2 | u32::from(terminating) << 1 | u32::from(elsewhere)
+    };
+    let bits = |c: &Candidate<'_>| match c.target.address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    match family {
+        Family::V4 => candidates.sort_by_cached_key(|c| (bits(c) as u64) << 32 | u64::from(low(c))),
+        Family::V6 => candidates.sort_by_cached_key(|c| (bits(c), low(c))),
+    }
+}
+
+struct Mentions<'a> {
+    /// In the order of the slices.
+    candidates: Vec<Candidate<'a>>,
+    /// No set of the family lacks the port.
+    complete: bool,
+}
+
+/// All that is said of endpoints for a port.
+fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Mentions<'a> {
     let publish_not_ready =
         known.service.as_ref().is_some_and(|service| service.publish_not_ready_addresses);
-    let mut mentions = Vec::new();
+    let mut found = Mentions { candidates: Vec::new(), complete: true };
     for set in known.sets().filter(|set| set.family == port.family) {
         let numbers = set
             .ports
             .iter()
             .filter(|p| p.name == *port.name && p.protocol == port.protocol)
             .map(|p| p.port);
+        let mut has_port = false;
         for number in numbers {
-            mentions.extend(set.endpoints.iter().map(|endpoint| Candidate {
+            has_port = true;
+            found.candidates.extend(set.endpoints.iter().map(|endpoint| Candidate {
                 target: Target { address: endpoint.address, port: number },
                 endpoint,
                 locality: match endpoint.place.node.as_deref() {
@@ -188,8 +247,9 @@ fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Vec<C
                 ready: endpoint.conditions.ready || publish_not_ready,
             }));
         }
+        found.complete &= has_port || set.endpoints.is_empty();
     }
-    mentions
+    found
 }
 
 fn topology(candidates: &[Candidate<'_>], facts: &NodeFacts) -> Topology {

@@ -1,6 +1,6 @@
 //! Every address and port that a service answers on, and what happens there.
 
-use super::endpoints::{Choice, PortRef};
+use super::endpoints::{Choice, PortRef, without};
 use super::policy::disjoint;
 use super::{
     Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, HealthCheck, Masquerade,
@@ -24,15 +24,17 @@ pub fn plan_service(known: &Known, facts: &NodeFacts, policy: &Policy) -> Option
     wanted.sort_by_key(|port| (port.port, port.protocol));
     // The API allows no number twice; should it come, the first is the one that counts.
     wanted.dedup_by_key(|port| (port.port, port.protocol));
+    let mut unpooled = [None, None];
     let mut ports: Box<[PortPlan]> = wanted
         .iter()
-        .flat_map(|port| Family::BOTH.into_iter().filter_map(move |family| site.port(port, family)))
+        .flat_map(|port| Family::BOTH.into_iter().map(move |family| (port, family)))
+        .filter_map(|(port, family)| site.port(port, family, &mut unpooled[family.index()]))
         .collect();
     let node_ports = wanted.iter().filter(|port| port.node_port.is_some()).count();
     if node_ports > 1 {
         drop_repeated(&mut ports);
     }
-    let idle = site.idle(&ports);
+    let idle = site.idle(&ports, unpooled);
     Some(ServicePlan { key: service.key.clone(), ports, idle, health: site.health() })
 }
 
@@ -99,8 +101,14 @@ struct Site<'a> {
 }
 
 impl Site<'_> {
-    /// `None` where the service has no address of this family.
-    fn port(self, port: &ServicePort, family: Family) -> Option<PortPlan> {
+    /// `None` where the service has no address of this family. `unpooled` becomes what this port's
+    /// pools leave of the family's endpoints, where the port has them all.
+    fn port(
+        self,
+        port: &ServicePort,
+        family: Family,
+        unpooled: &mut Option<Vec<IpAddr>>,
+    ) -> Option<PortPlan> {
         let wanted = frontends(self.service, port, family);
         if wanted.is_empty() {
             return None;
@@ -119,6 +127,10 @@ impl Site<'_> {
                 lost_to: None,
             })
             .collect();
+        let (cluster, local) = (pools.cluster.unwrap_or_default(), pools.local.unwrap_or_default());
+        if unpooled.is_none() {
+            *unpooled = pools.choice.unpooled([&cluster, &local]);
+        }
         Some(PortPlan {
             name: port.name.clone(),
             protocol: port.protocol,
@@ -130,8 +142,8 @@ impl Site<'_> {
                 Protocol::Tcp | Protocol::Sctp => Box::default(),
             },
             frontends,
-            cluster: pools.cluster.unwrap_or_default(),
-            local: pools.local.unwrap_or_default(),
+            cluster,
+            local,
         })
     }
 
@@ -179,16 +191,30 @@ impl Site<'_> {
         Some(disjoint(ranges.iter()).into())
     }
 
-    fn idle(&self, ports: &[PortPlan]) -> Box<[IpAddr]> {
-        let pools = ports.iter().flat_map(|port| port.cluster.iter().chain(&port.local));
-        let mut pooled: SmallVec<[IpAddr; 4]> = pools.map(|e| e.target.address).collect();
-        pooled.sort_unstable();
-        let listed = self.known.sets().flat_map(|set| set.endpoints.iter().map(|e| e.address));
-        let mut idle: Vec<IpAddr> =
-            listed.filter(|address| pooled.binary_search(address).is_err()).collect();
-        idle.sort_unstable();
-        idle.dedup();
+    /// `unpooled`: per family what one port's pools leave, where a port has all endpoints.
+    fn idle(&self, ports: &[PortPlan], unpooled: [Option<Vec<IpAddr>>; 2]) -> Box<[IpAddr]> {
+        let mut idle = Vec::new();
+        for (family, unpooled) in Family::BOTH.into_iter().zip(unpooled) {
+            let mut left = unpooled.unwrap_or_else(|| self.listed(family));
+            let of_family = ports.iter().filter(|port| port.family == family);
+            for pool in of_family.flat_map(|port| [&port.cluster, &port.local]) {
+                if !left.is_empty() {
+                    without(&mut left, pool.iter().map(|endpoint| endpoint.target.address));
+                }
+            }
+            idle.append(&mut left);
+        }
         idle.into()
+    }
+
+    /// Addresses of the family's endpoints, sorted, each once.
+    fn listed(&self, family: Family) -> Vec<IpAddr> {
+        let sets = self.known.sets().filter(|set| set.family == family);
+        let mut listed: Vec<IpAddr> =
+            sets.flat_map(|set| set.endpoints.iter().map(|e| e.address)).collect();
+        listed.sort_unstable();
+        listed.dedup();
+        listed
     }
 
     /// The API allocates the port only for type LoadBalancer with externalTrafficPolicy Local; a

@@ -2,8 +2,11 @@
 
 use super::claims::{Claim, Wish, settle};
 use super::frontends::wanted_frontends;
-use super::{Listening, Plan, PlanDelta, Policy, ServiceDelta, ServicePlan};
-use crate::model::{Known, NodeFacts, Protocol, Service, ServiceKey};
+use super::{
+    Frontend, FrontendKey, Listening, Plan, PlanDelta, Policy, PortPlan, ServiceDelta, ServicePlan,
+    Target,
+};
+use crate::model::{Known, NodeFacts, Protocol, Service, ServiceKey, ServicePort};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -27,12 +30,44 @@ pub struct Planner {
     former_facts: Option<Arc<NodeFacts>>,
     /// The node plan is not in any delta yet.
     node_pending: bool,
+    large: LargePlans,
+}
+
+/// The plans of the large services that changed last, the latest last: to make one again takes as
+/// long as to make its successor. Each is as the services, the facts and the claims are now.
+#[derive(Debug, Default)]
+struct LargePlans(Vec<Arc<ServicePlan>>);
+
+impl LargePlans {
+    /// A plan takes 22 bytes per endpoint.
+    const KEPT: usize = 4;
+    const ENDPOINTS: usize = 256;
+
+    fn take(&mut self, key: &ServiceKey) -> Option<Arc<ServicePlan>> {
+        let at = self.0.iter().position(|plan| plan.key == *key)?;
+        Some(self.0.remove(at))
+    }
+
+    fn keep(&mut self, plan: &Arc<ServicePlan>, known: &Known) {
+        let endpoints: usize = known.sets().map(|set| set.endpoints.len()).sum();
+        if endpoints >= Self::ENDPOINTS {
+            if self.0.len() == Self::KEPT {
+                self.0.remove(0);
+            }
+            self.0.push(Arc::clone(plan));
+        }
+    }
 }
 
 impl Planner {
     pub fn new(policy: Policy, node_name: Arc<str>) -> Self {
         let facts = NodeFacts { name: node_name, ..NodeFacts::default() };
-        Self { plan: Plan::new(policy, facts), former_facts: None, node_pending: true }
+        Self {
+            plan: Plan::new(policy, facts),
+            former_facts: None,
+            node_pending: true,
+            large: LargePlans::default(),
+        }
     }
 
     /// A copy is free and does not follow later changes.
@@ -51,6 +86,7 @@ impl Planner {
         let new = &self.plan.facts;
         if (&old.name, &old.zone, &old.addresses) != (&new.name, &new.zone, &new.addresses) {
             self.former_facts.get_or_insert(old);
+            self.large = LargePlans::default();
             FactsChange::Services
         } else if self.node_pending {
             FactsChange::NodePlan
@@ -67,19 +103,32 @@ impl Planner {
         known: &OrdMap<ServiceKey, Arc<Known>>,
     ) -> PlanDelta {
         let (before, turns) = self.follow(changed, known);
-        let services = turns.into_iter().filter_map(|turn| {
-            let old = turn.old.and_then(|known| before.service_of(&known));
-            let new = turn.new.and_then(|known| self.plan.service_of(&known));
-            let key = turn.key;
-            (old != new).then(|| ServiceDelta {
-                key,
-                old: old.map(Arc::new),
-                new: new.map(Arc::new),
-            })
-        });
-        let services = services.collect();
+        let (mut services, mut udp) = (Vec::new(), Vec::new());
+        for turn in turns {
+            let delta = self.planned(turn, &before);
+            self.follow_special(&delta, &mut udp);
+            // What stays the same is not held while all others are planned.
+            if delta.old != delta.new {
+                services.push(delta);
+            }
+        }
+        // A frontend that changes hands was first nobody's.
+        self.plan.udp.extend(udp);
         let node = std::mem::take(&mut self.node_pending).then(|| Arc::clone(&self.plan.node));
         PlanDelta { services, node }
+    }
+
+    fn planned(&mut self, turn: Turn, before: &Plan) -> ServiceDelta {
+        let Turn { key, old, new } = turn;
+        let plan = |plan: &Plan, known: &Known| plan.service_of(known).map(Arc::new);
+        let kept = self.large.take(&key);
+        let old = kept.or_else(|| plan(before, old.as_deref()?));
+        let known = new;
+        let new = known.as_deref().and_then(|known| plan(&self.plan, known));
+        if let (Some(plan), Some(known)) = (&new, &known) {
+            self.large.keep(plan, known);
+        }
+        ServiceDelta { key, old, new }
     }
 
     /// As [`Planner::replan`], where nobody asks for the delta because a resync comes next.
@@ -88,7 +137,18 @@ impl Planner {
         changed: impl IntoIterator<Item = ServiceKey>,
         known: &OrdMap<ServiceKey, Arc<Known>>,
     ) {
-        self.follow(changed, known);
+        let (before, turns) = self.follow(changed, known);
+        self.large = LargePlans::default();
+        let mut udp = Vec::new();
+        for Turn { key, old, new } in turns {
+            let plan = |plan: &Plan, known: Option<Arc<Known>>| {
+                let known = known.filter(|known| is_special(known))?;
+                plan.service_of(&known).map(Arc::new)
+            };
+            let (old, new) = (plan(&before, old), plan(&self.plan, new));
+            self.follow_special(&ServiceDelta { key, old, new }, &mut udp);
+        }
+        self.plan.udp.extend(udp);
         self.node_pending = false;
     }
 
@@ -123,28 +183,23 @@ impl Planner {
             turns.extend(rivals.into_iter().map(turn));
             in_order(&mut turns);
         }
-        self.follow_special(&before, &turns);
         (before, turns)
     }
 
     /// What is held ready of the few services that have UDP ports, or listeners on this node.
-    fn follow_special(&mut self, before: &Plan, turns: &[Turn]) {
-        let mut held = Vec::new();
-        for Turn { key, old, new } in turns {
-            let old = old.as_ref().filter(|known| has_udp(known));
-            let old = old.and_then(|known| before.service_of(known));
-            for (_, frontend) in old.iter().flat_map(ServicePlan::held) {
-                self.plan.udp.remove(&frontend.at);
-            }
-            let new = new.as_ref().filter(|known| has_udp(known) || may_listen(known));
-            let new = new.and_then(|known| self.plan.service_of(known));
-            let ports = new.iter().flat_map(ServicePlan::held);
-            let udp = ports.filter(|(port, _)| port.protocol == Protocol::Udp);
-            held.extend(udp.map(|(port, frontend)| (frontend.at, Arc::from(&*port.serving))));
-            self.listen(key, new.as_ref().and_then(Listening::of));
+    /// `udp` gets the frontends that the service has now.
+    fn follow_special(&mut self, delta: &ServiceDelta, udp: &mut Vec<Served>) {
+        fn of(plan: Option<&ServicePlan>) -> impl Iterator<Item = (&PortPlan, &Frontend)> {
+            let held = plan.into_iter().flat_map(ServicePlan::held);
+            held.filter(|(port, _)| port.protocol == Protocol::Udp)
         }
-        // A frontend that changes hands is first nobody's.
-        self.plan.udp.extend(held);
+        for (_, frontend) in of(delta.old.as_deref()) {
+            self.plan.udp.remove(&frontend.at);
+        }
+        let served =
+            |(port, frontend): (&PortPlan, &Frontend)| (frontend.at, Arc::from(&*port.serving));
+        udp.extend(of(delta.new.as_deref()).map(served));
+        self.listen(&delta.key, delta.new.as_deref().and_then(Listening::of));
     }
 
     /// Mostly the map is empty, and stays the very same map.
@@ -164,14 +219,12 @@ impl Planner {
     }
 }
 
-fn has_udp(known: &Known) -> bool {
-    let service = known.service.iter();
-    service.flat_map(|service| service.ports.iter()).any(|port| port.protocol == Protocol::Udp)
-}
-
-fn may_listen(known: &Known) -> bool {
+/// Whether it may have UDP ports, or listeners on this node.
+fn is_special(known: &Known) -> bool {
     known.service.as_ref().is_some_and(|service| {
-        service.external.is_some() || service.ports.iter().any(|port| port.node_port.is_some())
+        let special =
+            |port: &ServicePort| port.protocol == Protocol::Udp || port.node_port.is_some();
+        service.external.is_some() || service.ports.iter().any(special)
     })
 }
 
@@ -181,6 +234,9 @@ struct Turn {
     old: Option<Arc<Known>>,
     new: Option<Arc<Known>>,
 }
+
+/// A UDP frontend with the endpoints that may answer there.
+type Served = (FrontendKey, Arc<[Target]>);
 
 /// By key, each once.
 fn in_order(turns: &mut Vec<Turn>) {

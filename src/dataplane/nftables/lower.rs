@@ -11,7 +11,7 @@ use super::expr::Verdict;
 use super::layout::{
     ChainDefinition, Features, OPTIONAL, class_chains, departure, entry, inner, recorder, skeleton,
 };
-use super::place::Wanted;
+use super::place::{Former, Wanted};
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, allowed_element, class_element,
     guarded_element, hairpin_element, local_element, service_element,
@@ -66,16 +66,18 @@ impl State {
         changes: &mut Changes,
     ) {
         let features = self.features();
-        let mut pools = self.services.remove(key).unwrap_or_default();
-        for (pool, plan) in pools.iter_mut().filter_map(|pool| Some((pool, old?))) {
-            pool.slots = pool.slots_under(plan);
-        }
+        let pools = self.services.remove(key).unwrap_or_default();
         let held = Held {
             frontends: old.map_or_else(Vec::new, |plan| frontends(plan, &pools).collect()),
             locals: old.map_or_else(Vec::new, |plan| locals(plan, &pools)),
             guards: old.map_or_else(Vec::new, guard_elements),
         };
-        self.lower_from((key, pools.into_vec()), held, new, changes);
+        let former = |pool| match old {
+            Some(plan) => Former::planned(pool, plan),
+            None => Former::seen(pool),
+        };
+        let pools = pools.into_iter().map(former).collect();
+        self.lower_from((key, pools), held, new, changes);
         let before = old.map(Shared::of).unwrap_or_default();
         let after = new.map(Shared::of).unwrap_or_default();
         self.count_cluster_ips((&before.cluster_ips, &after.cluster_ips), changes);
@@ -111,18 +113,19 @@ impl State {
     /// hold.
     pub fn lower_from(
         &mut self,
-        (key, mut pools): (&ServiceKey, Vec<PoolState>),
+        (key, mut pools): (&ServiceKey, Vec<Former>),
         held: Held,
         new: Option<&ServicePlan>,
         changes: &mut Changes,
     ) {
-        let before: SmallVec<[u32; 2]> = pools.iter().map(PoolState::number).collect();
+        let before: SmallVec<[u32; 2]> = pools.iter().map(|former| former.pool.number()).collect();
         let mut next: Vec<PoolState> = Vec::new();
         let used = new.map(used_pools).unwrap_or_default();
         for UsedPool { port, scope, external } in used {
-            let old = pools.iter().position(|pool| pool.key.is(port, scope));
+            let old = pools.iter().position(|former| former.pool.key.is(port, scope));
             let old = old.map(|at| pools.swap_remove(at));
-            let mut siblings = next.iter().chain(&pools).filter(|pool| pool.key.is_of(port));
+            let others = pools.iter().map(|former| &former.pool);
+            let mut siblings = next.iter().chain(others).filter(|pool| pool.key.is_of(port));
             let sibling = siblings.next().map(PoolState::number);
             let wanted = Wanted {
                 key: PoolKey::of(port, scope),
@@ -132,8 +135,8 @@ impl State {
             };
             next.extend(self.place(key, old, (wanted, sibling), changes));
         }
-        for pool in pools {
-            self.drop_pool(pool, changes);
+        for former in pools {
+            self.drop_pool(former.pool, changes);
         }
         let kept = |number: &u32| next.iter().any(|pool| pool.number() == *number);
         self.freed_later.extend(before.iter().copied().filter(|number| !kept(number)));
@@ -359,10 +362,17 @@ pub fn range_elements(ranges: &[IpNet]) -> Vec<(Set, Element)> {
     elements
 }
 
-/// Elements of one sorted list that the other lacks: (only before, only after).
-fn difference((before, after): (&[IpAddr], &[IpAddr])) -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let lacking = |of: &[IpAddr], other: &[IpAddr]| {
-        of.iter().filter(|a| other.binary_search(a).is_err()).copied().collect()
+/// Elements of one sorted list that the other lacks: (only before, only after). Neither has
+/// duplicates.
+pub fn difference<T: Copy + Ord>((mut before, mut after): (&[T], &[T])) -> (Vec<T>, Vec<T>) {
+    // Mostly there is one element among many: what both begin and end with is skipped.
+    let begin = before.iter().zip(after).take_while(|(one, other)| one == other).count();
+    (before, after) = (&before[begin..], &after[begin..]);
+    let ends = before.iter().rev().zip(after.iter().rev());
+    let end = ends.take_while(|(one, other)| one == other).count();
+    (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
+    let lacking = |of: &[T], other: &[T]| {
+        of.iter().filter(|one| other.binary_search(one).is_err()).copied().collect()
     };
     (lacking(before, after), lacking(after, before))
 }

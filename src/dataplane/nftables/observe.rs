@@ -7,6 +7,7 @@ use super::error::Error;
 use super::kernel::{ObservedChain, ObservedSet};
 use super::layout::{Needs, class_chains, skeleton};
 use super::lower::{Held, guard_elements};
+use super::place::Former;
 use super::set::{
     Bytes, Data, Element, PerSet, Set, Value, address_element, endpoint_element, first_slot,
     hairpin_element, local_element, read_set_address, read_slot_key, read_target, slot_key, token,
@@ -79,7 +80,8 @@ impl Nftables {
                 self.state.take_overdue(&mut changes);
             }
             let service = plan.service(&seen.key);
-            let known = (&seen.key, seen.pools);
+            let pools = seen.pools.into_iter().map(Former::seen).collect();
+            let known = (&seen.key, pools);
             let features = self.state.features();
             self.state.lower_from(known, seen.held, service.as_ref(), &mut changes);
             self.state.reshape(features, &mut changes);

@@ -7,11 +7,12 @@
 
 use super::changes::Changes;
 use super::classes::{ClassKey, Way};
+use super::lower::difference;
 use super::set::{Element, Set, Value, endpoint_element, first_slot, pinned_element, token};
-use super::slots::rebalance;
-use super::state::{PoolKey, PoolState, Retimed, State};
+use super::slots::{Among, exchange, rebalance};
+use super::state::{PoolKey, PoolState, Retimed, State, targets_of};
 use crate::model::{Family, ServiceKey};
-use crate::planner::{Scope, Target};
+use crate::planner::{Scope, ServicePlan, Target};
 use foldhash::HashSet;
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -31,6 +32,37 @@ impl Wanted {
     }
 }
 
+/// A pool as it is.
+pub struct Former {
+    pub pool: PoolState,
+    /// Sorted, each once.
+    targets: Box<[Target]>,
+}
+
+impl Former {
+    /// As it was read back. Its slots may name a target twice, or not all that they should.
+    pub fn seen(pool: PoolState) -> Self {
+        let mut targets = pool.slots.to_vec();
+        targets.sort_unstable();
+        targets.dedup();
+        Self { pool, targets: targets.into() }
+    }
+
+    /// As it was made by a plan.
+    pub fn planned(mut pool: PoolState, plan: &ServicePlan) -> Self {
+        let targets = targets_of(&pool.key, plan);
+        if pool.slots.is_empty() {
+            pool.slots = targets.clone();
+        }
+        Self { pool, targets }
+    }
+
+    /// Every target has one slot.
+    fn is_exact(&self) -> bool {
+        self.pool.slots.len() == self.targets.len()
+    }
+}
+
 /// A pool's slots: where they stand, and from which number on they count.
 #[derive(Clone, Copy)]
 struct Place {
@@ -45,6 +77,13 @@ impl Place {
     }
 }
 
+/// What a pool's targets were and are not any more, and the other way round.
+#[derive(Clone, Copy)]
+struct Turn<'a> {
+    gone: &'a [Target],
+    come: &'a [Target],
+}
+
 impl State {
     /// Makes a pool what it shall be. `sibling`: the number of the same port's other pool, which
     /// both have if they can, so that pins hold whichever is asked. `None` if no number or class
@@ -52,25 +91,28 @@ impl State {
     pub fn place(
         &mut self,
         owner: &ServiceKey,
-        old: Option<PoolState>,
+        old: Option<Former>,
         (wanted, sibling): (Wanted, Option<u32>),
         changes: &mut Changes,
     ) -> Option<PoolState> {
         debug_assert!(!wanted.targets.is_empty(), "a pool that is forwarded to has endpoints");
-        if old.as_ref().is_some_and(|pool| self.is_as_wanted(pool, &wanted)) {
-            return old;
+        if old.as_ref().is_some_and(|former| self.is_as_wanted(former, &wanted)) {
+            return old.map(|former| former.pool);
         }
+        let before = old.as_ref().map_or(&[][..], |former| &former.targets);
+        let (gone, come) = difference((before, &wanted.targets));
         // Pins name endpoints by a hash over pool and endpoint: a number where two would clash
         // is not usable for this pool.
         let old = match old {
-            Some(pool) if wanted.affinity.is_some() && self.clashes(&pool, &wanted) => {
-                self.drop_pool(pool, changes);
+            Some(former) if self.would_clash(&former.pool, &wanted, &come) => {
+                self.drop_pool(former.pool, changes);
                 None
             }
             other => other,
         };
         let size = self.classes.size_for(wanted.key.family, wanted.targets.len() as u32);
-        let held = old.as_ref().map(|pool| (pool.class(), pool.external_class()));
+        let pool = old.as_ref().map(|former| &former.pool);
+        let held = pool.map(|pool| (pool.class(), pool.external_class()));
         let (held_class, held_external) = held.unzip();
         let class = self.reclass(held_class, wanted.class(size, Way::Inside), changes);
         let external = match wanted.external {
@@ -82,13 +124,13 @@ impl State {
                 Some(None)
             }
         };
-        let number = match &old {
+        let number = match pool {
             Some(pool) => Some(pool.number()),
             None => self.new_number(owner, &wanted, sibling),
         };
         let (Some(class), Some(external), Some(number)) = (class, external, number) else {
             class.into_iter().chain(external.flatten()).for_each(|class| self.release(class));
-            old.into_iter().for_each(|pool| self.leave(pool, changes));
+            old.into_iter().for_each(|former| self.leave(former.pool, changes));
             changes.unplaced.push(owner.clone());
             return None;
         };
@@ -98,18 +140,23 @@ impl State {
             number,
             first: first_slot(wanted.key.scope),
         };
-        let slots = self.fill(old, &wanted, (place, size), changes);
+        let turn = match old {
+            Some(_) => Turn { gone: &gone, come: &come },
+            None => Turn { gone: &[], come: &wanted.targets },
+        };
+        let slots = self.fill(old, &wanted, turn, (place, size), changes);
         let value = Value::new(number, class);
         Some(PoolState { key: wanted.key, value, external, affinity: wanted.affinity, slots })
     }
 
-    fn is_as_wanted(&self, pool: &PoolState, wanted: &Wanted) -> bool {
+    fn is_as_wanted(&self, former: &Former, wanted: &Wanted) -> bool {
+        let pool = &former.pool;
         let way = pool.external_class().and_then(|class| self.classes.key(class));
         pool.affinity == wanted.affinity
             && way.map(|class| class.way) == wanted.external
+            && former.is_exact()
             && pool.slots.len() == self.size(pool) as usize
-            && pool.slots.len() == wanted.targets.len()
-            && is_permutation(&pool.slots, &wanted.targets)
+            && former.targets == wanted.targets
     }
 
     /// The number of a class for a pool that was in another, or in none.
@@ -132,30 +179,42 @@ impl State {
     /// Brings slots and pins' endpoints from what a pool had to what it shall have.
     fn fill(
         &mut self,
-        old: Option<PoolState>,
+        old: Option<Former>,
         wanted: &Wanted,
+        turn: Turn<'_>,
         (place, size): (Place, u32),
         changes: &mut Changes,
     ) -> Box<[Target]> {
         let PoolKey { family, scope, .. } = wanted.key;
-        let old_affinity = old.as_ref().and_then(|pool| pool.affinity);
+        let old_affinity = old.as_ref().and_then(|former| former.pool.affinity);
         if let (Some(before), Some(after)) = (old_affinity, wanted.affinity)
             && before != after
         {
             let (before, after) = (before.get(), after.get());
             self.retimed.push(Retimed { family, number: place.number, before, after });
         }
-        let left = old.as_ref().map(|pool| self.place_of(pool)).filter(|old| old.set != place.set);
-        let old_slots = old.map(|pool| pool.slots).unwrap_or_default();
+        let left = old.as_ref().map(|former| self.place_of(&former.pool));
+        let left = left.filter(|old| old.set != place.set);
+        let exact = old.as_ref().is_some_and(Former::is_exact) && left.is_none();
+        let exact = exact && size as usize == wanted.targets.len();
+        let (old_slots, old_targets) =
+            old.map(|former| (former.pool.slots, former.targets)).unwrap_or_default();
         let kept = if left.is_some() { &[] } else { &*old_slots };
-        let slots = rebalance(kept, &wanted.targets, size as usize);
-        self.write_slots(place, kept, &slots, changes);
+        let slots = match exact {
+            true => exchange(kept, turn.gone, turn.come),
+            false => rebalance(kept, &wanted.targets, size as usize),
+        };
+        self.write_slots(place, kept, (&slots, turn.gone), changes);
         if let Some(left) = left {
-            self.leave_slots(left, old_slots.iter().enumerate(), &slots, changes);
+            self.leave_slots(left, old_slots.iter().enumerate(), (&slots, turn.gone), changes);
         }
-        let before = if old_affinity.is_some() { &*old_slots } else { &[] };
-        let after = if wanted.affinity.is_some() { &*wanted.targets } else { &[] };
-        self.write_tokens((family, scope, place.number), before, after, changes);
+        let (gone, come) = match (old_affinity, wanted.affinity) {
+            (Some(_), Some(_)) => (turn.gone, turn.come),
+            (Some(_), None) => (&*old_targets, &[][..]),
+            (None, Some(_)) => (&[][..], &*wanted.targets),
+            (None, None) => (&[][..], &[][..]),
+        };
+        self.write_tokens((family, scope, place.number), gone, come, changes);
         slots.into()
     }
 
@@ -166,7 +225,13 @@ impl State {
     }
 
     /// `old`: what the map holds of the pool.
-    fn write_slots(&mut self, place: Place, old: &[Target], new: &[Target], changes: &mut Changes) {
+    fn write_slots(
+        &mut self,
+        place: Place,
+        old: &[Target],
+        (new, gone): (&[Target], &[Target]),
+        changes: &mut Changes,
+    ) {
         for (slot, target) in new.iter().enumerate() {
             match old.get(slot) {
                 Some(before) if before == target => {}
@@ -177,7 +242,8 @@ impl State {
                 }
             }
         }
-        self.leave_slots(place, old.iter().enumerate().skip(new.len()), new, changes);
+        let beyond = old.iter().enumerate().skip(new.len());
+        self.leave_slots(place, beyond, (new, gone), changes);
     }
 
     /// Packets that met the former class may still pick these slots: they lead to living endpoints
@@ -186,38 +252,36 @@ impl State {
         &mut self,
         place: Place,
         slots: impl Iterator<Item = (usize, &'a Target)>,
-        living: &[Target],
+        (living, gone): (&[Target], &[Target]),
         changes: &mut Changes,
     ) {
+        let gone = Among::new(gone);
         for (slot, before) in slots {
             let element = place.element(slot, &living[slot % living.len()]);
-            if !living.contains(before) {
+            if gone.has(before) {
                 changes.replaced_targets.push(element.clone());
             }
             self.deferred.push(element);
         }
     }
 
+    /// `gone` may name a target many times, as a slot table does.
     fn write_tokens(
         &mut self,
         (family, scope, number): (Family, Scope, u32),
-        before: &[Target],
-        after: &[Target],
+        gone: &[Target],
+        come: &[Target],
         changes: &mut Changes,
     ) {
-        if before.is_empty() && after.is_empty() {
-            return;
-        }
         let set = Set::Pinned(family, scope);
         let tokens = &mut self.tokens[family.index()][scope as usize];
-        for target in before.iter().filter(|t| !after.contains(t)) {
+        for target in gone {
             let token = token(number, target);
-            // A slot table names its targets many times.
             if tokens.remove(&token).is_some() {
                 changes.removed.push((set, pinned_element(token, target)));
             }
         }
-        for target in after {
+        for target in come {
             let token = token(number, target);
             if tokens.insert(token, *target).is_none() {
                 changes.new_targets.push((set, pinned_element(token, target)));
@@ -225,14 +289,23 @@ impl State {
         }
     }
 
-    /// Whether a pin of the pool could be taken for another's.
-    fn clashes(&self, pool: &PoolState, wanted: &Wanted) -> bool {
+    /// Whether a pin of the pool could be taken for another's, once its targets have changed.
+    fn would_clash(&self, pool: &PoolState, wanted: &Wanted, come: &[Target]) -> bool {
+        match (wanted.affinity, pool.affinity) {
+            (None, _) => false,
+            // Those that stay have their tokens.
+            (Some(_), Some(_)) => self.clashes(pool.number(), wanted, come),
+            (Some(_), None) => self.clashes(pool.number(), wanted, &wanted.targets),
+        }
+    }
+
+    /// Whether targets that have no tokens yet could have them under this number.
+    fn clashes(&self, number: u32, wanted: &Wanted, targets: &[Target]) -> bool {
         let tokens = &self.tokens[wanted.key.family.index()][wanted.key.scope as usize];
-        let own = |target: &Target| pool.affinity.is_some() && pool.slots.contains(target);
         let mut seen = HashSet::default();
-        wanted.targets.iter().any(|target| {
-            let token = token(pool.number(), target);
-            !seen.insert(token) || (tokens.contains_key(&token) && !own(target))
+        targets.iter().any(|target| {
+            let token = token(number, target);
+            !seen.insert(token) || tokens.contains_key(&token)
         })
     }
 
@@ -243,10 +316,7 @@ impl State {
         sibling: Option<u32>,
     ) -> Option<u32> {
         let usable = |state: &Self, number| {
-            let key = wanted.key.clone();
-            let value = Value::new(number, 0);
-            let none = PoolState { key, value, external: None, affinity: None, slots: [].into() };
-            wanted.affinity.is_none() || !state.clashes(&none, wanted)
+            wanted.affinity.is_none() || !state.clashes(number, wanted, &wanted.targets)
         };
         if let Some(sibling) = sibling.filter(|number| usable(self, *number)) {
             return Some(sibling);
@@ -278,13 +348,6 @@ impl State {
         let slots = pool.slots.iter().enumerate();
         self.deferred.extend(slots.map(|(slot, target)| place.element(slot, target)));
     }
-}
-
-fn is_permutation(slots: &[Target], sorted: &[Target]) -> bool {
-    // Slots that were read back may name a target twice.
-    let mut slots = slots.to_vec();
-    slots.sort_unstable();
-    slots == sorted
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::kernel::ObservedTable;
 use super::lower::{class_elements, fixed_class_elements};
 use super::monitor::{Edits, Scope};
 use super::observe::hooks_differ;
+use super::place::Former;
 use super::set::{
     Bytes, Element, LOCAL_SLOTS, Set, Value, address_element, endpoint_element, guarded_element,
     hairpin_element, local_element, pinned_element, read_set_address, read_slot_key,
@@ -175,8 +176,8 @@ impl State {
                 };
                 let is = |pool: &&PoolState| pool.number() == number && pool.key.scope == scope;
                 let pool = pools.iter().find(is).filter(|pool| self.map_of(pool) == set)?;
-                let slots = pool.slots_under(&plan.service(owner)?);
-                Some(endpoint_element(number, slot, slots.get((slot - first) as usize)?))
+                let Former { pool, .. } = Former::planned(pool.clone(), &plan.service(owner)?);
+                Some(endpoint_element(number, slot, pool.slots.get((slot - first) as usize)?))
             }
             Set::Addresses(_) => {
                 let address = read_set_address(set, key)?;

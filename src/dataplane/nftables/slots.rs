@@ -4,7 +4,7 @@
 //! exactly uniform; a larger table (a power of two ≥ 12 × endpoints) is uniform within 8 %.
 
 use crate::planner::Target;
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 /// The new table: every target in its fair share of slots, and as few slots changed as possible.
 /// Slots beyond `size` are dropped. `targets` has no duplicates and is not empty.
@@ -23,6 +23,49 @@ pub fn rebalance(old: &[Target], targets: &[Target], size: usize) -> Vec<Target>
         }
     }
     fill(table, targets, (shares, extra))
+}
+
+/// The new table where each target has one slot, before and after: what is gone makes room for what
+/// has come, and what stands beyond the end comes in.
+pub fn exchange(old: &[Target], gone: &[Target], come: &[Target]) -> Vec<Target> {
+    let size = old.len() + come.len() - gone.len();
+    let gone = Among::new(gone);
+    let (within, beyond) = old.split_at(size.min(old.len()));
+    let stays = beyond.iter().filter(|target| !gone.has(target));
+    let mut free = come.iter().chain(stays).copied();
+    let mut table = Vec::with_capacity(size);
+    for target in within {
+        match gone.has(target) {
+            true => table.push(free.next().expect("as many free slots as targets without one")),
+            false => table.push(*target),
+        }
+    }
+    table.extend(free);
+    debug_assert_eq!(table.len(), size);
+    table
+}
+
+/// Targets, to be asked for one.
+pub enum Among<'a> {
+    Few(&'a [Target]),
+    Many(HashSet<Target>),
+}
+
+impl<'a> Among<'a> {
+    pub fn new(targets: &'a [Target]) -> Self {
+        const FEW: usize = 8;
+        match targets.len() {
+            ..=FEW => Among::Few(targets),
+            _ => Among::Many(targets.iter().copied().collect()),
+        }
+    }
+
+    pub fn has(&self, target: &Target) -> bool {
+        match self {
+            Among::Few(targets) => targets.contains(target),
+            Among::Many(targets) => targets.contains(target),
+        }
+    }
 }
 
 /// The slots that a target may still take.
@@ -115,6 +158,28 @@ mod tests {
                 let mut sorted = next.clone();
                 sorted.sort();
                 assert_eq!(sorted, rest);
+            }
+        }
+    }
+
+    #[test]
+    fn an_exchange_leaves_everybody_else_where_they_are() {
+        let sorted = |mut table: Vec<Target>| {
+            table.sort();
+            table
+        };
+        for (before, after) in
+            [(0..1, 1..2), (0..5, 1..6), (0..5, 2..4), (0..3, 1..9), (0..60, 20..50)]
+        {
+            let (old, new) = (targets(before.clone()), targets(after.clone()));
+            let gone: Vec<_> = old.iter().copied().filter(|t| !new.contains(t)).collect();
+            let come: Vec<_> = new.iter().copied().filter(|t| !old.contains(t)).collect();
+            let mut turned = old.clone();
+            turned.rotate_left(old.len() / 2);
+            let table = exchange(&turned, &gone, &come);
+            assert_eq!(sorted(table.clone()), new, "{before:?} to {after:?}");
+            for (slot, target) in turned.iter().enumerate().take(table.len()) {
+                assert!(gone.contains(target) || table[slot] == *target);
             }
         }
     }

@@ -81,16 +81,6 @@ impl PoolState {
         }
     }
 
-    /// What the slots hold, given the plan that they were made from.
-    pub fn slots_under(&self, plan: &ServicePlan) -> Box<[Target]> {
-        if !self.slots.is_empty() {
-            return self.slots.clone();
-        }
-        let of = |port: &&PortPlan| self.key.is(port, self.key.scope);
-        let port = plan.ports.iter().find(of);
-        port.map(|port| targets(port, self.key.scope)).unwrap_or_default()
-    }
-
     /// Leaves to the plan what the plan has.
     pub fn forget_slots_of(&mut self, plan: &ServicePlan) {
         let planned = plan.ports.iter().find(|port| self.key.is(port, self.key.scope));
@@ -294,6 +284,12 @@ pub fn moved_frontends(deltas: &[ServiceDelta]) -> HashSet<(Set, Bytes)> {
 
 pub fn targets(port: &PortPlan, scope: Scope) -> Box<[Target]> {
     port.pool(scope).iter().map(|endpoint| endpoint.target).collect()
+}
+
+/// The targets that a plan has for a pool.
+pub fn targets_of(key: &PoolKey, plan: &ServicePlan) -> Box<[Target]> {
+    let port = plan.ports.iter().find(|port| key.is(port, key.scope));
+    port.map(|port| targets(port, key.scope)).unwrap_or_default()
 }
 
 /// A pool that a plan's frontends use.
