@@ -270,7 +270,7 @@ impl<'a> Machine<'a> {
                 .max_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(b.1.cmp(&a.1)))
                 .filter(|(_, data)| **data != Data::IntervalEnd)
                 .map(|(_, data)| data),
-            Set::Allowed(family) => elements
+            Set::Allowed(family, _) => elements
                 .iter()
                 .find(|(first, last)| within(&key, family, (&first.0, last)))
                 .map(|(_, data)| data),

@@ -235,7 +235,8 @@ impl Held {
             let at = (address(ip).to_string(), text(protocol).to_owned(), number(port) as u16);
             held.guarded.insert(at, BTreeSet::new());
         }
-        for element in each("allowed").into_iter().flatten() {
+        let shares = listed.iter().filter(|(name, _)| name.starts_with("allowed"));
+        for element in shares.flat_map(|(_, elements)| elements) {
             let [ip, protocol, port, clients] = concat(element) else { panic!("{element:?}") };
             let at = (address(ip).to_string(), text(protocol).to_owned(), number(port) as u16);
             held.guarded.get_mut(&at).expect("a guarded frontend").insert(network(clients));

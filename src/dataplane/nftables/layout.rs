@@ -8,7 +8,7 @@
 //!                 │                         drop
 //!                 │                         local4 ── a local pod, this node ─► as a cluster IP
 //!                 │                                └─ from outside ─► @locals[pool] ─► class chain
-//!                 ├─ guarded, not allowed ─► drop
+//!                 ├─ guarded ─► guard4 ── not allowed ─► drop
 //!                 └─ in a service range ──► unserved4 ── unused port of a cluster IP ─► refuse
 //!                    or of a service                  └─ unallocated service address ─► drop
 //!
@@ -34,7 +34,7 @@
 use super::classes::{ClassKey, Way};
 use super::expr::{Expr, Rule, Verdict};
 use super::rules;
-use super::set::Set;
+use super::set::{Set, Share};
 use crate::model::{Family, Protocol};
 use crate::planner::{LocalDetector, NodePlan, Scope};
 use ipnet::IpNet;
@@ -140,7 +140,7 @@ fn ours_name(family: Family) -> &'static str {
 }
 
 /// Chains of the skeleton that are not always there.
-pub const OPTIONAL: [&str; 9] = [
+pub const OPTIONAL: [&str; 11] = [
     "invalid",
     "invalid-output",
     STRAY,
@@ -150,6 +150,8 @@ pub const OPTIONAL: [&str; 9] = [
     arrived_name(Family::V6),
     local_name(Family::V4),
     local_name(Family::V6),
+    guard_name(Family::V4),
+    guard_name(Family::V6),
 ];
 
 const fn arrived_name(family: Family) -> &'static str {
@@ -167,6 +169,14 @@ const fn local_name(family: Family) -> &'static str {
     }
 }
 
+/// Where it shows who may ask that is not everybody.
+const fn guard_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "guard4",
+        Family::V6 => "guard6",
+    }
+}
+
 /// The constant chains, every chain before those that refer to it.
 pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     const NF_INET_PRE_ROUTING: u32 = 0;
@@ -181,6 +191,11 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
         chains.push(ChainDefinition::new(ours_name(family), ours(needs, family)));
         if needs.of(family).local {
             chains.push(ChainDefinition::new(local_name(family), local(needs, family)));
+        }
+        if needs.of(family).guarded {
+            let allowed = Share::ALL.map(|share| rules::return_if_allowed(family, share));
+            let rules = allowed.into_iter().chain([rules::drop()]).collect();
+            chains.push(ChainDefinition::new(guard_name(family), rules));
         }
     }
     let all = Family::BOTH.into_iter();
@@ -272,7 +287,7 @@ fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     let node_port = features.node_ports.then(|| rules::find_node_port_class(family));
     let mut out = Vec::new();
     if features.guarded {
-        out.push(rules::guard(family));
+        out.push(rules::guard(family, guard_name(family).into()));
     }
     let ranges: Vec<IpNet> = needs.ranges(family).copied().collect();
     match (features.outside, needs.only_range(family)) {

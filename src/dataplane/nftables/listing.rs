@@ -91,7 +91,7 @@ fn line(set: Set, element: &Element) -> String {
         Set::Guarded(_) => read_frontend_key(&element.key).map(|(address, protocol, port)| {
             format!("{address} . {} . {port}", protocol.name().to_lowercase())
         }),
-        Set::Allowed(family) => allowed(family, element),
+        Set::Allowed(family, _) => allowed(family, element),
         Set::Locals => {
             let pool = Value(number(&element.key)).pool();
             Some(format!("pool {pool} : {}", leads_to(value)))

@@ -13,7 +13,7 @@ use super::layout::{
 };
 use super::place::{Former, Wanted};
 use super::set::{
-    Bytes, Data, Element, Set, Value, address_element, allowed_element, class_element,
+    Bytes, Data, Element, Set, Share, Value, address_element, allowed_element, class_element,
     guarded_element, hairpin_element, local_element, service_element,
 };
 use super::state::{
@@ -390,9 +390,10 @@ pub struct Held {
 /// What keeps clients from frontends that not everybody may ask.
 pub fn guard_elements(plan: &ServicePlan) -> Vec<(Set, Element)> {
     let mut elements = Vec::new();
-    for (family, key, allowed) in guards(plan) {
-        let allow = |net: &IpNet| (Set::Allowed(family), allowed_element(&key, *net));
-        elements.extend(allowed.iter().map(allow));
+    for (address, key, allowed) in guards(plan) {
+        let family = Family::of(address);
+        let set = Set::Allowed(family, Share::of(address));
+        elements.extend(allowed.iter().map(|net| (set, allowed_element(&key, *net))));
         elements.push((Set::Guarded(family), guarded_element(key)));
     }
     elements

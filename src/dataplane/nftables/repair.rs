@@ -90,7 +90,7 @@ impl Nftables {
                 // Pins are the packet path's own; a lost one is a new choice.
                 Set::Affinity(_) => {}
                 Set::Ranges(_) => ranges = true,
-                Set::Allowed(_) => allowed = true,
+                Set::Allowed(..) => allowed = true,
                 _ => self.repair_keys(set, keys, plan, &mut changes)?,
             }
         }
@@ -152,7 +152,7 @@ impl State {
             Set::Guarded(family) => {
                 let at = read_frontend(Set::Services(family), key)?;
                 let service = plan.service(plan.claims.holder(&at)?)?;
-                let guarded = guards(&service).any(|(of, k, _)| of == family && k == *key);
+                let guarded = guards(&service).any(|(_, guarded, _)| guarded == *key);
                 guarded.then(|| guarded_element(key.clone()))
             }
             Set::Locals => {
@@ -201,7 +201,7 @@ impl State {
                     .find(|(s, element)| *s == set && element.key == *key)
                     .map(|(_, element)| element)
             }
-            Set::Ranges(_) | Set::Allowed(_) | Set::Affinity(_) => None,
+            Set::Ranges(_) | Set::Allowed(..) | Set::Affinity(_) => None,
         }
     }
 }

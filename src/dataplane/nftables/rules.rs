@@ -7,7 +7,7 @@ use super::expr::{
     Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
     Rule, Verdict,
 };
-use super::set::{CLASS_MASK, Set, first_slot};
+use super::set::{CLASS_MASK, Set, Share, first_slot};
 use crate::model::{Family, Protocol};
 use crate::planner::Scope;
 use ipnet::IpNet;
@@ -187,23 +187,44 @@ pub fn drop_service_counted(family: Family) -> Rule {
     Rule(rule)
 }
 
-/// `ip daddr . meta l4proto . th dport @guarded
-/// ip daddr . meta l4proto . th dport . ip saddr != @allowed drop`
-pub fn guard(family: Family) -> Rule {
+/// `ip daddr . meta l4proto . th dport`, as the first parts of a key.
+fn frontend(family: Family) -> [Expr; 3] {
     let (address, protocol, port) = registers(family);
-    let frontend = [
-        destination(family, address),
-        Expr::MetaLoad(Meta::Protocol, protocol),
-        destination_port(port),
-    ];
+    [destination(family, address), Expr::MetaLoad(Meta::Protocol, protocol), destination_port(port)]
+}
+
+/// `ip daddr . meta l4proto . th dport @guarded jump chain`
+pub fn guard(family: Family, then: Chain) -> Rule {
     let mut rule = is_family(family).to_vec();
-    rule.extend(frontend.clone());
-    rule.push(lookup(Set::Guarded(family), Find::Present));
-    rule.extend(frontend);
+    rule.extend(frontend(family));
+    rule.extend([lookup(Set::Guarded(family), Find::Present), Expr::Verdict(Verdict::Jump(then))]);
+    Rule(rule)
+}
+
+/// `ip daddr & 0.0.0.7 == 0.0.0.N
+/// ip daddr . meta l4proto . th dport . ip saddr @allowed4-N return`
+pub fn return_if_allowed(family: Family, share: Share) -> Rule {
+    let (_, _, port) = registers(family);
+    let length = match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    };
+    let last = |byte| {
+        let mut bytes = vec![0; length];
+        bytes[length - 1] = byte;
+        bytes
+    };
+    let mut rule = is_family(family).to_vec();
+    rule.extend([
+        destination(family, 1),
+        Expr::Mask { register: 1, mask: last(Share::mask()) },
+        Expr::Compare(Comparison::Equal, 1, last(share.bits())),
+    ]);
+    rule.extend(frontend(family));
     rule.extend([
         source(family, port + 1),
-        lookup(Set::Allowed(family), Find::Absent),
-        Expr::Verdict(Verdict::Drop),
+        lookup(Set::Allowed(family, share), Find::Present),
+        Expr::Verdict(Verdict::Return),
     ]);
     Rule(rule)
 }

@@ -5,7 +5,7 @@
 //! nodes      address                                     where node ports answer
 //! nodeports  protocol . port → pool:class                what a port means there
 //! guarded    address . protocol . port                   destinations that not everybody may ask
-//! allowed    address . protocol . port . client interval who may
+//! allowed    address . protocol . port . client interval who may ([`Share`])
 //! endpoints  pool . slot → address . port                where a pool's slots lead ([`PoolSize`])
 //! locals     pool → pool:class                           where its port's clients from outside go
 //! addresses  address                                     active cluster IPs
@@ -19,7 +19,7 @@
 //! recorders  class → jump chain                          how a sticky class writes its pins
 //! ```
 //! All but `locals` and the last four exist once per family, `endpoints` once per family and size
-//! of pools, `pinned` once per family and scope. A service port has one pool number, whatever the
+//! of pools, `pinned` once per family and scope, `allowed` once per family and share. A service port has one pool number, whatever the
 //! scope: slots of local endpoints are counted from [`LOCAL_SLOTS`].
 
 use super::expr::Verdict;
@@ -43,12 +43,46 @@ pub enum Set {
     Nodes(Family),
     NodePorts(Family),
     Guarded(Family),
-    Allowed(Family),
+    Allowed(Family, Share),
     Locals,
     Classes,
     Inners,
     Departures,
     Recorders,
+}
+
+/// Which of the sets that share out the clients of all guarded frontends, by address. A commit
+/// copies all of a set of such intervals (`nft_set_pipapo.c`, all kernels), and a look-up in it
+/// takes the longer the more it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Share(u8);
+
+impl Share {
+    pub const ALL: [Share; 8] =
+        [Share(0), Share(1), Share(2), Share(3), Share(4), Share(5), Share(6), Share(7)];
+
+    /// Load balancers' addresses mostly follow one another, and differ in their last bits.
+    pub fn of(frontend: IpAddr) -> Self {
+        let last = match frontend {
+            IpAddr::V4(v4) => v4.octets()[3],
+            IpAddr::V6(v6) => v6.octets()[15],
+        };
+        Self(last & Self::mask())
+    }
+
+    /// The bits of an address's last byte that tell.
+    pub fn mask() -> u8 {
+        Self::ALL.len() as u8 - 1
+    }
+
+    /// What these bits are.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    fn index(self) -> usize {
+        self.0.into()
+    }
 }
 
 /// Pools of like sizes share a map. An element costs the more to add the more rules are bound to
@@ -75,7 +109,7 @@ impl PoolSize {
 }
 
 impl Set {
-    pub const ALL: [Set; 33] = {
+    pub const ALL: [Set; 47] = {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
         [
@@ -105,8 +139,22 @@ impl Set {
             Set::NodePorts(V6),
             Set::Guarded(V4),
             Set::Guarded(V6),
-            Set::Allowed(V4),
-            Set::Allowed(V6),
+            Set::Allowed(V4, Share(0)),
+            Set::Allowed(V6, Share(0)),
+            Set::Allowed(V4, Share(1)),
+            Set::Allowed(V6, Share(1)),
+            Set::Allowed(V4, Share(2)),
+            Set::Allowed(V6, Share(2)),
+            Set::Allowed(V4, Share(3)),
+            Set::Allowed(V6, Share(3)),
+            Set::Allowed(V4, Share(4)),
+            Set::Allowed(V6, Share(4)),
+            Set::Allowed(V4, Share(5)),
+            Set::Allowed(V6, Share(5)),
+            Set::Allowed(V4, Share(6)),
+            Set::Allowed(V6, Share(6)),
+            Set::Allowed(V4, Share(7)),
+            Set::Allowed(V6, Share(7)),
             Set::Locals,
             Set::Classes,
             Set::Inners,
@@ -118,6 +166,26 @@ impl Set {
     pub fn name(self) -> &'static str {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
+        const ALLOWED4: [&str; Share::ALL.len()] = [
+            "allowed4-0",
+            "allowed4-1",
+            "allowed4-2",
+            "allowed4-3",
+            "allowed4-4",
+            "allowed4-5",
+            "allowed4-6",
+            "allowed4-7",
+        ];
+        const ALLOWED6: [&str; Share::ALL.len()] = [
+            "allowed6-0",
+            "allowed6-1",
+            "allowed6-2",
+            "allowed6-3",
+            "allowed6-4",
+            "allowed6-5",
+            "allowed6-6",
+            "allowed6-7",
+        ];
         match self {
             Set::Services(V4) => "services4",
             Set::Services(V6) => "services6",
@@ -145,8 +213,8 @@ impl Set {
             Set::NodePorts(V6) => "nodeports6",
             Set::Guarded(V4) => "guarded4",
             Set::Guarded(V6) => "guarded6",
-            Set::Allowed(V4) => "allowed4",
-            Set::Allowed(V6) => "allowed6",
+            Set::Allowed(V4, share) => ALLOWED4[share.index()],
+            Set::Allowed(V6, share) => ALLOWED6[share.index()],
             Set::Locals => "locals",
             Set::Classes => "classes",
             Set::Inners => "inners",
@@ -192,12 +260,12 @@ impl Set {
             Set::Nodes(f) => of(20, f),
             Set::NodePorts(f) => of(22, f),
             Set::Guarded(f) => of(24, f),
-            Set::Allowed(f) => of(26, f),
-            Set::Locals => 28,
-            Set::Classes => 29,
-            Set::Inners => 30,
-            Set::Departures => 31,
-            Set::Recorders => 32,
+            Set::Allowed(f, share) => of(26 + 2 * share.index(), f),
+            Set::Locals => 42,
+            Set::Classes => 43,
+            Set::Inners => 44,
+            Set::Departures => 45,
+            Set::Recorders => 46,
         }
     }
 }

@@ -344,10 +344,11 @@ pub fn locals(plan: &ServicePlan, pools: &[PoolState]) -> Vec<(u32, Value)> {
 }
 
 /// The frontends that not everybody may ask, with the networks that may.
-pub fn guards(plan: &ServicePlan) -> impl Iterator<Item = (Family, Bytes, &[IpNet])> {
+pub fn guards(plan: &ServicePlan) -> impl Iterator<Item = (IpAddr, Bytes, &[IpNet])> {
     plan.held().filter_map(|(_, frontend)| {
+        let FrontendAddress::Address(address) = frontend.at.at else { return None };
         let (_, key) = frontend_place(frontend.at);
-        Some((frontend.at.at.family(), key, frontend.allow.as_deref()?))
+        Some((address, key, frontend.allow.as_deref()?))
     })
 }
 

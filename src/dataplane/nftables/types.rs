@@ -184,7 +184,7 @@ impl Definition {
             Set::Addresses(f) | Set::Nodes(f) => (vec![Part::Destination(f)], vec![], 0),
             Set::NodePorts(_) => (vec![Part::Protocol, Part::Port], vec![Part::Priority], 0),
             Set::Guarded(f) => (frontend(f), vec![], 0),
-            Set::Allowed(f) => {
+            Set::Allowed(f, _) => {
                 let mut key = frontend(f);
                 key.push(Part::Source(f));
                 (key, vec![], NFT_SET_INTERVAL | NFT_SET_CONCAT)

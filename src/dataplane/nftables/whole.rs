@@ -34,7 +34,7 @@ pub(super) fn is_dumped(set: Set) -> bool {
         Set::Pinned(..)
             | Set::Nodes(_)
             | Set::Guarded(_)
-            | Set::Allowed(_)
+            | Set::Allowed(..)
             | Set::Locals
             | Set::Classes
             | Set::Inners
@@ -131,10 +131,9 @@ impl Nftables {
         wanted: &[(Set, Element)],
         changes: &mut Changes,
     ) -> Result<(), Error> {
-        for family in Family::BOTH {
-            for set in [Set::Guarded(family), Set::Allowed(family)] {
-                self.compare(set, of(set, wanted), changes)?;
-            }
+        let about = |set: &Set| matches!(set, Set::Guarded(_) | Set::Allowed(..));
+        for set in Set::ALL.into_iter().filter(about) {
+            self.compare(set, of(set, wanted), changes)?;
         }
         Ok(())
     }
@@ -177,7 +176,7 @@ impl Nftables {
         let extra = extra.into_values().map(|element| (set, element));
         match set {
             // Before the new ones, which may overlap.
-            Set::Allowed(_) => changes.overdue.extend(extra),
+            Set::Allowed(..) => changes.overdue.extend(extra),
             _ => changes.removed.extend(extra),
         }
         Ok(())
