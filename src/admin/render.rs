@@ -24,6 +24,7 @@ pub fn render_plan_view(plan: &PlanView) -> String {
     field(out, "localhost node ports", &joined(&node.localhost_node_ports));
     field(out, "masquerade all", yes_no(node.masquerade_all));
     field(out, "drop invalid", yes_no(node.drop_invalid));
+    field(out, "outsiders at cluster IPs", &node.outsiders);
     field(out, "local IPv4 pods", &node.local_v4);
     field(out, "local IPv6 pods", &node.local_v6);
     for service in &plan.services {

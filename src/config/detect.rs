@@ -1,7 +1,8 @@
 //! How packets of local pods are told from others.
 
 use super::{Error, Warning, cidr};
-use crate::planner::DetectLocal;
+use crate::model::Family;
+use crate::planner::{DetectLocal, Outsiders, Policy};
 use clap::{ValueEnum, builder::PossibleValue};
 use ipnet::IpNet;
 
@@ -82,6 +83,38 @@ pub(super) fn resolve(given: &Given, warnings: &mut Vec<Warning>) -> Result<Dete
     }
 }
 
+/// `--cluster-ip-outsiders`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClusterIpOutsiders {
+    Serve,
+    Drop,
+}
+
+impl From<ClusterIpOutsiders> for Outsiders {
+    fn from(given: ClusterIpOutsiders) -> Self {
+        match given {
+            ClusterIpOutsiders::Serve => Outsiders::Served,
+            ClusterIpOutsiders::Drop => Outsiders::Dropped,
+        }
+    }
+}
+
+/// Whoever is to be turned away must be known.
+pub(super) fn check_outsiders(policy: &Policy, warnings: &mut Vec<Warning>) -> Result<(), Error> {
+    match (policy.outsiders, &policy.detect) {
+        (Outsiders::Dropped, DetectLocal::None) => Err(Error::NobodyIsLocal),
+        (Outsiders::Dropped, DetectLocal::ClusterCidr(cidrs)) => {
+            for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+                if cidrs.iter().all(|cidr| Family::of(cidr.addr()) != family) {
+                    warnings.push(Warning::OutsidersUnknown { family: name });
+                }
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +141,20 @@ mod tests {
             let error = resolve(&given, &mut Vec::new()).unwrap_err().to_string();
             assert!(error.contains(flag) && error.contains(mode.name()), "{error}");
         }
+    }
+
+    #[test]
+    fn outsiders_cannot_be_dropped_where_nobody_knows_them() {
+        let policy = |detect| Policy { detect, outsiders: Outsiders::Dropped, ..Policy::default() };
+        let mut warnings = Vec::new();
+        let nothing = policy(DetectLocal::None);
+        assert_eq!(check_outsiders(&nothing, &mut warnings), Err(Error::NobodyIsLocal));
+        let v6 = policy(DetectLocal::ClusterCidr(vec!["fd00::/48".parse().unwrap()]));
+        assert_eq!(check_outsiders(&v6, &mut warnings), Ok(()));
+        assert_eq!(warnings, [Warning::OutsidersUnknown { family: "IPv4" }]);
+        let by_node = policy(DetectLocal::NodeCidr);
+        assert_eq!(check_outsiders(&by_node, &mut warnings), Ok(()));
+        assert_eq!(warnings.len(), 1);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The flags, and how they become a checked configuration.
 
 use super::{
-    Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log, LogFormat, LogLevel,
-    NodeConfig, ProxyMode, Warning, cidr, conntrack::ConntrackFlags, detect, duration, node_ports,
-    value,
+    ClusterIpOutsiders, Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log,
+    LogFormat, LogLevel, NodeConfig, ProxyMode, Warning, cidr, conntrack::ConntrackFlags, detect,
+    duration, node_ports, value,
 };
 use crate::planner::{NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
@@ -67,6 +67,12 @@ pub struct NodeFlags {
     #[arg(default_value = "true")]
     localhost_nodeports: bool,
 
+    /// What becomes of clients at cluster IPs that are neither this node nor local pods: `serve`
+    /// them, or `drop` what they send (needs a way to tell local pods)
+    #[arg(long, env = "VIPD_CLUSTER_IP_OUTSIDERS", value_name = "serve|drop")]
+    #[arg(default_value = "serve")]
+    cluster_ip_outsiders: ClusterIpOutsiders,
+
     /// Drop packets of service addresses that conntrack calls INVALID
     #[arg(long, env = "VIPD_DROP_INVALID", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
@@ -99,7 +105,9 @@ impl NodeFlags {
             drop_invalid: self.drop_invalid,
             node_ports_at: self.nodeport_addresses,
             localhost_node_ports: self.localhost_nodeports,
+            outsiders: self.cluster_ip_outsiders.into(),
         };
+        detect::check_outsiders(&policy, &mut warnings)?;
         let node_name = self.hostname_override.map_or_else(host_name, Ok)?.into();
         Ok(NodeConfig { node_name, policy, warnings })
     }
@@ -262,6 +270,7 @@ mod tests {
             ("--without cake", ["--without", "'cake'", "conntrack-filter"]),
             ("--admin-socket here.sock", ["--admin-socket", "'here.sock'", "absolute path"]),
             ("--pod-bridge-interface a/b", ["--pod-bridge-interface", "'a/b'", "15 bytes"]),
+            ("--cluster-ip-outsiders drop", ["--cluster-ip-outsiders", "drop", "--cluster-cidr"]),
             (
                 "--service-cluster-ip-range 10.0.0.0/8,11.0.0.0/8",
                 ["--service-cluster-ip-range", "10.0.0.0/8,11.0.0.0/8", "one of IPv4"],

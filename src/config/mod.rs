@@ -11,7 +11,7 @@ mod flags;
 mod node_ports;
 mod value;
 
-pub use detect::Mode as DetectLocalMode;
+pub use detect::{ClusterIpOutsiders, Mode as DetectLocalMode};
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
 
 use crate::conntrack::Sysctls;
@@ -100,6 +100,11 @@ pub enum Warning {
          others, so nobody is masqueraded for being remote"
     )]
     NoClusterCidr,
+    #[error(
+        "--cluster-ip-outsiders drop: no {family} range in --cluster-cidr tells pods from others, \
+         so in that family everybody is served"
+    )]
+    OutsidersUnknown { family: &'static str },
     #[error("{flag} has no effect with --detect-local-mode {mode}")]
     NoEffect { flag: &'static str, mode: &'static str },
 }
@@ -111,6 +116,11 @@ pub enum Error {
     Value { flag: &'static str, value: String, reason: &'static str },
     #[error("--detect-local-mode {mode} needs {flag}: {reason}")]
     Missing { mode: &'static str, flag: &'static str, reason: &'static str },
+    #[error(
+        "--cluster-ip-outsiders drop: nothing tells pods from others; pass --cluster-cidr, or \
+         another --detect-local-mode"
+    )]
+    NobodyIsLocal,
     #[error("the host's name is empty: set it, or pass --hostname-override NAME")]
     NoHostname,
 }

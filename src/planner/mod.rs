@@ -22,7 +22,7 @@ pub use claims::Claims;
 pub use explain::{EndpointUse, explain};
 pub use frontends::plan_service;
 pub use plan::*;
-pub use policy::{DetectLocal, NodePortAddresses, Policy};
+pub use policy::{DetectLocal, NodePortAddresses, Outsiders, Policy};
 pub use problems::problems;
 pub use replan::{FactsChange, Planner};
 pub use trace::{Packet, Step, Trace, TraceError, TracedEndpoint, Verdict, trace};

@@ -1,6 +1,6 @@
 //! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
 
-use super::{Claims, Policy, plan_service};
+use super::{Claims, Outsiders, Policy, plan_service};
 use crate::model::{Family, Known, NodeFacts, PortName, Protocol, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -303,6 +303,8 @@ pub struct NodePlan {
     pub service_ranges: Vec<IpNet>,
     /// Packets of service addresses that conntrack calls INVALID are dropped.
     pub drop_invalid: bool,
+    /// Where a family has no local detector nobody is known to be one.
+    pub outsiders: Outsiders,
     /// Where node ports answer; sorted, no loopback address among them.
     pub node_port_addresses: Vec<IpAddr>,
     /// Addresses of this node's interfaces, sorted: packets to them are delivered here.

@@ -18,6 +18,16 @@ pub struct Policy {
     pub node_ports_at: Vec<NodePortAddresses>,
     /// Loopback addresses answer at node ports, where they are asked for or nothing is.
     pub localhost_node_ports: bool,
+    pub outsiders: Outsiders,
+}
+
+/// What becomes of clients at cluster IPs that are neither this node nor, by the local detector,
+/// pods. (kube-proxy serves them; whoever can route to the node reaches every Service.)
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Outsiders {
+    #[default]
+    Served,
+    Dropped,
 }
 
 /// One entry of `nodePortAddresses`.
@@ -69,6 +79,7 @@ impl Policy {
             local_v6: self.detector(facts, Family::V6),
             service_ranges: disjoint(self.service_ranges.iter().chain(service_cidrs)),
             drop_invalid: self.drop_invalid,
+            outsiders: self.outsiders,
             node_port_addresses: self.node_port_addresses(facts),
             own_addresses: facts.interface_addresses.clone(),
             localhost_node_ports: Family::BOTH

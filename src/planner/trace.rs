@@ -2,7 +2,7 @@
 
 use super::{
     Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, LocalDetector,
-    Masquerade, Plan, PortPlan, Reach, Scope, ServicePlan, Target,
+    Masquerade, Outsiders, Plan, PortPlan, Reach, Scope, ServicePlan, Target,
 };
 use crate::model::{Family, Protocol, ServiceKey};
 use std::fmt;
@@ -99,6 +99,9 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
             format!("{at} is not a port of Service {owner}"),
             format!("{} is its cluster IP, but it has no such port", packet.destination),
         );
+        if tracer.turns_away()? {
+            return Ok(tracer.end(Verdict::Drop));
+        }
         tracer.step("the packet is rejected", "so that the client learns of it at once");
         return Ok(tracer.end(Verdict::Reject));
     }
@@ -198,6 +201,9 @@ impl<'a> Tracer<'a> {
                 "the packet is dropped",
                 format!("{source} is in none of the service's loadBalancerSourceRanges"),
             );
+            return Ok(self.end(Verdict::Drop));
+        }
+        if held.frontend.kind == FrontendKind::ClusterIp && self.turns_away()? {
             return Ok(self.end(Verdict::Drop));
         }
         match &held.frontend.action {
@@ -305,6 +311,24 @@ impl<'a> Tracer<'a> {
             ),
         );
         Ok(Scope::Cluster)
+    }
+
+    /// Whether the client has no business at a cluster IP.
+    fn turns_away(&mut self) -> Result<bool, TraceError> {
+        let source = self.packet.source;
+        let detector = self.plan.node.local_detector(Family::of(source));
+        let all = self.plan.node.outsiders == Outsiders::Served || *detector == LocalDetector::None;
+        if all || self.plan.facts.owns(source) || !self.unless_local()?.0 {
+            return Ok(false);
+        }
+        self.step(
+            "the packet is dropped",
+            format!(
+                "{source} is neither this node nor a local pod (not {detector}), and cluster IPs \
+                 are not for others (--cluster-ip-outsiders drop)"
+            ),
+        );
+        Ok(true)
     }
 
     /// Whether the local detector takes the client for a pod of this node.

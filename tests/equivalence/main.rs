@@ -21,8 +21,8 @@ use std::net::IpAddr;
 use table::Table;
 use vipd::model::{Family, NodeFacts, PortName, Protocol, ServiceKey};
 use vipd::planner::{
-    self, DetectLocal, FactsChange, FrontendAddress, FrontendKey, NodePortAddresses, Plan,
-    PlanDelta, Planner, Policy, Target, Verdict, trace,
+    self, DetectLocal, FactsChange, FrontendAddress, FrontendKey, NodePortAddresses, Outsiders,
+    Plan, PlanDelta, Planner, Policy, Target, Verdict, trace,
 };
 use vipd::store::Store;
 use world::{Change, PODS, RANGE, change, cluster_ip, facts, outside, pod, port_number, protocol};
@@ -52,14 +52,16 @@ fn policies() -> impl Strategy<Value = Policy> {
         Just(vec![within("192.168.0.0/16")]),
         Just(vec![within("fd00::/16"), NodePortAddresses::Primary]),
     ];
-    (detect, prop::bool::weighted(0.15), any::<bool>(), node_ports_at).prop_map(
-        |(detect, masquerade_all, drop_invalid, node_ports_at)| Policy {
+    let outsiders = prop_oneof![3 => Just(Outsiders::Served), 1 => Just(Outsiders::Dropped)];
+    (detect, prop::bool::weighted(0.15), any::<bool>(), node_ports_at, outsiders).prop_map(
+        |(detect, masquerade_all, drop_invalid, node_ports_at, outsiders)| Policy {
             masquerade_all,
             detect,
             service_ranges: vec![RANGE.parse().unwrap(), "fd00::/125".parse().unwrap()],
             drop_invalid,
             node_ports_at,
             localhost_node_ports: drop_invalid,
+            outsiders,
         },
     )
 }

@@ -1,7 +1,7 @@
 //! Whose traffic is masqueraded: the ways to tell a local pod from others.
 
-use super::support::manifests::{node, svc};
-use super::support::plan::{Ext, L1, L2, L3, NODE_A, Node, NodeB, R1, R2, V4, V6, Who};
+use super::support::manifests::{no_endpoints, node, svc};
+use super::support::plan::{Ext, L1, L2, L3, NODE_A, NODE_PORT, Node, NodeB, R1, R2, V4, V6, Who};
 use super::support::runner::{Case, case, skip};
 use super::support::world::World;
 use std::path::Path;
@@ -66,6 +66,33 @@ pub fn cases() -> Vec<Case> {
             w.serve(svc().on([L1]));
             w.tcp(R1, w.cip(), 80).times(20).only([L1]).source_kept();
         }),
+        case("outsiders are dropped at cluster IPs, and served by all other ways in", |w| {
+            w.serve(svc().node_port(NODE_PORT).load_balancer([w.vip()]).on([L1, R1]));
+            w.tcp(L2, w.cip(), 80).times(40).spread([L1, R1]).source_kept();
+            w.tcp(Node, w.cip(), 80).times(40).spread([L1, R1]).masqueraded();
+            w.tcp(Ext, w.cip(), 80).dropped();
+            w.udp(Ext, w.cip(), 80).dropped();
+            w.tcp(Ext, w.cip(), 81).dropped();
+            w.tcp(L2, w.cip(), 81).times(3).refused();
+            w.tcp(Ext, w.vip(), 80).times(40).spread([L1, R1]).masqueraded();
+            w.tcp(Ext, w.address(Node), NODE_PORT).times(40).spread([L1, R1]).masqueraded();
+            w.serve(no_endpoints());
+            w.tcp(Ext, w.cip(), 80).dropped();
+            w.tcp(L2, w.cip(), 80).times(3).refused();
+            w.tcp(Ext, w.vip(), 80).times(3).refused();
+        })
+        .flag("--cluster-ip-outsiders", "drop"),
+        case("a bridge tells outsiders at cluster IPs too", |w| {
+            bridge(w, [L2, L3]);
+            bridged_packets_pass_nftables(w, Passing::No);
+            w.serve(svc().on([R1]));
+            w.tcp(L2, w.cip(), 80).times(20).only([R1]).source_kept();
+            w.tcp(Node, w.cip(), 80).times(20).only([R1]).masqueraded();
+            w.tcp(Ext, w.cip(), 80).dropped();
+        })
+        .flag("--cluster-ip-outsiders", "drop")
+        .flag("--detect-local-mode", "BridgeInterface")
+        .flag("--pod-bridge-interface", "cni0"),
         case("NodeCIDR: only this node's pods are local", |w| {
             route_from_node_b(w);
             w.serve(svc().on([L1, R2]));

@@ -43,6 +43,7 @@ pub fn policy() -> Policy {
             "10.96.0.0/16".parse().expect("a CIDR"),
             "fd00:96::/112".parse().expect("a CIDR"),
         ],
+        outsiders: Default::default(),
         drop_invalid: true,
         node_ports_at: Vec::new(),
         localhost_node_ports: true,

@@ -186,6 +186,7 @@ pub fn policy() -> Policy {
         detect: DetectLocal::ClusterCidr(ranges(["10.180.0.0/16", "fd00:180::/48"])),
         service_ranges: ranges(["10.254.0.0/16", "fd00:254::/112"]),
         drop_invalid: true,
+        outsiders: Default::default(),
         node_ports_at: vec![],
         localhost_node_ports: false,
     }

@@ -63,6 +63,7 @@ pub fn policy() -> Policy {
         detect: DetectLocal::ClusterCidr(vec![PODS.parse().unwrap()]),
         service_ranges: vec![RANGE.parse().unwrap()],
         drop_invalid: true,
+        outsiders: Default::default(),
         node_ports_at: vec![],
         localhost_node_ports: false,
     }

@@ -4,7 +4,7 @@ use super::describe::locality_name;
 use super::target;
 use crate::model::Family;
 use crate::planner::{
-    Action, Frontend, Masquerade, Plan, PoolEndpoint, PortPlan, Reach, ServicePlan,
+    Action, Frontend, Masquerade, Outsiders, Plan, PoolEndpoint, PortPlan, Reach, ServicePlan,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -30,6 +30,8 @@ pub struct NodeView {
     pub localhost_node_ports: Vec<String>,
     pub masquerade_all: bool,
     pub drop_invalid: bool,
+    /// `served` or `dropped`: clients at cluster IPs that are neither this node nor local pods.
+    pub outsiders: String,
     /// How local pods are told, in words.
     pub local_v4: String,
     pub local_v6: String,
@@ -124,6 +126,10 @@ impl From<&Plan> for NodeView {
                 .collect(),
             masquerade_all: node.masquerade_all,
             drop_invalid: node.drop_invalid,
+            outsiders: match node.outsiders {
+                Outsiders::Served => "served".to_owned(),
+                Outsiders::Dropped => "dropped".to_owned(),
+            },
             local_v4: node.local_v4.to_string(),
             local_v6: node.local_v6.to_string(),
         }

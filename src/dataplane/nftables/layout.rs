@@ -36,7 +36,7 @@ use super::expr::{Expr, Rule, Verdict};
 use super::rules;
 use super::set::{Set, Share};
 use crate::model::{Family, Protocol};
-use crate::planner::{LocalDetector, NodePlan, Scope};
+use crate::planner::{LocalDetector, NodePlan, Outsiders, Scope};
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::num::NonZeroU32;
@@ -217,14 +217,11 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
             vec![rules::accept_unless_dnat(), rules::goto("arrivals".into())],
         ));
     }
-    let destinations: Vec<Rule> =
-        Family::BOTH.into_iter().flat_map(|family| destinations(needs, family)).collect();
-    chains.push(ChainDefinition::hooked(
-        "prerouting",
-        nat(NF_INET_PRE_ROUTING, -100),
-        destinations.clone(),
-    ));
-    chains.push(ChainDefinition::hooked("output", nat(NF_INET_LOCAL_OUT, -100), destinations));
+    let arriving = all.clone().flat_map(|f| destinations(needs, f, outsiders(needs, f)));
+    let prerouting = nat(NF_INET_PRE_ROUTING, -100);
+    chains.push(ChainDefinition::hooked("prerouting", prerouting, arriving.collect()));
+    let own = all.clone().flat_map(|family| destinations(needs, family, Vec::new()));
+    chains.push(ChainDefinition::hooked("output", nat(NF_INET_LOCAL_OUT, -100), own.collect()));
     chains.push(ChainDefinition::hooked(
         "postrouting",
         nat(NF_INET_POST_ROUTING, 100),
@@ -280,8 +277,21 @@ fn stray(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     out
 }
 
+/// Who is turned away at cluster IPs.
+fn outsiders(needs: Needs<'_>, family: Family) -> Vec<Rule> {
+    let by_input = |name| vec![rules::drop_from_other_input(family, name)];
+    match (needs.node.outsiders, needs.node.local_detector(family)) {
+        (Outsiders::Served, _) | (_, LocalDetector::None) => Vec::new(),
+        (_, LocalDetector::Cidr(net)) if net.prefix_len() == 0 => Vec::new(),
+        (_, LocalDetector::Cidr(net)) => vec![rules::drop_from_outside(*net)],
+        (_, LocalDetector::Interface(name)) => by_input(rules::whole_name(name)),
+        (_, LocalDetector::InterfacePrefix(prefix)) => by_input(prefix.as_bytes().to_vec()),
+    }
+}
+
 /// What a destination of this family means: address and port of a service come before a node port.
-fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
+/// `outsiders`: what is asked of connections that may be to a cluster IP.
+fn destinations(needs: Needs<'_>, family: Family, outsiders: Vec<Rule>) -> Vec<Rule> {
     let unserved = || unserved_name(family).into();
     let features = needs.of(family);
     let node_port = features.node_ports.then(|| rules::find_node_port_class(family));
@@ -294,6 +304,7 @@ fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
         (false, Some(net)) => {
             out.extend(node_port);
             out.push(rules::accept_unless_to(net));
+            out.extend(outsiders);
             out.push(rules::find_class(family));
             out.push(rules::if_family(family, unserved()));
         }
@@ -301,6 +312,7 @@ fn destinations(needs: Needs<'_>, family: Family) -> Vec<Rule> {
         _ => {
             // More comparisons would cost more than a look-up.
             const FEW: usize = 4;
+            out.extend(outsiders);
             out.push(rules::find_class(family));
             out.extend(node_port);
             if ranges.len() <= FEW {

@@ -365,16 +365,22 @@ pub fn range_elements(ranges: &[IpNet]) -> Vec<(Set, Element)> {
 /// Elements of one sorted list that the other lacks: (only before, only after). Neither has
 /// duplicates.
 pub fn difference<T: Copy + Ord>((mut before, mut after): (&[T], &[T])) -> (Vec<T>, Vec<T>) {
-    // Mostly there is one element among many: what both begin and end with is skipped.
-    let begin = before.iter().zip(after).take_while(|(one, other)| one == other).count();
-    (before, after) = (&before[begin..], &after[begin..]);
-    let ends = before.iter().rev().zip(after.iter().rev());
-    let end = ends.take_while(|(one, other)| one == other).count();
-    (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
-    let lacking = |of: &[T], other: &[T]| {
-        of.iter().filter(|one| other.binary_search(one).is_err()).copied().collect()
-    };
-    (lacking(before, after), lacking(after, before))
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    while let ([old, before_rest @ ..], [new, after_rest @ ..]) = (before, after) {
+        // Mostly there is one element among many: equality first, it is cheaper.
+        if old == new {
+            (before, after) = (before_rest, after_rest);
+        } else if old < new {
+            gone.push(*old);
+            before = before_rest;
+        } else {
+            come.push(*new);
+            after = after_rest;
+        }
+    }
+    gone.extend_from_slice(before);
+    come.extend_from_slice(after);
+    (gone, come)
 }
 
 /// What the kernel holds of a service beside its pools, or shall hold.

@@ -187,6 +187,27 @@ pub fn drop_service_counted(family: Family) -> Rule {
     Rule(rule)
 }
 
+/// `ip daddr @addresses ip saddr != NET drop`: a cluster IP is not for clients from elsewhere.
+pub fn drop_from_outside(net: IpNet) -> Rule {
+    let family = Family::of(net.addr());
+    let from = compare_network(source(family, 1), Comparison::NotEqual, net);
+    drop_at_cluster_ips(family, from)
+}
+
+/// `ip daddr @addresses iifname != "NAME" drop`
+pub fn drop_from_other_input(family: Family, name: Vec<u8>) -> Rule {
+    let from = [Expr::MetaLoad(Meta::InputName, 1), Expr::Compare(Comparison::NotEqual, 1, name)];
+    drop_at_cluster_ips(family, from.into())
+}
+
+fn drop_at_cluster_ips(family: Family, from: Vec<Expr>) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    rule.extend([destination(family, 1), lookup(Set::Addresses(family), Find::Present)]);
+    rule.extend(from);
+    rule.push(Expr::Verdict(Verdict::Drop));
+    Rule(rule)
+}
+
 /// `ip daddr . meta l4proto . th dport`, as the first parts of a key.
 fn frontend(family: Family) -> [Expr; 3] {
     let (address, protocol, port) = registers(family);

@@ -127,6 +127,7 @@ pub(super) fn policy() -> Policy {
         masquerade_all: false,
         detect: DetectLocal::ClusterCidr(vec!["10.180.0.0/16".parse().unwrap()]),
         service_ranges: vec!["10.254.0.0/16".parse().unwrap()],
+        outsiders: Default::default(),
         drop_invalid: true,
         node_ports_at: vec![],
         localhost_node_ports: true,
