@@ -88,20 +88,23 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
     let node_port = key(FrontendAddress::NodePort(family));
     let answers = plan.node.answers_node_ports_at(packet.destination);
     let mut tracer = Tracer { plan, packet, steps: Vec::new() };
+    let owner = cluster_ip_owner(plan, packet.destination);
+    if let Some(owner) = &owner
+        && tracer.turns_away(owner)?
+    {
+        return Ok(tracer.end(Verdict::Drop));
+    }
     for at in [Some(at), answers.then_some(node_port)].into_iter().flatten() {
         let holder = holder(plan, at);
         if let Some(held) = holder.as_ref().and_then(|service| held(service, at)) {
             return tracer.service(at, held);
         }
     }
-    if let Some(owner) = cluster_ip_owner(plan, packet.destination) {
+    if let Some(owner) = owner {
         tracer.step(
             format!("{at} is not a port of Service {owner}"),
             format!("{} is its cluster IP, but it has no such port", packet.destination),
         );
-        if tracer.turns_away()? {
-            return Ok(tracer.end(Verdict::Drop));
-        }
         tracer.step("the packet is rejected", "so that the client learns of it at once");
         return Ok(tracer.end(Verdict::Reject));
     }
@@ -201,9 +204,6 @@ impl<'a> Tracer<'a> {
                 "the packet is dropped",
                 format!("{source} is in none of the service's loadBalancerSourceRanges"),
             );
-            return Ok(self.end(Verdict::Drop));
-        }
-        if held.frontend.kind == FrontendKind::ClusterIp && self.turns_away()? {
             return Ok(self.end(Verdict::Drop));
         }
         match &held.frontend.action {
@@ -313,14 +313,18 @@ impl<'a> Tracer<'a> {
         Ok(Scope::Cluster)
     }
 
-    /// Whether the client has no business at a cluster IP.
-    fn turns_away(&mut self) -> Result<bool, TraceError> {
+    /// Whether the client has no business at the cluster IP of `owner`.
+    fn turns_away(&mut self, owner: &ServiceKey) -> Result<bool, TraceError> {
         let source = self.packet.source;
         let detector = self.plan.node.local_detector(Family::of(source));
         let all = self.plan.node.outsiders == Outsiders::Served || *detector == LocalDetector::None;
         if all || self.plan.facts.owns(source) || !self.unless_local()?.0 {
             return Ok(false);
         }
+        self.step(
+            format!("{} is a cluster IP", self.packet.destination),
+            format!("that of Service {owner}"),
+        );
         self.step(
             "the packet is dropped",
             format!(

@@ -85,14 +85,17 @@ pub fn cases() -> Vec<Case> {
         case("a bridge tells outsiders at cluster IPs too", |w| {
             bridge(w, [L2, L3]);
             bridged_packets_pass_nftables(w, Passing::No);
+            w.start(&[
+                ("--cluster-ip-outsiders", "drop"),
+                ("--detect-local-mode", "BridgeInterface"),
+                ("--pod-bridge-interface", "cni0"),
+            ]);
             w.serve(svc().on([R1]));
             w.tcp(L2, w.cip(), 80).times(20).only([R1]).source_kept();
             w.tcp(Node, w.cip(), 80).times(20).only([R1]).masqueraded();
             w.tcp(Ext, w.cip(), 80).dropped();
         })
-        .flag("--cluster-ip-outsiders", "drop")
-        .flag("--detect-local-mode", "BridgeInterface")
-        .flag("--pod-bridge-interface", "cni0"),
+        .without_vipd(),
         case("NodeCIDR: only this node's pods are local", |w| {
             route_from_node_b(w);
             w.serve(svc().on([L1, R2]));
