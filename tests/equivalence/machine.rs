@@ -11,7 +11,6 @@ use vipd::dataplane::nftables::expr::{
 };
 use vipd::dataplane::nftables::hash::jhash_scaled;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set};
-use vipd::model::Family;
 use vipd::planner::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,16 +269,12 @@ impl<'a> Machine<'a> {
                 .max_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(b.1.cmp(&a.1)))
                 .filter(|(_, data)| **data != Data::IntervalEnd)
                 .map(|(_, data)| data),
-            Set::Allowed(family, _) => elements
-                .iter()
-                .find(|(first, last)| within(&key, family, (&first.0, last)))
-                .map(|(_, data)| data),
             _ => elements.get(&(key, false)),
         };
         match (found.cloned(), find) {
             (None, _) => absent,
-            (Some(Data::None | Data::Until(_)), Find::Present) => Flow::Next,
-            (Some(Data::None | Data::Until(_)), Find::Absent) => Flow::Break,
+            (Some(Data::None), Find::Present) => Flow::Next,
+            (Some(Data::None), Find::Absent) => Flow::Break,
             (Some(Data::Verdict(verdict)), Find::Data(0)) => flow(&verdict),
             (Some(Data::Value(value)), Find::Data(to)) if to > 0 => {
                 self.write(to, &value);
@@ -288,18 +283,6 @@ impl<'a> Machine<'a> {
             (Some(other), find) => panic!("{set:?} holds {other:?} for {find:?}"),
         }
     }
-}
-
-/// As `nft_set_pipapo.c` compares: every part of the key by itself.
-fn within(key: &[u8], family: Family, (first, last): (&[u8], &Data)) -> bool {
-    let Data::Until(last) = last else { panic!("an element of intervals without an end") };
-    let address = if family == Family::V4 { 4 } else { 16 };
-    let parts = [(0, address), (address, 4), (address + 4, 4), (address + 8, address)];
-    assert_eq!(key.len(), 2 * address + 8);
-    parts.into_iter().all(|(at, length)| {
-        let part = |bytes: &'_ [u8]| bytes[at..at + length].to_vec();
-        (part(first)..=part(last)).contains(&part(key))
-    })
 }
 
 fn flow(verdict: &Verdict) -> Flow {

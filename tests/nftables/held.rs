@@ -235,11 +235,11 @@ impl Held {
             let at = (address(ip).to_string(), text(protocol).to_owned(), number(port) as u16);
             held.guarded.insert(at, BTreeSet::new());
         }
-        let shares = listed.iter().filter(|(name, _)| name.starts_with("allowed"));
-        for element in shares.flat_map(|(_, elements)| elements) {
-            let [ip, protocol, port, clients] = concat(element) else { panic!("{element:?}") };
+        for (key, length) in each("allowed").into_iter().flatten().map(mapping) {
+            let [clients, ip, protocol, port] = concat(key) else { panic!("allowed: {key:?}") };
             let at = (address(ip).to_string(), text(protocol).to_owned(), number(port) as u16);
-            held.guarded.get_mut(&at).expect("a guarded frontend").insert(network(clients));
+            let network = format!("{}/{}", address(clients), number(length));
+            held.guarded.get_mut(&at).expect("a guarded frontend").insert(network);
         }
         held.nodes = each("nodes").into_iter().flatten().map(address).collect();
         for (map, slots) in &slots {
@@ -460,17 +460,6 @@ fn verdict(expression: &Expression<'static>) -> Verdict<'static> {
     match expression {
         Expression::Verdict(verdict) => verdict.clone(),
         other => panic!("no verdict: {other:?}"),
-    }
-}
-
-/// As `10.0.0.0/8`; nft writes the network of one address as that address.
-fn network(expression: &Expression<'static>) -> String {
-    match expression {
-        Expression::String(ip) => {
-            let ip: IpAddr = ip.parse().expect("an address");
-            format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
-        }
-        other => range(other),
     }
 }
 

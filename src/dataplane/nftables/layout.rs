@@ -34,7 +34,7 @@
 use super::classes::{ClassKey, Way};
 use super::expr::{Expr, Rule, Verdict};
 use super::rules;
-use super::set::{Set, Share};
+use super::set::Set;
 use crate::model::{Family, Protocol};
 use crate::planner::{LocalDetector, NodePlan, Outsiders, Scope};
 use ipnet::IpNet;
@@ -99,6 +99,23 @@ pub struct Features {
     pub node_ports: bool,
     /// Frontends that not everybody may ask.
     pub guarded: bool,
+    /// How long the prefixes are of the networks that may.
+    pub allowed: Lengths,
+}
+
+/// Lengths of networks' prefixes, from 1 to 128: there is no element that allows everybody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lengths(u128);
+
+impl Lengths {
+    pub fn insert(&mut self, length: u8) {
+        self.0 |= 1 << (length - 1);
+    }
+
+    /// The longest first: networks are mostly small.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (1..=128).rev().filter(move |length| self.0 >> (length - 1) & 1 == 1)
+    }
 }
 
 impl<'a> Needs<'a> {
@@ -193,8 +210,9 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
             chains.push(ChainDefinition::new(local_name(family), local(needs, family)));
         }
         if needs.of(family).guarded {
-            let allowed = Share::ALL.map(|share| rules::return_if_allowed(family, share));
-            let rules = allowed.into_iter().chain([rules::drop()]).collect();
+            let allowed = needs.of(family).allowed.iter();
+            let allowed = allowed.map(|length| rules::return_if_allowed(family, length));
+            let rules = allowed.chain([rules::drop()]).collect();
             chains.push(ChainDefinition::new(guard_name(family), rules));
         }
     }

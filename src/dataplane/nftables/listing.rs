@@ -10,8 +10,8 @@ use super::changes::{Changes, Structure};
 use super::expr::Verdict;
 use super::lower::fixed_class_elements;
 use super::set::{
-    Data, Element, LOCAL_SLOTS, Set, Value, read_frontend_key, read_node_port_key,
-    read_set_address, read_slot_key, read_target,
+    Data, Element, LOCAL_SLOTS, Set, Value, allowed_frontend, read_frontend_key,
+    read_node_port_key, read_set_address, read_slot_key, read_target,
 };
 use super::state::State;
 use crate::model::Family;
@@ -91,7 +91,7 @@ fn line(set: Set, element: &Element) -> String {
         Set::Guarded(_) => read_frontend_key(&element.key).map(|(address, protocol, port)| {
             format!("{address} . {} . {port}", protocol.name().to_lowercase())
         }),
-        Set::Allowed(family, _) => allowed(family, element),
+        Set::Allowed(family) => allowed(family, element, value),
         Set::Locals => {
             let pool = Value(number(&element.key)).pool();
             Some(format!("pool {pool} : {}", leads_to(value)))
@@ -134,18 +134,13 @@ fn leads_to(value: &[u8]) -> String {
     format!("pool {} class {}", value.pool(), value.class())
 }
 
-/// `10.0.0.1 . tcp . 80 from 192.0.2.0 to 192.0.2.255`
-fn allowed(family: Family, element: &Element) -> Option<String> {
-    let frontend = match family {
-        Family::V4 => 12,
-        Family::V6 => 24,
-    };
-    let (key, first) = element.key.split_at_checked(frontend)?;
-    let Data::Until(last) = &element.data else { return None };
-    let (ip, protocol, port) = read_frontend_key(key)?;
+/// `192.0.2.0/24 . 10.0.0.1 . tcp . 80`
+fn allowed(family: Family, element: &Element, length: &[u8]) -> Option<String> {
+    let frontend = allowed_frontend(family, &element.key)?;
+    let clients = address(&element.key[..element.key.len() - frontend.len()])?;
+    let (ip, protocol, port) = read_frontend_key(frontend)?;
     let protocol = protocol.name().to_lowercase();
-    let (first, last) = (address(first)?, address(last.get(frontend..)?)?);
-    Some(format!("{ip} . {protocol} . {port} from {first} to {last}"))
+    Some(format!("{clients}/{} . {ip} . {protocol} . {port}", number(length)))
 }
 
 fn address(key: &[u8]) -> Option<IpAddr> {

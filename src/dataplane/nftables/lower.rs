@@ -13,7 +13,7 @@ use super::layout::{
 };
 use super::place::{Former, Wanted};
 use super::set::{
-    Bytes, Data, Element, Set, Share, Value, address_element, allowed_element, class_element,
+    Bytes, Data, Element, Set, Value, address_element, allowed_element, class_element,
     guarded_element, hairpin_element, local_element, service_element,
 };
 use super::state::{
@@ -37,6 +37,8 @@ struct Shared {
     /// Node ports, and frontends that not everybody may ask, per family.
     node_ports: [u64; 2],
     guarded: [u64; 2],
+    /// Lengths of the networks that may, as often as there are such networks.
+    allowed: Vec<(Family, u8)>,
 }
 
 impl Shared {
@@ -51,6 +53,9 @@ impl Shared {
             let at = frontend.at.at.family().index();
             shared.node_ports[at] += u64::from(frontend.kind == FrontendKind::NodePort);
             shared.guarded[at] += u64::from(frontend.allow.is_some());
+            let networks = frontend.allow.iter().flat_map(|networks| networks.iter());
+            let length = |net: &IpNet| (frontend.at.at.family(), net.prefix_len());
+            shared.allowed.extend(networks.map(length));
         }
         shared
     }
@@ -88,6 +93,8 @@ impl State {
                 self.node_ports[at] + after.node_ports[at] - before.node_ports[at];
             self.guarded[at] = self.guarded[at] + after.guarded[at] - before.guarded[at];
         }
+        self.count_allowed(&after.allowed);
+        self.discount_allowed(&before.allowed);
         self.reshape(features, changes);
     }
 
@@ -106,6 +113,25 @@ impl State {
         for at in [0, 1] {
             self.node_ports[at] += shared.node_ports[at];
             self.guarded[at] += shared.guarded[at];
+        }
+        self.count_allowed(&shared.allowed);
+    }
+
+    fn count_allowed(&mut self, lengths: &[(Family, u8)]) {
+        for (family, length) in lengths {
+            *self.allowed[family.index()].entry(*length).or_default() += 1;
+        }
+    }
+
+    fn discount_allowed(&mut self, lengths: &[(Family, u8)]) {
+        for (family, length) in lengths {
+            let counts = &mut self.allowed[family.index()];
+            if let Some(count) = counts.get_mut(length) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(length);
+                }
+            }
         }
     }
 
@@ -396,10 +422,9 @@ pub struct Held {
 /// What keeps clients from frontends that not everybody may ask.
 pub fn guard_elements(plan: &ServicePlan) -> Vec<(Set, Element)> {
     let mut elements = Vec::new();
-    for (address, key, allowed) in guards(plan) {
-        let family = Family::of(address);
-        let set = Set::Allowed(family, Share::of(address));
-        elements.extend(allowed.iter().map(|net| (set, allowed_element(&key, *net))));
+    for (family, key, allowed) in guards(plan) {
+        let allow = |net: &IpNet| (Set::Allowed(family), allowed_element(&key, *net));
+        elements.extend(allowed.iter().map(allow));
         elements.push((Set::Guarded(family), guarded_element(key)));
     }
     elements
@@ -409,19 +434,17 @@ fn guard_difference(held: &[(Set, Element)], wanted: &[(Set, Element)], changes:
     if held.is_empty() && wanted.is_empty() {
         return;
     }
-    let before: HashSet<_> = held.iter().map(|(set, e)| (*set, &e.key, &e.data)).collect();
-    let after: HashSet<_> = wanted.iter().map(|(set, e)| (*set, &e.key, &e.data)).collect();
+    let mut before: HashMap<_, &Element> = held.iter().map(|(s, e)| ((*s, &e.key), e)).collect();
     for (set, element) in wanted {
-        if !before.contains(&(*set, &element.key, &element.data)) {
-            changes.new_targets.push((*set, element.clone()));
+        match before.remove(&(*set, &element.key)) {
+            Some(held) if held == element => {}
+            // The same address with another length: a wider network, or a narrower one.
+            Some(_) => changes.replaced_targets.push((*set, element.clone())),
+            None => changes.new_targets.push((*set, element.clone())),
         }
     }
-    for (set, element) in held {
-        // First of all: a range that gives way to one around it, or in it, would be in its way.
-        if !after.contains(&(*set, &element.key, &element.data)) {
-            changes.overdue.push((*set, element.clone()));
-        }
-    }
+    let gone = before.into_iter().map(|((set, _), element)| (set, element.clone()));
+    changes.removed.extend(gone);
 }
 
 fn local_difference(held: &[(u32, Value)], wanted: &[(u32, Value)], changes: &mut Changes) {

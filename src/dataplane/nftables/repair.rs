@@ -4,17 +4,16 @@ use super::Nftables;
 use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::kernel::ObservedTable;
-use super::lower::{class_elements, fixed_class_elements};
+use super::lower::{class_elements, fixed_class_elements, guard_elements};
 use super::monitor::{Edits, Scope};
 use super::observe::hooks_differ;
 use super::place::Former;
 use super::set::{
-    Bytes, Element, LOCAL_SLOTS, Set, Value, address_element, endpoint_element, guarded_element,
+    Bytes, Element, LOCAL_SLOTS, Set, Value, address_element, allowed_frontend, endpoint_element,
     hairpin_element, local_element, pinned_element, read_set_address, read_slot_key,
     service_element,
 };
-use super::state::{PoolState, State, frontends, guards, locals, read_frontend};
-use super::whole::planned_guards;
+use super::state::{PoolState, State, frontends, locals, read_frontend};
 use crate::dataplane::{Applied, Dataplane};
 use crate::planner::{self, Plan};
 
@@ -77,7 +76,7 @@ impl Nftables {
 
     fn repair_elements(&mut self, edits: &Edits, plan: &Plan) -> Result<Applied, Error> {
         let mut changes = Changes::default();
-        let (mut ranges, mut allowed) = (false, false);
+        let mut ranges = false;
         for set in Set::ALL {
             let keys: Vec<Bytes> = edits
                 .elements
@@ -90,15 +89,11 @@ impl Nftables {
                 // Pins are the packet path's own; a lost one is a new choice.
                 Set::Affinity(_) => {}
                 Set::Ranges(_) => ranges = true,
-                Set::Allowed(..) => allowed = true,
                 _ => self.repair_keys(set, keys, plan, &mut changes)?,
             }
         }
         if ranges {
             self.observe_ranges(plan, &mut changes)?;
-        }
-        if allowed {
-            self.observe_guards(&planned_guards(plan), &mut changes)?;
         }
         self.commit(&changes)
     }
@@ -149,11 +144,15 @@ impl State {
                     .find(|(of, candidate, _)| *of == set && candidate == key)
                     .map(|(_, key, value)| service_element(key, value))
             }
-            Set::Guarded(family) => {
-                let at = read_frontend(Set::Services(family), key)?;
+            Set::Guarded(family) | Set::Allowed(family) => {
+                let frontend = match set {
+                    Set::Allowed(_) => allowed_frontend(family, key)?,
+                    _ => key,
+                };
+                let at = read_frontend(Set::Services(family), frontend)?;
                 let service = plan.service(plan.claims.holder(&at)?)?;
-                let guarded = guards(&service).any(|(_, guarded, _)| guarded == *key);
-                guarded.then(|| guarded_element(key.clone()))
+                let mut elements = guard_elements(&service).into_iter();
+                elements.find(|(of, e)| *of == set && e.key == *key).map(|(_, element)| element)
             }
             Set::Locals => {
                 let number = Value(u32::from_ne_bytes(key.as_slice().try_into().ok()?)).pool();
@@ -201,7 +200,7 @@ impl State {
                     .find(|(s, element)| *s == set && element.key == *key)
                     .map(|(_, element)| element)
             }
-            Set::Ranges(_) | Set::Allowed(..) | Set::Affinity(_) => None,
+            Set::Ranges(_) | Set::Affinity(_) => None,
         }
     }
 }

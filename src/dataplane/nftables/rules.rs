@@ -7,11 +7,12 @@ use super::expr::{
     Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
     Rule, Verdict,
 };
-use super::set::{CLASS_MASK, Set, Share, first_slot};
+use super::set::{CLASS_MASK, Set, first_slot};
 use crate::model::{Family, Protocol};
 use crate::planner::Scope;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub type Chain = Cow<'static, str>;
 
@@ -208,43 +209,50 @@ fn drop_at_cluster_ips(family: Family, from: Vec<Expr>) -> Rule {
     Rule(rule)
 }
 
-/// `ip daddr . meta l4proto . th dport`, as the first parts of a key.
-fn frontend(family: Family) -> [Expr; 3] {
-    let (address, protocol, port) = registers(family);
-    [destination(family, address), Expr::MetaLoad(Meta::Protocol, protocol), destination_port(port)]
-}
-
 /// `ip daddr . meta l4proto . th dport @guarded jump chain`
 pub fn guard(family: Family, then: Chain) -> Rule {
+    let (address, protocol, port) = registers(family);
     let mut rule = is_family(family).to_vec();
-    rule.extend(frontend(family));
-    rule.extend([lookup(Set::Guarded(family), Find::Present), Expr::Verdict(Verdict::Jump(then))]);
+    rule.extend([
+        destination(family, address),
+        Expr::MetaLoad(Meta::Protocol, protocol),
+        destination_port(port),
+        lookup(Set::Guarded(family), Find::Present),
+        Expr::Verdict(Verdict::Jump(then)),
+    ]);
     Rule(rule)
 }
 
-/// `ip daddr & 0.0.0.7 == 0.0.0.N
-/// ip daddr . meta l4proto . th dport . ip saddr @allowed4-N return`
-pub fn return_if_allowed(family: Family, share: Share) -> Rule {
-    let (_, _, port) = registers(family);
-    let length = match family {
-        Family::V4 => 4,
-        Family::V6 => 16,
+/// `meta priority set ip saddr & MASK . ip daddr . meta l4proto . th dport map @allowed
+/// meta priority LENGTH return`: the client is in a network of this length that may ask.
+pub fn return_if_allowed(family: Family, length: u8) -> Rule {
+    let (to, protocol, port) = match family {
+        Family::V4 => (9, 10, 11),
+        Family::V6 => (2, 3, 17),
     };
-    let last = |byte| {
-        let mut bytes = vec![0; length];
-        bytes[length - 1] = byte;
-        bytes
+    let mask = match family {
+        Family::V4 => Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).map(|net| net.netmask().into()),
+        Family::V6 => Ipv6Net::new(Ipv6Addr::UNSPECIFIED, length).map(|net| net.netmask().into()),
     };
     let mut rule = is_family(family).to_vec();
+    rule.push(source(family, 1));
+    match mask {
+        Ok(IpAddr::V4(mask)) if length < 32 => {
+            rule.push(Expr::Mask { register: 1, mask: mask.octets().to_vec() });
+        }
+        Ok(IpAddr::V6(mask)) if length < 128 => {
+            rule.push(Expr::Mask { register: 1, mask: mask.octets().to_vec() });
+        }
+        _ => {}
+    }
     rule.extend([
-        destination(family, 1),
-        Expr::Mask { register: 1, mask: last(Share::mask()) },
-        Expr::Compare(Comparison::Equal, 1, last(share.bits())),
-    ]);
-    rule.extend(frontend(family));
-    rule.extend([
-        source(family, port + 1),
-        lookup(Set::Allowed(family, share), Find::Present),
+        destination(family, to),
+        Expr::MetaLoad(Meta::Protocol, protocol),
+        destination_port(port),
+        lookup(Set::Allowed(family), Find::Data(1)),
+        Expr::MetaSet(Meta::Priority, 1),
+        Expr::MetaLoad(Meta::Priority, 1),
+        Expr::Compare(Comparison::Equal, 1, u32::from(length).to_ne_bytes().to_vec()),
         Expr::Verdict(Verdict::Return),
     ]);
     Rule(rule)

@@ -5,7 +5,7 @@
 //! nodes      address                                     where node ports answer
 //! nodeports  protocol . port → pool:class                what a port means there
 //! guarded    address . protocol . port                   destinations that not everybody may ask
-//! allowed    address . protocol . port . client interval who may ([`Share`])
+//! allowed    client network . address . protocol . port → its length   who may
 //! endpoints  pool . slot → address . port                where a pool's slots lead ([`PoolSize`])
 //! locals     pool → pool:class                           where its port's clients from outside go
 //! addresses  address                                     active cluster IPs
@@ -19,7 +19,7 @@
 //! recorders  class → jump chain                          how a sticky class writes its pins
 //! ```
 //! All but `locals` and the last four exist once per family, `endpoints` once per family and size
-//! of pools, `pinned` once per family and scope, `allowed` once per family and share. A service port has one pool number, whatever the
+//! of pools, `pinned` once per family and scope. A service port has one pool number, whatever the
 //! scope: slots of local endpoints are counted from [`LOCAL_SLOTS`].
 
 use super::expr::Verdict;
@@ -43,46 +43,12 @@ pub enum Set {
     Nodes(Family),
     NodePorts(Family),
     Guarded(Family),
-    Allowed(Family, Share),
+    Allowed(Family),
     Locals,
     Classes,
     Inners,
     Departures,
     Recorders,
-}
-
-/// Which of the sets that share out the clients of all guarded frontends, by address. A commit
-/// copies all of a set of such intervals (`nft_set_pipapo.c`, all kernels), and a look-up in it
-/// takes the longer the more it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Share(u8);
-
-impl Share {
-    pub const ALL: [Share; 8] =
-        [Share(0), Share(1), Share(2), Share(3), Share(4), Share(5), Share(6), Share(7)];
-
-    /// Load balancers' addresses mostly follow one another, and differ in their last bits.
-    pub fn of(frontend: IpAddr) -> Self {
-        let last = match frontend {
-            IpAddr::V4(v4) => v4.octets()[3],
-            IpAddr::V6(v6) => v6.octets()[15],
-        };
-        Self(last & Self::mask())
-    }
-
-    /// The bits of an address's last byte that tell.
-    pub fn mask() -> u8 {
-        Self::ALL.len() as u8 - 1
-    }
-
-    /// What these bits are.
-    pub fn bits(self) -> u8 {
-        self.0
-    }
-
-    fn index(self) -> usize {
-        self.0.into()
-    }
 }
 
 /// Pools of like sizes share a map. An element costs the more to add the more rules are bound to
@@ -109,7 +75,7 @@ impl PoolSize {
 }
 
 impl Set {
-    pub const ALL: [Set; 47] = {
+    pub const ALL: [Set; 33] = {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
         [
@@ -139,22 +105,8 @@ impl Set {
             Set::NodePorts(V6),
             Set::Guarded(V4),
             Set::Guarded(V6),
-            Set::Allowed(V4, Share(0)),
-            Set::Allowed(V6, Share(0)),
-            Set::Allowed(V4, Share(1)),
-            Set::Allowed(V6, Share(1)),
-            Set::Allowed(V4, Share(2)),
-            Set::Allowed(V6, Share(2)),
-            Set::Allowed(V4, Share(3)),
-            Set::Allowed(V6, Share(3)),
-            Set::Allowed(V4, Share(4)),
-            Set::Allowed(V6, Share(4)),
-            Set::Allowed(V4, Share(5)),
-            Set::Allowed(V6, Share(5)),
-            Set::Allowed(V4, Share(6)),
-            Set::Allowed(V6, Share(6)),
-            Set::Allowed(V4, Share(7)),
-            Set::Allowed(V6, Share(7)),
+            Set::Allowed(V4),
+            Set::Allowed(V6),
             Set::Locals,
             Set::Classes,
             Set::Inners,
@@ -166,26 +118,6 @@ impl Set {
     pub fn name(self) -> &'static str {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
-        const ALLOWED4: [&str; Share::ALL.len()] = [
-            "allowed4-0",
-            "allowed4-1",
-            "allowed4-2",
-            "allowed4-3",
-            "allowed4-4",
-            "allowed4-5",
-            "allowed4-6",
-            "allowed4-7",
-        ];
-        const ALLOWED6: [&str; Share::ALL.len()] = [
-            "allowed6-0",
-            "allowed6-1",
-            "allowed6-2",
-            "allowed6-3",
-            "allowed6-4",
-            "allowed6-5",
-            "allowed6-6",
-            "allowed6-7",
-        ];
         match self {
             Set::Services(V4) => "services4",
             Set::Services(V6) => "services6",
@@ -213,8 +145,8 @@ impl Set {
             Set::NodePorts(V6) => "nodeports6",
             Set::Guarded(V4) => "guarded4",
             Set::Guarded(V6) => "guarded6",
-            Set::Allowed(V4, share) => ALLOWED4[share.index()],
-            Set::Allowed(V6, share) => ALLOWED6[share.index()],
+            Set::Allowed(V4) => "allowed4",
+            Set::Allowed(V6) => "allowed6",
             Set::Locals => "locals",
             Set::Classes => "classes",
             Set::Inners => "inners",
@@ -260,12 +192,12 @@ impl Set {
             Set::Nodes(f) => of(20, f),
             Set::NodePorts(f) => of(22, f),
             Set::Guarded(f) => of(24, f),
-            Set::Allowed(f, share) => of(26 + 2 * share.index(), f),
-            Set::Locals => 42,
-            Set::Classes => 43,
-            Set::Inners => 44,
-            Set::Departures => 45,
-            Set::Recorders => 46,
+            Set::Allowed(f) => of(26, f),
+            Set::Locals => 28,
+            Set::Classes => 29,
+            Set::Inners => 30,
+            Set::Departures => 31,
+            Set::Recorders => 32,
         }
     }
 }
@@ -350,8 +282,6 @@ pub enum Data {
     Foreign,
     /// No data, and the flag that the interval begun before ends here.
     IntervalEnd,
-    /// No data; the element stands for all keys from its own to this one, part by part.
-    Until(Bytes),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -466,12 +396,24 @@ pub fn guarded_element(frontend: Bytes) -> Element {
     Element { key: frontend, data: Data::None }
 }
 
-/// Clients of a network may ask at a frontend.
-pub fn allowed_element(frontend: &Bytes, clients: IpNet) -> Element {
-    let (mut first, mut last) = (frontend.clone(), frontend.clone());
-    put_address(&mut first, clients.network());
-    put_address(&mut last, clients.broadcast());
-    Element { key: first, data: Data::Until(last) }
+/// Clients of a network may ask at a frontend. The rule for networks of each length looks with as
+/// much of the client's address for an element that says this length: of the networks that are
+/// allowed at a frontend none lies inside another, so no two have the same address.
+pub fn allowed_element(frontend: &[u8], clients: IpNet) -> Element {
+    let mut key = Bytes::new();
+    put_address(&mut key, clients.network());
+    key.extend_from_slice(frontend);
+    let length = u32::from(clients.prefix_len());
+    Element { key, data: Data::Value(Bytes::from_slice(&length.to_ne_bytes())) }
+}
+
+/// The frontend that an `allowed` key is about.
+pub fn allowed_frontend(family: Family, key: &[u8]) -> Option<&[u8]> {
+    let address = match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    };
+    key.get(address..)
 }
 
 /// Clients of a port that come from outside go to this pool.
@@ -522,7 +464,6 @@ const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
-const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 const NFT_SET_ELEM_CATCHALL: u32 = 2;
 
@@ -547,14 +488,9 @@ impl Element {
             out.attr(NFTA_DATA_VALUE, &self.key);
             out.close(key);
         }
-        if let Data::Until(last) = &self.data {
-            let key = out.nest(NFTA_SET_ELEM_KEY_END);
-            out.attr(NFTA_DATA_VALUE, last);
-            out.close(key);
-        }
         if with == With::Data {
             match &self.data {
-                Data::None | Data::IntervalEnd | Data::Until(_) | Data::Foreign => {}
+                Data::None | Data::IntervalEnd | Data::Foreign => {}
                 Data::Value(bytes) => {
                     let data = out.nest(NFTA_SET_ELEM_DATA);
                     out.attr(NFTA_DATA_VALUE, bytes);
@@ -585,8 +521,6 @@ impl Element {
             None if flags & NFT_SET_ELEM_CATCHALL != 0 => &[],
             None => return None,
         };
-        let end = attributes.find(NFTA_SET_ELEM_KEY_END);
-        let end = end.and_then(|end| end.nested().find(NFTA_DATA_VALUE));
         let time = |kind| attributes.find(kind).and_then(|a| a.u64());
         let data = match attributes.find(NFTA_SET_ELEM_DATA) {
             Some(data) => match data.nested().find(NFTA_DATA_VALUE) {
@@ -604,7 +538,6 @@ impl Element {
                 }
             },
             None if flags & NFT_SET_ELEM_INTERVAL_END != 0 => Data::IntervalEnd,
-            None if end.is_some() => Data::Until(Bytes::from_slice(end?.value)),
             None => Data::None,
         };
         Some(Self { key: Bytes::from_slice(key), data })

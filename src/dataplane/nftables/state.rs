@@ -2,7 +2,7 @@
 
 use super::changes::Changes;
 use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
-use super::layout::{Features, Needs};
+use super::layout::{Features, Lengths, Needs};
 use super::pools::PoolNumbers;
 use super::set::{
     Bytes, Element, PerSet, Set, Value, frontend_key, node_port_key, read_frontend_key,
@@ -15,6 +15,7 @@ use crate::planner::{
 };
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -182,6 +183,8 @@ pub struct State {
     pub node_ports: [u64; 2],
     /// Frontends that not everybody may ask, per family.
     pub guarded: [u64; 2],
+    /// Networks that may, by the length of their prefix, per family.
+    pub allowed: [BTreeMap<u8, u64>; 2],
     /// Addresses of endpoints.
     pub endpoints: Counts,
     /// How many of them are this node's own, per family.
@@ -344,11 +347,10 @@ pub fn locals(plan: &ServicePlan, pools: &[PoolState]) -> Vec<(u32, Value)> {
 }
 
 /// The frontends that not everybody may ask, with the networks that may.
-pub fn guards(plan: &ServicePlan) -> impl Iterator<Item = (IpAddr, Bytes, &[IpNet])> {
+pub fn guards(plan: &ServicePlan) -> impl Iterator<Item = (Family, Bytes, &[IpNet])> {
     plan.held().filter_map(|(_, frontend)| {
-        let FrontendAddress::Address(address) = frontend.at.at else { return None };
         let (_, key) = frontend_place(frontend.at);
-        Some((address, key, frontend.allow.as_deref()?))
+        Some((frontend.at.at.family(), key, frontend.allow.as_deref()?))
     })
 }
 
@@ -419,6 +421,11 @@ impl State {
                 hosted: any(self.hosted),
                 node_ports: any(self.node_ports),
                 guarded: any(self.guarded),
+                allowed: {
+                    let mut lengths = Lengths::default();
+                    self.allowed[family.index()].keys().for_each(|length| lengths.insert(*length));
+                    lengths
+                },
             }
         })
     }

@@ -40,7 +40,7 @@ const FINGERPRINT: [u8; 2] = [0x76, 8];
 
 /// Room left in a nested list for one more element (of [`LARGEST`] bytes).
 const LIST_LIMIT: usize = 65_000;
-/// An element of `allowed6`: two keys of 40 bytes.
+/// More than any element takes: a key of `allowed6` has 40 bytes, a verdict names a chain.
 const LARGEST: usize = 104;
 /// Replacements that stay in one transaction: a key must not be missing between two.
 const PAIRS: usize = 512;
@@ -254,20 +254,9 @@ impl Encoder {
             out.attr_u32(7, length);
         }
         let size = definition.size.or(room.size());
-        if size.is_some() || !definition.parts.is_empty() {
+        if let Some(size) = size {
             let description = out.nest(9);
-            if let Some(size) = size {
-                out.attr_u32(1, size);
-            }
-            if !definition.parts.is_empty() {
-                let parts = out.nest(2); // NFTA_SET_DESC_CONCAT
-                for length in &definition.parts {
-                    let part = out.nest(1); // NFTA_LIST_ELEM
-                    out.attr_u32(1, *length);
-                    out.close(part);
-                }
-                out.close(parts);
-            }
+            out.attr_u32(1, size);
             out.close(description);
         }
         out.attr_u32(10, set.index() as u32 + 1);

@@ -69,15 +69,6 @@ impl Part {
         }
     }
 
-    /// Bytes without padding.
-    fn bytes(self) -> u32 {
-        match self {
-            Part::Protocol => 1,
-            Part::Port => 2,
-            other => other.length(),
-        }
-    }
-
     /// 1 host, 2 network order; what nft stores for a type of one part.
     fn byte_order(self) -> u32 {
         match self {
@@ -159,8 +150,6 @@ pub struct Definition {
     pub key_length: u32,
     /// Type and length, of maps.
     pub data: Option<(u32, u32)>,
-    /// Bytes of each part of the key; only where intervals are over several of them.
-    pub parts: Vec<u32>,
     /// Most elements; only where the packet path adds them.
     pub size: Option<u32>,
     pub user_data: Vec<u8>,
@@ -170,7 +159,6 @@ const NFT_SET_INTERVAL: u32 = 0x4;
 const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 const NFT_SET_EVAL: u32 = 0x20;
-const NFT_SET_CONCAT: u32 = 0x80;
 /// Pins of one family.
 const MAX_PINS: u32 = 1 << 20;
 
@@ -184,10 +172,9 @@ impl Definition {
             Set::Addresses(f) | Set::Nodes(f) => (vec![Part::Destination(f)], vec![], 0),
             Set::NodePorts(_) => (vec![Part::Protocol, Part::Port], vec![Part::Priority], 0),
             Set::Guarded(f) => (frontend(f), vec![], 0),
-            Set::Allowed(f, _) => {
-                let mut key = frontend(f);
-                key.push(Part::Source(f));
-                (key, vec![], NFT_SET_INTERVAL | NFT_SET_CONCAT)
+            Set::Allowed(f) => {
+                let key = [vec![Part::Source(f)], frontend(f)].concat();
+                (key, vec![Part::Priority], 0)
             }
             Set::Locals => (vec![Part::Priority], vec![Part::Priority], 0),
             Set::Hairpin(f) => (vec![Part::Source(f), Part::Destination(f)], vec![], 0),
@@ -219,14 +206,8 @@ impl Definition {
             user_data.extend(tlv(4, &typeof_expression(&data)));
             user_data.extend(tlv(6, &0u32.to_ne_bytes()));
         }
-        let parts = if flags & NFT_SET_CONCAT == 0 {
-            Vec::new()
-        } else {
-            key.iter().map(|part| part.bytes()).collect()
-        };
         Self {
             set,
-            parts,
             flags: flags | if map { NFT_SET_MAP } else { 0 },
             key_type: type_number(&key),
             key_length: length(&key),

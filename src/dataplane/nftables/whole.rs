@@ -34,7 +34,7 @@ pub(super) fn is_dumped(set: Set) -> bool {
         Set::Pinned(..)
             | Set::Nodes(_)
             | Set::Guarded(_)
-            | Set::Allowed(..)
+            | Set::Allowed(_)
             | Set::Locals
             | Set::Classes
             | Set::Inners
@@ -131,7 +131,7 @@ impl Nftables {
         wanted: &[(Set, Element)],
         changes: &mut Changes,
     ) -> Result<(), Error> {
-        let about = |set: &Set| matches!(set, Set::Guarded(_) | Set::Allowed(..));
+        let about = |set: &Set| matches!(set, Set::Guarded(_) | Set::Allowed(_));
         for set in Set::ALL.into_iter().filter(about) {
             self.compare(set, of(set, wanted), changes)?;
         }
@@ -158,27 +158,17 @@ impl Nftables {
         wanted: Vec<Element>,
         changes: &mut Changes,
     ) -> Result<(), Error> {
-        // Elements of `allowed` have no data, but an end: two may begin alike.
-        let place = |element: &Element| {
-            let until = Some(element.data.clone()).filter(|data| matches!(data, Data::Until(_)));
-            (element.key.clone(), until)
-        };
         let seen = self.kernel.dump(set)?.into_iter();
-        let mut extra: HashMap<_, Element> =
-            seen.map(|element| (place(&element), element)).collect();
+        let mut extra: HashMap<Bytes, Element> =
+            seen.map(|element| (element.key.clone(), element)).collect();
         for element in wanted {
-            match extra.remove(&place(&element)) {
+            match extra.remove(&element.key) {
                 Some(held) if held.data == element.data => {}
                 Some(_) => changes.replaced_targets.push((set, element)),
                 None => changes.new_targets.push((set, element)),
             }
         }
-        let extra = extra.into_values().map(|element| (set, element));
-        match set {
-            // Before the new ones, which may overlap.
-            Set::Allowed(..) => changes.overdue.extend(extra),
-            _ => changes.removed.extend(extra),
-        }
+        changes.removed.extend(extra.into_values().map(|element| (set, element)));
         Ok(())
     }
 }
