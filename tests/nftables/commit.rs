@@ -5,7 +5,11 @@ use crate::elements::open;
 use crate::held::Held;
 use crate::plans::{Cluster, policy};
 use crate::runner::{Case, namespace, remove};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 use vipd::dataplane::nftables::Error;
 use vipd::dataplane::{Applied, Dataplane, Unheard};
 
@@ -18,6 +22,7 @@ pub const CASES: &[Case] = &[
     ("a refused commit changes nothing, and a resync mends it", refused),
     ("a long delta that is refused half-way is mended by a resync", refused_half_way),
     ("what is not vipd's stays", foreign_tables),
+    ("a first load meets packets when all is there, a second one at once", hooks_in_time),
 ];
 
 /// What Debian grants a process without CAP_NET_ADMIN in the first user namespace.
@@ -30,6 +35,53 @@ fn many(count: usize) -> Cluster {
         cluster.put(&format!("s{n} 10.96.{high}.{low} 80/tcp -> 10.1.{high}.{low},10.1.200.1"));
     }
     cluster
+}
+
+/// While another proxy serves, a table that knows half of the services would take its packets away;
+/// once it is vipd's own services that are gone, half of them are better than none.
+fn hooks_in_time() {
+    let node = namespace();
+    let spawn = || {
+        let mut nft = Command::new("nft");
+        nft.arg("monitor").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+    };
+    let mut monitor = node.enter(spawn).expect("nft can be run");
+    let lines = BufReader::new(monitor.stdout.take().expect("it is piped")).lines();
+    let (say, said) = channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).all(|line| say.send(line).is_ok()));
+    // Lines until both came: that of the first hook, that of the last services.
+    let heard = || {
+        let (mut hook, mut last, mut line) = (None, None, 0);
+        while hook.is_none() || last.is_none() {
+            let text = said.recv_timeout(Duration::from_secs(10)).expect("nft tells of everything");
+            line += 1;
+            if text.contains("type nat hook prerouting") {
+                hook.get_or_insert(line);
+            } else if text.contains("services4") && text.contains("10.96.99.99") {
+                last.get_or_insert(line);
+            }
+        }
+        (hook, last)
+    };
+    std::thread::sleep(Duration::from_millis(300));
+    let mut nftables = open(&node);
+    let mut cluster = many(2500);
+    // The first sticky service makes parts of the hooked chains that were not there before it.
+    cluster.put("zz 10.96.99.99 80/tcp -> 10.1.99.99 sticky=60");
+    cluster.replan();
+    let plan = cluster.plan();
+    nftables.resync(&plan).expect("an empty namespace takes it");
+    let (hook, last) = heard();
+    assert!(hook > last, "hooked at line {hook:?}, the last service came at {last:?}");
+    assert_eq!(Held::read(&node).lines(), Held::of(&plan).lines());
+    assert_eq!(open(&node).resync(&plan).expect("it can be read").operations, 0);
+    node.enter(|| nftables.subscribe()).expect("notifications can be had");
+    node.nft("flush ruleset");
+    while nftables.repair(&plan).expect("nobody is in the way").is_none() {}
+    let (hook, last) = heard();
+    assert!(hook < last, "hooked at line {hook:?}, the last service came at {last:?}");
+    monitor.kill().and_then(|()| monitor.wait()).expect("it was running");
+    remove(&node);
 }
 
 fn small_buffer() {

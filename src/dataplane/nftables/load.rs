@@ -22,15 +22,25 @@ const AHEAD: usize = 4;
 /// Sequence numbers kept for the messages of a table without services.
 const OF_SKELETON: u32 = 1 << 16;
 
+/// When the first packet meets the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hooks {
+    /// Before its services are there: what served before is gone, and some are better than none.
+    First,
+    /// After them: another proxy may serve meanwhile, and would lose its packets to a table that
+    /// says of most addresses that nobody has them.
+    Last,
+}
+
 impl Nftables {
     /// Makes the table anew, with everything that the plan asks for. Nobody listens meanwhile: a
     /// subscriber about doubles what a commit costs.
     pub(super) fn load(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let Some(monitor) = &self.monitor else { return self.write_all(plan) };
+        let Some(monitor) = &self.monitor else { return self.write_all(plan, Hooks::Last) };
         // Before: whatever comes from here on is heard, or shows by the generation.
         let before = self.kernel.now()?;
         monitor.pause()?;
-        let outcome = self.write_all(plan);
+        let outcome = self.write_all(plan, Hooks::First);
         if let Some(monitor) = &self.monitor {
             monitor.resume()?;
         }
@@ -43,26 +53,28 @@ impl Nftables {
         Ok(applied + more)
     }
 
-    fn write_all(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let skeleton = self.begin(plan);
+    fn write_all(&mut self, plan: &Plan, hooks: Hooks) -> Result<Applied, Error> {
+        // A table in whose place this one comes serves already.
+        let hooks = if self.kernel.has_table()? { Hooks::First } else { hooks };
+        let skeleton = self.begin(plan, hooks);
         match load_side_by_side(&mut self.kernel, &mut self.state, (skeleton, plan)) {
             // More than was estimated (or no thread): one after the other, sets can grow.
-            Err(Error::Full(_) | Error::Thread(_)) => self.load_in_turn(plan),
+            Err(Error::Full(_) | Error::Thread(_)) => self.load_in_turn(plan, hooks),
             outcome => outcome,
         }
     }
 
     /// The state of a table without services, and what it takes to be there but for the sets.
-    fn begin(&mut self, plan: &Plan) -> Changes {
-        self.state = State::default();
+    fn begin(&mut self, plan: &Plan, hooks: Hooks) -> Changes {
+        self.state = State { unhooked: hooks == Hooks::Last, ..State::default() };
         let mut changes = Changes::default();
         self.state.lower_node(&plan.node, &mut changes);
         changes.new_targets.extend(fixed_class_elements());
         changes
     }
 
-    fn load_in_turn(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let skeleton = self.begin(plan);
+    fn load_in_turn(&mut self, plan: &Plan, hooks: Hooks) -> Result<Applied, Error> {
+        let skeleton = self.begin(plan, hooks);
         let mut applied = commit_skeleton(&mut self.kernel, skeleton, plan)?;
         let mut services = plan.services();
         while let Some(changes) = next_changes(&mut self.state, &mut services) {
@@ -146,6 +158,7 @@ fn lower_all(
 }
 
 /// What one transaction's worth of services adds; nothing is there that could change or go.
+/// Past the last service come the hooks, if they come last.
 fn next_changes(
     state: &mut State,
     services: &mut impl Iterator<Item = ServicePlan>,
@@ -154,6 +167,11 @@ fn next_changes(
     let mut any = None;
     for service in services.take(SERVICES_AT_ONCE) {
         state.lower(&service.key, None, Some(&service), &mut changes);
+        any = Some(());
+    }
+    if any.is_none() && std::mem::take(&mut state.unhooked) {
+        let node = state.node.clone()?;
+        state.ensure_skeleton(&node, &mut changes);
         any = Some(());
     }
     any.map(|()| changes)

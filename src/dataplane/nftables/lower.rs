@@ -203,6 +203,9 @@ impl State {
 
     /// Brings one chain to its definition.
     pub fn ensure_chain(&mut self, chain: ChainDefinition, changes: &mut Changes) {
+        if self.unhooked && chain.hook.is_some() {
+            return;
+        }
         let fingerprints = chain.fingerprints();
         match self.chains.get(&*chain.name) {
             Some(known) if *known == fingerprints => {}

@@ -197,6 +197,8 @@ pub struct State {
     /// Fingerprints of the rules of every chain of the table.
     pub chains: HashMap<String, Vec<u64>>,
     pub node: Option<Arc<NodePlan>>,
+    /// Chains with hooks are left out for now.
+    pub unhooked: bool,
     /// Frontends that one service of the deltas under way hands to another.
     pub moved: HashSet<(Set, Bytes)>,
     /// Pools whose pins last for another time than they were written with.
