@@ -4,6 +4,7 @@ mod choice;
 mod claims;
 mod external;
 mod frontends;
+mod large;
 mod listening;
 mod node_ports;
 mod policy;
