@@ -86,7 +86,6 @@ impl Planner {
         let new = &self.plan.facts;
         if (&old.name, &old.zone, &old.addresses) != (&new.name, &new.zone, &new.addresses) {
             self.former_facts.get_or_insert(old);
-            self.large = LargePlans::default();
             FactsChange::Services
         } else if self.node_pending {
             FactsChange::NodePlan

@@ -64,6 +64,13 @@ fn a_kept_plan_is_the_one_that_would_be_made() {
         let made = planner.plan().services().map(|plan| (plan.key.clone(), plan)).collect();
         assert_eq!(shown, made, "step {step}");
     }
+    // What nobody asks the difference of is not remembered either.
+    known.insert(ServiceKey::new("ns", "big"), Arc::new(large("big", 3, 7..300)));
+    planner.catch_up([ServiceKey::new("ns", "big")], &known);
+    let before = planner.plan().service(&ServiceKey::new("ns", "big"));
+    known.insert(ServiceKey::new("ns", "big"), Arc::new(large("big", 3, 8..300)));
+    let delta = planner.replan([ServiceKey::new("ns", "big")], &known);
+    assert_eq!(delta.services[0].old.as_deref(), before.as_ref());
 }
 
 /// However endpoints are ordered in their slices, and whoever is mentioned twice.
