@@ -65,11 +65,15 @@ fn a_kept_plan_is_the_one_that_would_be_made() {
         assert_eq!(shown, made, "step {step}");
     }
     // What nobody asks the difference of is not remembered either.
-    known.insert(ServiceKey::new("ns", "big"), Arc::new(large("big", 3, 7..300)));
-    planner.catch_up([ServiceKey::new("ns", "big")], &known);
-    let before = planner.plan().service(&ServiceKey::new("ns", "big"));
-    known.insert(ServiceKey::new("ns", "big"), Arc::new(large("big", 3, 8..300)));
-    let delta = planner.replan([ServiceKey::new("ns", "big")], &known);
+    let key = || ServiceKey::new("ns", "big");
+    let mut turn = |first: u32| {
+        known.insert(key(), Arc::new(large("big", 3, first..300)));
+        known.clone()
+    };
+    planner.replan([key()], &turn(6));
+    planner.catch_up([key()], &turn(7));
+    let before = planner.plan().service(&key());
+    let delta = planner.replan([key()], &turn(8));
     assert_eq!(delta.services[0].old.as_deref(), before.as_ref());
 }
 
