@@ -446,8 +446,9 @@ fn guard_difference(held: &[(Set, Element)], wanted: &[(Set, Element)], changes:
             None => changes.new_targets.push((*set, element.clone())),
         }
     }
+    // First of all: in the same changes another service may take over the frontend.
     let gone = before.into_iter().map(|((set, _), element)| (set, element.clone()));
-    changes.removed.extend(gone);
+    changes.overdue.extend(gone);
 }
 
 fn local_difference(held: &[(u32, Value)], wanted: &[(u32, Value)], changes: &mut Changes) {
