@@ -10,8 +10,8 @@ use super::set::{
 };
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
-    Action, FrontendAddress, FrontendKey, FrontendKind, NodePlan, PortPlan, Reach, Scope,
-    ServiceDelta, ServicePlan, Target,
+    Action, Frontend, FrontendAddress, FrontendKey, FrontendKind, NodePlan, Pool, PortPlan, Reach,
+    Scope, ServiceDelta, ServicePlan, Target,
 };
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
@@ -84,8 +84,7 @@ impl PoolState {
 
     /// Leaves to the plan what the plan has.
     pub fn forget_slots_of(&mut self, plan: &ServicePlan) {
-        let planned = plan.ports.iter().find(|port| self.key.is(port, self.key.scope));
-        let planned = planned.map(|port| port.pool(self.key.scope).iter().map(|e| &e.target));
+        let planned = pool_of(&self.key, plan).map(|pool| pool.iter().map(|e| &e.target));
         if planned.is_some_and(|planned| planned.eq(self.slots.iter())) {
             self.slots = Box::default();
         }
@@ -291,10 +290,27 @@ pub fn targets(port: &PortPlan, scope: Scope) -> Box<[Target]> {
     port.pool(scope).iter().map(|endpoint| endpoint.target).collect()
 }
 
+/// The endpoints that a plan has for a pool.
+fn pool_of<'a>(key: &PoolKey, plan: &'a ServicePlan) -> Option<&'a Pool> {
+    used(plan)
+        .find(|(port, _, scope)| key.is(port, *scope))
+        .map(|(port, _, scope)| port.pool(scope))
+}
+
 /// The targets that a plan has for a pool.
 pub fn targets_of(key: &PoolKey, plan: &ServicePlan) -> Box<[Target]> {
-    let port = plan.ports.iter().find(|port| key.is(port, key.scope));
-    port.map(|port| targets(port, key.scope)).unwrap_or_default()
+    pool_of(key, plan).into_iter().flatten().map(|endpoint| endpoint.target).collect()
+}
+
+/// Every frontend that leads to endpoints, with each of the pools that it leads to.
+fn used(plan: &ServicePlan) -> impl Iterator<Item = (&PortPlan, &Frontend, Scope)> {
+    let forwards = plan.held().filter_map(|(port, frontend)| match frontend.action {
+        Action::Forward(forward) => Some((port, frontend, forward.reach.scopes())),
+        _ => None,
+    });
+    forwards
+        .flat_map(|(port, frontend, scopes)| scopes.iter().map(move |s| (port, frontend, *s)))
+        .filter(|(port, _, scope)| !port.pool(*scope).is_empty())
 }
 
 /// A pool that a plan's frontends use.
@@ -309,23 +325,17 @@ pub struct UsedPool<'a> {
 /// The pools that a plan's frontends use: each once. (The API wants other names for other ports; two
 /// of one name and protocol lead to the same endpoints.)
 pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
-    let mut used: Vec<UsedPool<'_>> = Vec::new();
-    for (port, frontend) in plan.held() {
-        let Action::Forward(forward) = frontend.action else { continue };
-        for scope in forward.reach.scopes() {
-            if port.pool(*scope).is_empty() {
-                continue;
-            }
-            let named = *scope == named_scope(forward.reach);
-            let external = Some(Way::of(frontend)).filter(|way| named && *way != Way::Inside);
-            let known = used.iter_mut().find(|u| u.scope == *scope && same_name(u.port, port));
-            match known {
-                Some(known) => known.external = known.external.or(external),
-                None => used.push(UsedPool { port, scope: *scope, external }),
-            }
+    let mut pools: Vec<UsedPool<'_>> = Vec::new();
+    for (port, frontend, scope) in used(plan) {
+        let way = Way::of(frontend);
+        let named = matches!(&frontend.action, Action::Forward(f) if named_scope(f.reach) == scope);
+        let external = Some(way).filter(|way| named && *way != Way::Inside);
+        match pools.iter_mut().find(|u| u.scope == scope && same_name(u.port, port)) {
+            Some(known) => known.external = known.external.or(external),
+            None => pools.push(UsedPool { port, scope, external }),
         }
     }
-    used
+    pools
 }
 
 fn same_name(one: &PortPlan, other: &PortPlan) -> bool {
