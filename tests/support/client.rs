@@ -1,17 +1,13 @@
 //! Traffic of one client in the words of a case.
 //!
 //! In: a world, who, where to. Out: `Replies`.
-//! Never: a packet before a sentence asks for it (but for `Load`).
+//! Never: a packet before a sentence asks for it.
 
-use super::clients::{self, Outcome, Tries};
-use super::netns::Netns;
+use super::clients::Tries;
 use super::plan::Who;
 use super::replies::Replies;
 use super::world::World;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,28 +107,5 @@ impl<'w> Client<'w> {
     #[track_caller]
     pub fn dropped(self) -> Replies {
         self.patience(Duration::from_millis(1300)).replies().dropped()
-    }
-}
-
-/// Open-loop connections.
-pub struct Load {
-    who: Who,
-    tries: Tries,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Outcome>>,
-}
-
-impl Load {
-    pub fn start(netns: &Netns, who: Who, tries: Tries, pause: Duration) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopping, running) = (stop.clone(), tries.clone());
-        let thread = netns.spawn(move || clients::run_open_loop(&running, pause, &stopping));
-        Load { who, tries, stop, thread }
-    }
-
-    pub fn stop(self) -> Replies {
-        self.stop.store(true, Ordering::Relaxed);
-        let outcomes = self.thread.join().expect("its panics are bugs of the harness");
-        Replies { who: self.who, tries: self.tries, outcomes, trace: None }
     }
 }

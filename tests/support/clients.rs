@@ -8,7 +8,6 @@ use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpSocket, UdpSocket};
@@ -65,26 +64,12 @@ pub fn run(tries: &Tries) -> Vec<Outcome> {
     })
 }
 
-/// Starts a try every `pause`, however slow the earlier ones are, until `stop`.
-pub fn run_open_loop(tries: &Tries, pause: Duration, stop: &AtomicBool) -> Vec<Outcome> {
-    runtime().block_on(async {
-        let mut running = JoinSet::new();
-        let mut tick = tokio::time::interval(pause);
-        while !stop.load(Ordering::Relaxed) {
-            tick.tick().await;
-            let tries = tries.clone();
-            running.spawn(async move { one(&tries).await });
-        }
-        running.join_all().await
-    })
-}
-
 pub fn runtime() -> tokio::runtime::Runtime {
     let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
     made.expect("epoll is available")
 }
 
-async fn one(tries: &Tries) -> Outcome {
+pub async fn one(tries: &Tries) -> Outcome {
     let start = Instant::now();
     let work = async {
         match tries.proto {

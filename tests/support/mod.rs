@@ -7,6 +7,7 @@ pub mod client;
 pub mod clients;
 pub mod directory;
 pub mod flow;
+pub mod load;
 pub mod manifests;
 pub mod netns;
 pub mod nft;

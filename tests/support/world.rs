@@ -3,10 +3,11 @@
 //! In: the sentences of a case. Out: panics that tell what was seen instead.
 //! Never: anything shared with another case.
 
-use super::client::{Client, Load};
+use super::client::Client;
 use super::clients::{self, Tries};
 use super::directory::Directory;
 use super::flow::{Flow, FlowPlan, Manner};
+use super::load::Load;
 use super::manifests::{File, Manifest, node, slice, svc, tcp};
 use super::netns::{Netns, Said};
 use super::nft::Watch;
