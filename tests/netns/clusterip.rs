@@ -1,6 +1,6 @@
 //! Cluster IPs: who reaches which endpoint, and with which source address.
 
-use super::support::manifests::{no_endpoints, slice, svc, tcp};
+use super::support::manifests::{ep, no_endpoints, slice, svc, tcp};
 use super::support::plan::{Ext, L1, L2, L3, Node, NodeB, R1, R2, V4, V6};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
@@ -43,6 +43,20 @@ pub fn cases() -> Vec<Case> {
                     format_args!("{} seen by {}", expected, answer.server),
                 );
             }
+        }),
+        case("2 an endpoint without nodeName reaches itself, masqueraded (hairpin)", |w| {
+            let unplaced = |who| ep(who).without_node();
+            w.serve(svc().on([unplaced(L1), unplaced(L2)]));
+            for (who, other) in [(L1, L2), (L2, L1)] {
+                let replies = w.tcp(who, w.cip(), 80).times(200).spread([who, other]);
+                for answer in replies.answers() {
+                    let seen_by_itself = answer.server == who.name();
+                    let expected = w.address(if seen_by_itself { Node } else { who });
+                    replies.check(answer.peer.ip() == expected, format_args!("{expected} seen"));
+                }
+            }
+            w.udp(L1, w.cip(), 80).times(3).refused();
+            w.tcp(L3, w.cip(), 80).times(50).reached().source_kept();
         }),
         case("3 the node reaches a cluster IP, masqueraded", |w| {
             w.serve(svc().on([L1, R1]));

@@ -99,6 +99,14 @@ pub fn cases() -> Vec<Case> {
                 }
             }
         }),
+        case("2 an endpoint without nodeName reaches itself by every way in, masqueraded", |w| {
+            for service in [exposed(w), exposed(w).external_local()] {
+                w.serve(service.on([ep(L1).without_node()]));
+                for (to, port) in ways(w) {
+                    w.tcp(L1, to, port).times(20).only([L1]).masqueraded();
+                }
+            }
+        }),
         case("7 policy Local with endpoints elsewhere only: silence outside, served inside", |w| {
             let uplink = w.sniff(NodeB);
             w.serve(exposed(w).external_local().on([R1]));

@@ -23,6 +23,7 @@ pub trait Manifest {
 #[derive(Clone)]
 pub struct Ep {
     who: Option<Who>,
+    host: Option<&'static str>,
     addresses: Vec<IpAddr>,
     conditions: Map<String, Value>,
     zones: Vec<&'static str>,
@@ -31,7 +32,14 @@ pub struct Ep {
 
 pub fn ep(who: Who) -> Ep {
     let conditions = Map::from_iter([("ready".to_owned(), json!(true))]);
-    Ep { who: Some(who), addresses: Vec::new(), conditions, zones: Vec::new(), nodes: Vec::new() }
+    Ep {
+        who: Some(who),
+        host: who.host(),
+        addresses: Vec::new(),
+        conditions,
+        zones: Vec::new(),
+        nodes: Vec::new(),
+    }
 }
 
 /// An endpoint of L1's extra range.
@@ -73,6 +81,11 @@ impl Ep {
         self
     }
 
+    /// As in a slice that was written by hand: nobody says where it runs.
+    pub fn without_node(self) -> Ep {
+        Ep { host: None, ..self }
+    }
+
     /// In place of its pod's one address.
     pub fn addresses(mut self, addresses: Vec<IpAddr>) -> Ep {
         self.addresses = addresses;
@@ -85,7 +98,7 @@ impl Ep {
             addresses.push(family.address(who));
         }
         let mut value = json!({"addresses": addresses, "conditions": self.conditions});
-        if let Some(host) = self.who.and_then(Who::host) {
+        if let Some(host) = self.host {
             value["nodeName"] = json!(host);
         }
         if !self.zones.is_empty() {
