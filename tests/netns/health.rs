@@ -1,5 +1,6 @@
 //! `healthCheckNodePort`: what a load balancer is told about this node.
 
+use super::metrics::metric;
 use super::support::manifests::{Ep, Svc, draining, ep, node, svc};
 use super::support::plan::{Ext, L1, L2, NODE_A, NODE_PORT, Node, R1, V4, V6, Who};
 use super::support::runner::{Case, case};
@@ -145,6 +146,31 @@ pub fn cases() -> Vec<Case> {
             answered(w, (Ext, w.address(Node)), 200);
         })
         .flag("--nodeport-addresses", RANGES),
+        case(
+            "28 without an address to answer at the node says so, each time it comes to that",
+            |w| {
+                const LISTENERS: &str = "vipd_health_check_listeners";
+                let (at, flag) = (another(w), "no address that --nodeport-addresses names");
+                let told = || w.log().matches(flag).count();
+                w.serve(balanced([L1]));
+                w.within(Duration::from_secs(1), || told() == 1);
+                let anywhere = [(Ext, w.address(Node)), (Node, w.family.loopback())];
+                anywhere.iter().for_each(|(who, at)| assert_eq!(ask(w, *who, *at), None));
+                assert_eq!(metric(w, LISTENERS), 0.0);
+                w.serve(balanced([L1, L2]));
+                w.serve(svc().named("other", 42).node_port(30_090).on([L1]));
+                w.sleep(300);
+                assert_eq!(told(), 1, "{}", w.log());
+                let bits = if w.family == V4 { 32 } else { 128 };
+                w.sh(Node, &format!("ip addr add {at}/{bits} dev up0"));
+                says(&answered(w, (Ext, at), 200), 2, true);
+                assert_eq!(metric(w, LISTENERS), 1.0);
+                w.sh(Node, &format!("ip addr del {at}/{bits} dev up0"));
+                w.within(Duration::from_secs(2), || told() == 2);
+                w.within(Duration::from_secs(1), || metric(w, LISTENERS) == 0.0);
+            },
+        )
+        .flag("--nodeport-addresses", "192.168.7.0/24,fd00:192:168:7::/64"),
         case("a node without IPv6 has nothing to complain of", |w| {
             w.sh(Node, "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6");
             w.serve(balanced([L1]).dual_stack());

@@ -19,7 +19,7 @@ const NO_LOCAL: &str = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
 
 /// The value of a sample, labels included in its name.
 #[track_caller]
-fn metric(w: &World, sample: &str) -> f64 {
+pub fn metric(w: &World, sample: &str) -> f64 {
     let said = w.vipd("metrics");
     assert_eq!(said.code, 0, "{}", said.out);
     let value = said.out.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
