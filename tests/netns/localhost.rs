@@ -6,6 +6,7 @@ use super::support::manifests::{no_endpoints, slice, svc, udp};
 use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::{Proto, Tcp, Udp};
+use super::support::vipd::Flag;
 use super::support::world::World;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -158,6 +159,40 @@ pub fn cases() -> Vec<Case> {
             soon(w, Tcp, &[L1]);
             assert!(!w.log().contains("cannot be answered"), "{}", w.log());
         }),
+        case(
+            "36 switched on and off by restarts, with the rules of the run before in place",
+            |w| {
+                const OFF: Flag = ("--localhost-nodeports", "false");
+                const ON: Flag = ("--nodeport-addresses", "primary,127.0.0.0/8,::1/128");
+                const NOT_NAMED: Flag = ("--nodeport-addresses", "primary");
+                w.write(svc().node_port(NODE_PORT).on([L1, R1]));
+                w.write(svc().named("udp", 42).udp().node_port(NODE_PORT).on([L1, R1]));
+                w.serve(svc().named("none", 43).node_port(NODE_PORT + 1));
+                for flag in [OFF, ON, NOT_NAMED, ON, OFF] {
+                    w.terminate();
+                    w.start(&[flag]);
+                    match flag {
+                        ON => {
+                            for proto in [Tcp, Udp] {
+                                soon(w, proto, &[L1, R1]);
+                                at_home(w, proto).times(40).only([L1, R1]);
+                            }
+                        }
+                        _ => {
+                            w.sleep(200);
+                            [Tcp, Udp]
+                                .into_iter()
+                                .for_each(|p| drop(at_home(w, p).times(5).refused()));
+                        }
+                    }
+                    w.tcp(Ext, w.address(Node), NODE_PORT).times(20).reached();
+                    w.udp(Ext, w.address(Node), NODE_PORT).times(20).reached();
+                    let loopback = w.family.loopback();
+                    let none = w.tcp(Node, loopback, NODE_PORT + 1).from(loopback).untraced();
+                    none.times(3).refused();
+                }
+            },
+        ),
         case("36 a process of the host keeps its port, is told of once, and gives way", |w| {
             let at = SocketAddr::new(w.family.loopback(), NODE_PORT);
             w.servers(Node).listen([(Tcp, at)]);
