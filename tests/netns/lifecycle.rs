@@ -1,16 +1,15 @@
 //! vipd comes and goes: the rules stay, and what it finds is adopted.
 
-use super::support::manifests::{Ep, extra, slice, svc};
+use super::support::manifests::{slice, svc};
 use super::support::netns::Said;
-use super::support::nft::{Watch, listing, tables};
+use super::support::nft::{listing, tables};
 use super::support::plan::{Ext, L1, L2, L3, Node, R1, R2, Who};
-use super::support::runner::{Case, case, skip, soak};
-use super::support::servers::{Tcp, Udp};
+use super::support::runner::{Case, case, skip};
+use super::support::servers::Udp;
 use super::support::vipd::{PROGRAM, arguments};
 use super::support::world::World;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A table of somebody else.
 fn foreign_table(w: &World) {
@@ -36,33 +35,6 @@ fn pins(w: &World) -> Vec<Who> {
     let sticky = w.family.cluster_ip(42);
     let pin = |client| w.tcp(Ext, sticky, 80).from(client).untraced().one_server();
     w.family.crowd().into_iter().map(pin).collect()
-}
-
-const PORT: u16 = 8088;
-
-/// Three replicas, replaced one by one: the new one is ready, the old one is terminating and
-/// refuses connections 20 ms later, the old one is gone.
-fn roll(w: &World, updates: u8) {
-    let watch = Watch::start(w.netns(Node));
-    let address = |n: u8| w.family.extra_endpoint(1 + n % 200);
-    let listen = |n| w.servers(L1).listen([(Tcp, SocketAddr::new(address(n), PORT))]);
-    let write = |endpoints: Vec<Ep>| {
-        w.write(slice(endpoints).ports([super::support::manifests::tcp("", PORT)]))
-    };
-    for step in 0..updates {
-        let old = address(step);
-        let kept = [address(step + 1), address(step + 2), address(step + 3)];
-        listen(step + 3);
-        write([old].into_iter().chain(kept).map(extra).collect());
-        w.sleep(5);
-        watch.changes();
-        write([extra(old).draining()].into_iter().chain(kept.map(extra)).collect());
-        w.servers(L1).close_after(SocketAddr::new(old, PORT), Duration::from_millis(20));
-        w.within(Duration::from_secs(5), || watch.changes().commits > 0);
-        w.sleep(30);
-        write(kept.map(extra).to_vec());
-        w.sleep(10);
-    }
 }
 
 pub fn cases() -> Vec<Case> {
@@ -224,34 +196,5 @@ pub fn cases() -> Vec<Case> {
             w.start(&[]);
             w.tcp(L2, w.cip(), 80).times(10).reached();
         }),
-        case(
-            "a rolling update loses no connection, though old pods refuse 20 ms after terminating",
-            |w| {
-                let first = |n: u8| SocketAddr::new(w.family.extra_endpoint(1 + n), PORT);
-                w.servers(L1).listen([0, 1, 2].map(|n| (Tcp, first(n))));
-                let start = [0, 1, 2].map(|n| extra(first(n).ip()));
-                w.serve(svc().on(start).to(PORT));
-                let load = w.load(L2, w.cip(), 80, 200);
-                let began = Instant::now();
-                let rounds = if soak() { 17 } else { 1 };
-                for _ in 0..rounds {
-                    roll(w, 60);
-                    // The next round begins with the replicas that this one ended with.
-                    if rounds > 1 {
-                        w.servers(L1).listen([0, 1, 2].map(|n| (Tcp, first(n))));
-                        w.serve(svc().on([0, 1, 2].map(|n| extra(first(n).ip()))).to(PORT));
-                        for n in 60..63 {
-                            w.servers(L1).close(Tcp, first(n));
-                        }
-                    }
-                }
-                let replies = load.stop();
-                let least =
-                    usize::try_from(began.elapsed().as_millis()).expect("minutes") / 5 * 8 / 10;
-                assert!(replies.outcomes.len() > least, "the load was too small: {replies}");
-                replies.reached();
-            },
-        )
-        .alone(),
     ]
 }

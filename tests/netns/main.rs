@@ -25,6 +25,7 @@ mod path;
 mod pods;
 mod repair;
 mod resets;
+mod rolling;
 mod scale;
 mod slices;
 mod sysctls;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ("slices", slices::cases()),
         ("pods", pods::cases()),
         ("terminating", terminating::cases()),
+        ("rolling", rolling::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
         ("masquerade", masquerade::cases()),

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::{TcpSocket, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -29,6 +29,10 @@ pub enum Ending {
 
 #[derive(Debug, Clone)]
 pub struct Outcome {
+    pub from: IpAddr,
+    pub started: Instant,
+    /// How long it took until a TCP connection was there.
+    pub connected: Option<Duration>,
     pub ending: Ending,
     pub took: Duration,
 }
@@ -70,10 +74,15 @@ pub fn runtime() -> tokio::runtime::Runtime {
 }
 
 pub async fn one(tries: &Tries) -> Outcome {
-    let start = Instant::now();
+    let started = Instant::now();
+    let mut connected = None;
     let work = async {
         match tries.proto {
-            Proto::Tcp => connection(tries).await,
+            Proto::Tcp => {
+                let stream = connection(tries).await?;
+                connected = Some(started.elapsed());
+                greeting(stream).await
+            }
             Proto::Udp => datagram(tries).await,
         }
     };
@@ -82,7 +91,7 @@ pub async fn one(tries: &Tries) -> Outcome {
         Ok(Ok(text)) => answer(&text).unwrap_or(Ending::Error(format!("said {text:?}"))),
         Ok(Err(error)) => ending_of(&error),
     };
-    Outcome { ending, took: start.elapsed() }
+    Outcome { from: tries.from, started, connected, ending, took: started.elapsed() }
 }
 
 pub fn ending_of(error: &io::Error) -> Ending {
@@ -94,12 +103,15 @@ pub fn ending_of(error: &io::Error) -> Ending {
 }
 
 /// Closing resets, so that no port stays in TIME_WAIT and no tuple is used up.
-async fn connection(tries: &Tries) -> io::Result<String> {
+async fn connection(tries: &Tries) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(tries.to), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&SocketAddr::new(tries.from, 0).into())?;
-    let stream = TcpSocket::from_std_stream(socket.into()).connect(tries.to).await?;
+    TcpSocket::from_std_stream(socket.into()).connect(tries.to).await
+}
+
+async fn greeting(stream: TcpStream) -> io::Result<String> {
     let mut line = String::new();
     if BufReader::new(stream).read_line(&mut line).await? == 0 {
         return Err(io::Error::other("closed before the first byte"));

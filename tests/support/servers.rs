@@ -11,11 +11,12 @@ use super::netns::Netns;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Proto {
@@ -35,7 +36,7 @@ impl Proto {
 
 enum Order {
     Listen(Proto, SocketAddr, mpsc::Sender<()>),
-    Close(Proto, SocketAddr, Duration, mpsc::Sender<()>),
+    Close(Proto, SocketAddr, mpsc::Sender<()>),
 }
 
 /// A datagram that arrived.
@@ -75,18 +76,11 @@ impl Servers {
         while wait.recv().is_ok() {}
     }
 
+    /// Returns when clients are refused. Who has connected before is still served.
     pub fn close(&self, proto: Proto, address: SocketAddr) {
         let (done, wait) = mpsc::channel();
-        self.orders
-            .send(Order::Close(proto, address, Duration::ZERO, done))
-            .expect("server thread lives");
+        self.orders.send(Order::Close(proto, address, done)).expect("server thread lives");
         wait.recv().ok();
-    }
-
-    /// From then on connections are refused, whatever the caller does meanwhile.
-    pub fn close_after(&self, address: SocketAddr, delay: Duration) {
-        let (done, _) = mpsc::channel();
-        self.orders.send(Order::Close(Tcp, address, delay, done)).expect("server thread lives");
     }
 
     /// Datagrams of a client since then.
@@ -96,36 +90,39 @@ impl Servers {
     }
 }
 
+/// A server and the way to end it.
+struct Open {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
 async fn serve(name: String, mut inbox: UnboundedReceiver<Order>, log: Arc<Mutex<Vec<Arrived>>>) {
     let name: Arc<str> = name.into();
-    let mut open: HashMap<(Proto, SocketAddr), JoinHandle<()>> = HashMap::new();
+    let mut open: HashMap<(Proto, SocketAddr), Open> = HashMap::new();
     while let Some(order) = inbox.recv().await {
         match order {
-            Order::Listen(Tcp, address, done) => {
-                let task = tokio::spawn(accept(name.clone(), listener(address)));
-                open.insert((Tcp, address), task);
+            Order::Listen(proto, address, done) => {
+                let stop = CancellationToken::new();
+                let (name, log, ending) = (name.clone(), log.clone(), stop.clone());
+                let task = match proto {
+                    Tcp => tokio::spawn(accept(name, listener(address), ending)),
+                    Udp => {
+                        let socket = UdpSocket::bind(address).await;
+                        let socket =
+                            socket.unwrap_or_else(|error| panic!("{name}: udp {address}: {error}"));
+                        tokio::spawn(async move {
+                            ending.run_until_cancelled(answer(name, socket, log)).await;
+                        })
+                    }
+                };
+                open.insert((proto, address), Open { task, stop });
                 drop(done);
             }
-            Order::Listen(Udp, address, done) => {
-                let socket = UdpSocket::bind(address).await;
-                let socket =
-                    socket.unwrap_or_else(|error| panic!("{name}: udp {address}: {error}"));
-                let task = tokio::spawn(answer(name.clone(), socket, log.clone()));
-                open.insert((Udp, address), task);
+            Order::Close(proto, address, done) => {
+                let Some(Open { task, stop }) = open.remove(&(proto, address)) else { continue };
+                stop.cancel();
+                task.await.ok();
                 drop(done);
-            }
-            Order::Close(proto, address, delay, done) => {
-                let Some(task) = open.remove(&(proto, address)) else { continue };
-                if delay.is_zero() {
-                    task.abort();
-                    task.await.ok();
-                    drop(done);
-                    continue;
-                }
-                tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
-                    task.abort();
-                });
             }
         }
     }
@@ -141,8 +138,15 @@ fn listener(address: SocketAddr) -> TcpListener {
     listening.unwrap_or_else(|error| panic!("tcp {address}: {error}"))
 }
 
-async fn accept(name: Arc<str>, listener: TcpListener) {
-    while let Ok((stream, peer)) = listener.accept().await {
+async fn accept(name: Arc<str>, listener: TcpListener, stop: CancellationToken) {
+    while let Some(Ok((stream, peer))) = stop.run_until_cancelled(listener.accept()).await {
+        tokio::spawn(converse(name.clone(), stream, peer));
+    }
+    // The kernel would reset who waits to be accepted, though to the client it is connected.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let Ok(stream) = stream else { continue };
         tokio::spawn(converse(name.clone(), stream, peer));
     }
 }

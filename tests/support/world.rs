@@ -7,7 +7,7 @@ use super::client::Client;
 use super::clients::{self, Tries};
 use super::directory::Directory;
 use super::flow::{Flow, FlowPlan, Manner};
-use super::load::Load;
+use super::load::{Crowd, Load, Pace};
 use super::manifests::{File, Manifest, node, slice, svc, tcp};
 use super::netns::{Netns, Said};
 use super::nft::Watch;
@@ -369,6 +369,10 @@ impl World {
         std::thread::sleep(Duration::from_millis(milliseconds));
     }
 
+    pub fn sleep_until(&self, time: Instant) {
+        std::thread::sleep(time.saturating_duration_since(Instant::now()));
+    }
+
     /// A packet watcher in a namespace.
     pub fn sniff(&self, who: Who) -> Sniffer {
         Sniffer::start(self.netns(who))
@@ -377,7 +381,24 @@ impl World {
     /// Open-loop connections at `per_second` until `Load::stop`.
     pub fn load(&self, who: Who, to: IpAddr, port: u16, per_second: u32) -> Load {
         let tries = Tries { patience: Duration::from_secs(5), ..self.tries(who, Tcp, to, port) };
-        Load::start(self.netns(who), who, tries, Duration::from_secs(1) / per_second)
+        let pace = Pace { first_after: Duration::ZERO, every: Duration::from_secs(1) / per_second };
+        Load::start(self.netns(who), who, tries, pace)
+    }
+
+    /// The same of many clients, who share that rate. Nobody waits for an answer for more than a
+    /// second.
+    pub fn crowd(
+        &self,
+        clients: &[(Who, IpAddr)],
+        (to, port): (IpAddr, u16),
+        per_second: u32,
+    ) -> Crowd {
+        let client = |&(who, from): &(Who, IpAddr)| {
+            let patience = Duration::from_secs(1);
+            let tries = Tries { from, patience, ..self.tries(who, Tcp, to, port) };
+            (self.netns(who), who, tries)
+        };
+        Crowd::start(clients.iter().map(client), Duration::from_secs(1) / per_second)
     }
 
     /// Starts vipd again over what it left, and fails if it writes anything.

@@ -1,0 +1,167 @@
+//! Rolling updates under load: pods are replaced one by one, and the old ones refuse connections
+//! soon after their slice says that they terminate.
+
+use super::support::clients::Outcome;
+use super::support::load::Attempts;
+use super::support::manifests::{Ep, extra, slice, svc, tcp};
+use super::support::plan::{Ext, L1, L2, L3, Node, Who};
+use super::support::runner::{Case, case, soak};
+use super::support::servers::Tcp;
+use super::support::world::World;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 8088;
+const REPLICAS: u32 = 10;
+const CONNECTIONS_PER_SECOND: u32 = 500;
+
+/// How long after its slice says so a terminating pod still takes connections.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// When an old pod begins to refuse.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refuses {
+    AfterGrace,
+    /// Wrong: nobody could know of it in time.
+    BeforeItTerminates,
+}
+
+/// The replicas of a Deployment, each with an address of its own; the oldest goes first.
+struct Replicas<'w> {
+    w: &'w World,
+    oldest: u32,
+}
+
+/// One pod replaced by another.
+struct Update {
+    /// When the slice that says so was in its place.
+    terminating: Instant,
+    /// When the old pod refused all connections.
+    refusing: Instant,
+}
+
+impl Replicas<'_> {
+    fn serve(w: &World) -> Replicas<'_> {
+        let replicas = Replicas { w, oldest: 0 };
+        let all = 0..=REPLICAS - 1;
+        all.clone().for_each(|n| replicas.listen(n));
+        w.serve(svc().on(replicas.endpoints(all)).to(PORT));
+        replicas
+    }
+
+    /// Addresses come back after 240 pods.
+    fn at(&self, n: u32) -> SocketAddr {
+        let host = u8::try_from(1 + n % 240).expect("at most 240");
+        SocketAddr::new(self.w.family.extra_endpoint(host), PORT)
+    }
+
+    fn listen(&self, n: u32) {
+        self.w.servers(L1).listen([(Tcp, self.at(n))]);
+    }
+
+    fn close(&self, n: u32) {
+        self.w.servers(L1).close(Tcp, self.at(n));
+    }
+
+    fn endpoints(&self, pods: RangeInclusive<u32>) -> Vec<Ep> {
+        pods.map(|n| extra(self.at(n).ip())).collect()
+    }
+
+    fn write(&self, endpoints: Vec<Ep>) {
+        self.w.write(slice(endpoints).ports([tcp("", PORT)]));
+    }
+
+    /// The new pod is ready; then the old one is terminating, refuses, and is gone.
+    fn update(&mut self, refuses: Refuses) -> Update {
+        let (old, new) = (self.oldest, self.oldest + REPLICAS);
+        self.listen(new);
+        self.write(self.endpoints(old..=new));
+        self.w.sleep(15);
+        let kept = || self.endpoints(old + 1..=new);
+        let and_old = [extra(self.at(old).ip()).draining()].into_iter().chain(kept());
+        if refuses == Refuses::BeforeItTerminates {
+            self.close(old);
+            self.w.sleep(20);
+        }
+        self.write(and_old.collect());
+        let terminating = Instant::now();
+        self.w.sleep_until(terminating + GRACE);
+        self.close(old);
+        let refusing = Instant::now();
+        self.w.sleep(20);
+        self.write(kept());
+        self.w.sleep(15);
+        self.oldest += 1;
+        Update { terminating, refusing }
+    }
+
+    fn updates(&mut self, count: u32, refuses: Refuses) -> Vec<Update> {
+        (0..count).map(|_| self.update(refuses)).collect()
+    }
+}
+
+/// Two pods, the node and nine outsiders.
+fn clients(w: &World) -> Vec<(Who, IpAddr)> {
+    let inside = [L2, L3, Node, Ext].map(|who| (who, w.family.client_address(who)));
+    let crowd = w.family.crowd().into_iter().take(8).map(|address| (Ext, address));
+    inside.into_iter().chain(crowd).collect()
+}
+
+/// Half of the old pods refused this long after their slices said that they terminate, or sooner.
+fn usual_grace(updates: &[Update]) -> Duration {
+    let mut graces: Vec<Duration> =
+        updates.iter().map(|one| one.refusing.duration_since(one.terminating)).collect();
+    graces.sort();
+    graces[graces.len() / 2]
+}
+
+/// A failed connection, and what the update that was under way had come to when it started.
+fn told(failed: &Outcome, updates: &[Update]) -> String {
+    let Outcome { from, started, connected, ending, took } = failed;
+    let last = updates.iter().rposition(|one| one.terminating <= *started);
+    let since = last.map_or("before the first update".to_owned(), |nth| {
+        let Update { terminating, refusing } = updates[nth];
+        let (begun, grace) = (*started - terminating, refusing - terminating);
+        format!("{begun:.1?} after update {nth} (which refused after {grace:.1?})")
+    });
+    format!("{from}, {since}: {ending:?} after {took:.1?}, connected after {connected:.1?}\n")
+}
+
+#[track_caller]
+fn none_failed(attempts: &Attempts, updates: &[Update]) {
+    let failed = attempts.failed();
+    let some: String = failed.iter().take(20).map(|one| told(one, updates)).collect();
+    assert!(failed.is_empty(), "{attempts} during {} updates:\n{some}", updates.len());
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("a rolling update of ten replicas: none of 500 connections a second fails", |w| {
+            let mut replicas = Replicas::serve(w);
+            let load = w.crowd(&clients(w), (w.cip(), 80), CONNECTIONS_PER_SECOND);
+            let updates = replicas.updates(if soak() { 1000 } else { 60 }, Refuses::AfterGrace);
+            let attempts = load.stop();
+            println!(
+                "{attempts}, {} updates, usual grace {:?}",
+                updates.len(),
+                usual_grace(&updates)
+            );
+            attempts.at_rate(CONNECTIONS_PER_SECOND).of_clients(8);
+            none_failed(&attempts, &updates);
+            assert!(usual_grace(&updates) < GRACE + Duration::from_millis(5), "{attempts}");
+        })
+        .alone(),
+        case(
+            "a rolling update whose old pods refuse before their slice says so is seen to fail",
+            |w| {
+                let mut replicas = Replicas::serve(w);
+                let load = w.crowd(&clients(w), (w.cip(), 80), CONNECTIONS_PER_SECOND);
+                replicas.updates(20, Refuses::BeforeItTerminates);
+                let attempts = load.stop();
+                assert!(attempts.failed().len() > 3, "{attempts}");
+            },
+        )
+        .alone(),
+    ]
+}
