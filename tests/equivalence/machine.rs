@@ -11,6 +11,7 @@ use vipd::dataplane::nftables::expr::{
 };
 use vipd::dataplane::nftables::hash::jhash_scaled;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set};
+use vipd::model::Protocol;
 use vipd::planner::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +215,11 @@ impl<'a> Machine<'a> {
                 self.write(*to, &kind.to_ne_bytes());
             }
             Expr::MasqueradeRandom => return Flow::End(End::Masquerade),
-            Expr::RejectWithReset | Expr::RejectWithUnreachable => return Flow::End(End::Reject),
+            Expr::RejectWithReset => {
+                assert_eq!(self.packet.protocol, Protocol::Tcp, "others have no reset");
+                return Flow::End(End::Reject);
+            }
+            Expr::RejectWithUnreachable => return Flow::End(End::Reject),
             Expr::Counter => {}
         }
         Flow::Next

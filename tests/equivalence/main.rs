@@ -7,6 +7,7 @@ mod machine;
 #[path = "../objects/mod.rs"]
 mod objects;
 mod packet;
+mod sctp;
 mod sizes;
 mod table;
 #[path = "../properties/world.rs"]
@@ -16,6 +17,7 @@ mod world;
 use machine::{End, FORWARD, LOCAL_IN, LOCAL_OUT, Machine, POST_ROUTING, PRE_ROUTING};
 use packet::Packet;
 use proptest::prelude::*;
+use sctp::casts;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use table::Table;
@@ -296,10 +298,12 @@ proptest! {
         facts in prop::collection::vec(node_facts(), 4),
         deltas in prop::collection::vec(prop::collection::vec(change(), 0..16), 1..4),
         shots in prop::collection::vec(shots(), 1..24),
+        cast in casts(),
     ) {
         let mut node = Node::new(policy, &facts[0]);
+        let shots = cast.shots(&shots);
         for (delta, facts) in deltas.iter().zip(&facts) {
-            node.apply(facts, delta);
+            node.apply(facts, &cast.changes(delta));
             for shot in &shots {
                 let packet = shot.packet(node.planner.plan(), facts);
                 let answer = run(&mut node.table, &packet, facts);
@@ -319,10 +323,12 @@ proptest! {
         more in prop::collection::vec(change(), 0..4),
         shots in prop::collection::vec(shots(), 1..24),
         random in any::<[u32; 3]>(),
+        cast in casts(),
     ) {
         let mut node = Node::new(policy, &facts);
+        let shots = cast.shots(&shots);
         for changes in [changes, more] {
-            node.apply(&facts, &changes);
+            node.apply(&facts, &cast.changes(&changes));
             let mut pins: BTreeMap<(IpAddr, StickyPort), Target> = BTreeMap::new();
             for shot in &shots {
                 let packet = shot.packet(node.planner.plan(), &facts);
