@@ -18,6 +18,7 @@ mod held;
 mod idempotence;
 mod plans;
 mod runner;
+mod sctp;
 mod sizes;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     runner::main(&[
         ("goldens", goldens::CASES),
         ("elements", elements::CASES),
+        ("sctp", sctp::CASES),
         ("sizes", sizes::CASES),
         ("idempotence", idempotence::CASES),
         ("damage", damage::CASES),
