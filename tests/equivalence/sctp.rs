@@ -1,5 +1,4 @@
-//! SCTP with everything that TCP has. Linux has no sockets for it without a module that most
-//! machines lack, so that no packet of a test can show what the rules do to it.
+//! SCTP with everything that TCP has.
 //!
 //! In: drawn changes and packets. Out: the same, with SCTP in TCP's part.
 //! Never: a change but that of the protocol.

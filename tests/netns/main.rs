@@ -27,6 +27,7 @@ mod repair;
 mod resets;
 mod rolling;
 mod scale;
+mod sctp;
 mod slices;
 mod sysctls;
 mod takeover;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("rolling", rolling::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
+        ("sctp", sctp::cases()),
         ("masquerade", masquerade::cases()),
         ("external", external::cases()),
         ("nodeport", nodeport::cases()),

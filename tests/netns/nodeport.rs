@@ -268,45 +268,6 @@ pub fn cases() -> Vec<Case> {
                 w.tcp(Ext, w.address(Node), NODE_PORT).times(10).only([Node]).source_kept();
             },
         ),
-        case("a node port of SCTP: by rule and look-up", |w| {
-            let service = json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": "sctp", "namespace": "default"},
-                "spec": {
-                    "type": "NodePort",
-                    "clusterIP": w.cip(), "clusterIPs": [w.cip()],
-                    "ipFamilies": [w.family.kubernetes()],
-                    "ports": [{"port": 80, "protocol": "SCTP", "nodePort": NODE_PORT}],
-                },
-            });
-            let endpoints = json!({
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "name": "sctp-a", "namespace": "default",
-                    "labels": {"kubernetes.io/service-name": "sctp"},
-                },
-                "addressType": w.family.kubernetes(),
-                "endpoints": [{"addresses": [w.address(L1)], "conditions": {"ready": true}}],
-                "ports": [{"name": "", "port": 8080, "protocol": "SCTP"}],
-            });
-            w.serve(Plain { name: "sctp", objects: vec![service, endpoints] });
-            let to = SocketAddr::new(w.address(Node), NODE_PORT);
-            let told =
-                w.vipd(&format!("trace {} {to}/SCTP --in-interface ext0 -o json", w.address(Ext)));
-            let target = SocketAddr::new(w.address(L1), 8080);
-            assert!(
-                told.out.contains("\"forward\"") && told.out.contains(&target.to_string()),
-                "{}",
-                told.out
-            );
-            let map = if w.family == V4 { "nodeports4" } else { "nodeports6" };
-            w.sh(Node, &format!("nft get element inet vipd {map} '{{ sctp . {NODE_PORT} }}'"));
-            let rules = w.sh(Node, "nft list table inet vipd");
-            let spread = if w.family == V4 { "spread4-sctp-1" } else { "spread6-sctp-1" };
-            assert!(rules.contains(&format!("chain {spread} ")), "{rules}");
-        }),
         case(
             "strays to a node port are answered by nobody, and pass where it is no node port's",
             |w| {

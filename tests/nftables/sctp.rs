@@ -1,5 +1,5 @@
-//! SCTP by rule and by look-up, as `nft` shows them: sockets of it need a module that most machines
-//! lack, so that no packet of a test could.
+//! SCTP by rule and by look-up, as `nft` shows them; `netns` sends packets of it where the kernel
+//! tracks them.
 //!
 //! `INSTA_UPDATE=always cargo test --test nftables` rewrites the golden.
 

@@ -15,6 +15,7 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
 
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
@@ -137,7 +138,7 @@ fn parse(bytes: &[u8]) -> Option<Packet> {
     let word =
         |start: usize| Some(u16::from_be_bytes(body.get(start..start + 2)?.try_into().ok()?));
     match proto {
-        TCP | UDP => {
+        TCP | UDP | SCTP => {
             packet.sport = word(0)?;
             packet.dport = word(2)?;
             if proto == TCP {
@@ -170,14 +171,38 @@ pub struct Segment {
 /// Sends it from inside `netns`, where its source must be an address.
 #[track_caller]
 pub fn send_segment(netns: &Netns, segment: Segment) {
-    let bytes = encode(segment);
+    send_raw(netns, Protocol::TCP, (segment.from, segment.to), &encode(segment));
+}
+
+/// Sends the first packet of an SCTP association, which needs no socket of that protocol.
+#[track_caller]
+pub fn send_sctp_init(netns: &Netns, from: SocketAddr, to: SocketAddr) {
+    let mut bytes = Vec::with_capacity(32);
+    bytes.extend(from.port().to_be_bytes());
+    bytes.extend(to.port().to_be_bytes());
+    // No verification tag yet, and room for the checksum.
+    bytes.extend([0; 8]);
+    // Chunk INIT of 20 bytes: a tag, the window, one stream each way, the first number.
+    bytes.extend([1, 0, 0, 20]);
+    bytes.extend([0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    let checksum = crc32c(&bytes);
+    bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+    send_raw(netns, Protocol::from(i32::from(SCTP)), (from, to), &bytes);
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
+#[track_caller]
+fn send_raw(netns: &Netns, protocol: Protocol, way: (SocketAddr, SocketAddr), bytes: &[u8]) {
+    let (from, to) = way;
     netns.enter(|| {
-        let domain = Domain::for_address(segment.to);
-        let socket =
-            Socket::new(domain, Type::RAW, Some(Protocol::TCP)).expect("root in its namespace");
-        socket.bind(&SocketAddr::new(segment.from.ip(), 0).into()).expect("its own address");
-        let to = SocketAddr::new(segment.to.ip(), 0);
-        socket.send_to(&bytes, &to.into()).expect("a route");
+        let domain = Domain::for_address(to);
+        let socket = Socket::new(domain, Type::RAW, Some(protocol)).expect("root in its namespace");
+        socket.bind(&SocketAddr::new(from.ip(), 0).into()).expect("its own address");
+        socket.send_to(bytes, &SocketAddr::new(to.ip(), 0).into()).expect("a route");
     });
 }
 
