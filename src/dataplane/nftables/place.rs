@@ -80,6 +80,7 @@ impl Place {
 /// What a pool's targets were and are not any more, and the other way round.
 #[derive(Clone, Copy)]
 struct Turn<'a> {
+    wanted: &'a Wanted,
     gone: &'a [Target],
     come: &'a [Target],
 }
@@ -141,10 +142,10 @@ impl State {
             first: first_slot(wanted.key.scope),
         };
         let turn = match old {
-            Some(_) => Turn { gone: &gone, come: &come },
-            None => Turn { gone: &[], come: &wanted.targets },
+            Some(_) => Turn { wanted: &wanted, gone: &gone, come: &come },
+            None => Turn { wanted: &wanted, gone: &[], come: &wanted.targets },
         };
-        let slots = self.fill(old, &wanted, turn, (place, size), changes);
+        let slots = self.fill(old, turn, (place, size), changes);
         let value = Value::new(number, class);
         Some(PoolState { key: wanted.key, value, external, affinity: wanted.affinity, slots })
     }
@@ -180,11 +181,11 @@ impl State {
     fn fill(
         &mut self,
         old: Option<Former>,
-        wanted: &Wanted,
         turn: Turn<'_>,
         (place, size): (Place, u32),
         changes: &mut Changes,
     ) -> Box<[Target]> {
+        let wanted = turn.wanted;
         let PoolKey { family, scope, .. } = wanted.key;
         let old_affinity = old.as_ref().and_then(|former| former.pool.affinity);
         if let (Some(before), Some(after)) = (old_affinity, wanted.affinity)
