@@ -1,6 +1,6 @@
 //! Which questions to ask the kernel. PURE.
 
-use super::stale::{Audit, Suspects, serving_at};
+use super::stale::{Audit, Suspects, in_service_range, serving_at};
 use crate::model::{Family, Protocol};
 use crate::planner::{FrontendAddress, FrontendKey, Plan};
 use std::collections::BTreeSet;
@@ -89,7 +89,7 @@ fn narrow(frontend: FrontendKey) -> Query {
 fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {
     match narrow(frontend).destination {
         Destination::V4(address, port)
-            if by == DeleteBy::Filter && nobody_answers(plan, frontend) =>
+            if by == DeleteBy::Filter && all_are_stale(plan, frontend, address) =>
         {
             Removal::Everything(address, port)
         }
@@ -97,8 +97,13 @@ fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {
     }
 }
 
-/// Also as a node port, if the address is the node's own.
-fn nobody_answers(plan: &Plan, frontend: FrontendKey) -> bool {
-    let none = |at| serving_at(plan, FrontendKey { at, ..frontend }).is_none_or(<[_]>::is_empty);
-    none(frontend.at) && none(FrontendAddress::NodePort(frontend.at.family()))
+/// No endpoint answers, also as a node port, if the address is the node's own; and nobody but a
+/// service has the address and port.
+fn all_are_stale(plan: &Plan, frontend: FrontendKey, address: Ipv4Addr) -> bool {
+    let serving = |at| serving_at(plan, FrontendKey { at, ..frontend });
+    let node_port = serving(FrontendAddress::NodePort(frontend.at.family()));
+    let held = serving(frontend.at);
+    held.is_none_or(<[_]>::is_empty)
+        && node_port.is_none_or(<[_]>::is_empty)
+        && (held.is_some() || in_service_range(plan, address.into()))
 }

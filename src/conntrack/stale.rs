@@ -5,6 +5,7 @@
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServicePlan, Target};
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 
 /// What conntrack knows of a connection, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +17,12 @@ pub struct Flow {
     pub destination: Target,
     /// Source of the reply direction: who really answers. Equal to `destination` without DNAT.
     pub answerer: Target,
+}
+
+impl Flow {
+    fn is_translated(&self) -> bool {
+        self.answerer != self.destination
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,16 +84,8 @@ pub fn judge(plan: &Plan, flow: &Flow) -> Verdict {
     match serving(plan, flow.destination) {
         Some(serving) => among(serving, flow.answerer),
         None => {
-            let of_a_service = plan
-                .node
-                .service_ranges
-                .iter()
-                .any(|range| range.contains(&flow.destination.address));
-            if of_a_service && flow.answerer != flow.destination {
-                Verdict::Remove
-            } else {
-                Verdict::Keep
-            }
+            let of_a_service = in_service_range(plan, flow.destination.address);
+            if of_a_service && flow.is_translated() { Verdict::Remove } else { Verdict::Keep }
         }
     }
 }
@@ -108,7 +107,8 @@ pub enum Audit {
 
 impl Suspects {
     /// Whether a flow may stay: one to a suspected frontend only if a serving endpoint of who
-    /// holds it by now answers.
+    /// holds it by now answers. Where nobody does, outside the service ranges, what passes as it
+    /// is may be somebody else's by now (a process of this node), and would come back for ever.
     pub fn judge(&self, plan: &Plan, flow: &Flow) -> Verdict {
         if flow.protocol != Protocol::Udp {
             return Verdict::Keep;
@@ -118,7 +118,12 @@ impl Suspects {
             .flatten()
             .any(|at| self.frontends.contains(&at));
         if suspected {
-            return among(serving(plan, flow.destination).unwrap_or(&[]), flow.answerer);
+            return match serving(plan, flow.destination) {
+                Some(serving) => among(serving, flow.answerer),
+                None if flow.is_translated() => Verdict::Remove,
+                None if in_service_range(plan, flow.destination.address) => Verdict::Remove,
+                None => Verdict::Keep,
+            };
         }
         match self.audit {
             Audit::All => judge(plan, flow),
@@ -145,6 +150,11 @@ pub(super) fn candidates(
         Some(key(FrontendAddress::Address(address))),
         own.then(|| key(FrontendAddress::NodePort(Family::of(address)))),
     ]
+}
+
+/// Whether an address can only be a service's.
+pub(super) fn in_service_range(plan: &Plan, address: IpAddr) -> bool {
+    plan.node.service_ranges.iter().any(|range| range.contains(&address))
 }
 
 /// The endpoints that may answer for a destination; `None` if no service holds it.

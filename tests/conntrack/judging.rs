@@ -120,6 +120,12 @@ fn only_suspects_go_and_the_newest_plan_decides() {
     // A former external address is in no service range: only the suspicion reaches it.
     assert_eq!(suspects.judge(&before, &flow("203.0.113.5:53", A)), Verdict::Remove);
     assert_eq!(suspects.judge(&before, &flow("192.0.2.1:31000", A)), Verdict::Remove);
+    // Nobody holds these any more: what passes there as it is may be a process of the node's.
+    for nobodys in ["203.0.113.5:53", "192.0.2.1:31000"] {
+        assert_eq!(suspects.judge(&before, &flow(nobodys, nobodys)), Verdict::Keep, "{nobodys}");
+    }
+    // A cluster IP can be nobody else's.
+    assert_eq!(suspects.judge(&plan(&[]), &flow(VIP, VIP)), Verdict::Remove);
     let held = plan(&[service("external", &["192.0.2.1:31000"], &[A])]);
     assert_eq!(suspects.judge(&held, &flow("192.0.2.1:31000", A)), Verdict::Keep);
     let tcp = Flow { protocol: Protocol::Tcp, ..flow(VIP, B) };
@@ -170,6 +176,12 @@ fn the_kernel_is_asked_as_narrowly_as_it_understands() {
     let (address, port) = v4("192.0.2.1:30053");
     assert_eq!(
         removals(&["192.0.2.1:30053"], DeleteBy::Filter),
+        [judged(Family::V4, Destination::V4(address, port))]
+    );
+    // One outside the service ranges that went: flows of who else has it stay.
+    let (address, port) = v4("203.0.113.5:53");
+    assert_eq!(
+        removals(&["203.0.113.5:53"], DeleteBy::Filter),
         [judged(Family::V4, Destination::V4(address, port))]
     );
     assert_eq!(
