@@ -25,5 +25,5 @@ pub use netlink::{Dump, Entry, Error, Table};
 pub use proc::{Changed, Root, set_sysctls};
 pub use query::{DeleteBy, Destination, Query, Removal, plan_removals, queries};
 pub use resets::ResetCount;
-pub use stale::{Audit, Flow, Suspects, Verdict, judge, stale};
+pub use stale::{Audit, Flow, Suspects, Verdict, judge, stale, stale_node_ports};
 pub use sysctls::{Bound, Sysctl, Sysctls, Wanted};

@@ -3,8 +3,10 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::model::{Family, Protocol, ServiceKey};
-use crate::planner::{FrontendAddress, FrontendKey, Plan, PlanDelta, ServicePlan, Target};
-use std::collections::{BTreeMap, HashSet};
+use crate::planner::{
+    FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan, Target,
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 /// What conntrack knows of a connection, as far as it matters here.
@@ -64,6 +66,34 @@ pub fn stale(delta: &PlanDelta) -> Vec<FrontendKey> {
     }));
     stale.sort_unstable();
     stale
+}
+
+/// The same for node ports, where they answer at other addresses than before: every UDP node port,
+/// as it is and as it was, at each address that left or came. Costs O(node ports), and nothing
+/// while the addresses are the same.
+pub fn stale_node_ports(former: &NodePlan, delta: &PlanDelta, plan: &Plan) -> Vec<FrontendKey> {
+    let mut moved: Vec<IpAddr> = Vec::new();
+    if let Some(node) = &delta.node {
+        let missing = |address: &&IpAddr, node: &NodePlan| !node.answers_node_ports_at(**address);
+        moved.extend(former.node_port_addresses.iter().filter(|ip| missing(ip, node)));
+        moved.extend(node.node_port_addresses.iter().filter(|ip| missing(ip, former)));
+    }
+    if moved.is_empty() {
+        return Vec::new();
+    }
+    let first = FrontendAddress::NodePort(Family::V4);
+    let first = FrontendKey { at: first, protocol: Protocol::Tcp, port: 0 };
+    let now = plan.udp.range(first..).map(|(at, _)| *at);
+    let before = delta.services.iter().filter_map(|change| change.old.as_deref());
+    let before = before.flat_map(ServicePlan::held).map(|(_, frontend)| frontend.at);
+    let is_udp_node_port = |at: &FrontendKey| at.protocol == Protocol::Udp && at.at >= first.at;
+    let ports: BTreeSet<FrontendKey> = now.chain(before.filter(is_udp_node_port)).collect();
+    let at = |address: IpAddr| {
+        let of_family = move |port: &&FrontendKey| port.at.family() == Family::of(address);
+        let at = FrontendAddress::Address(address);
+        ports.iter().filter(of_family).map(move |port| FrontendKey { at, ..*port })
+    };
+    moved.into_iter().flat_map(at).collect()
 }
 
 /// Both sorted.

@@ -2,10 +2,10 @@
 
 use super::schedule::{Schedule, Work};
 use super::{NoLocalEndpoints, Snapshot, SyncStatus};
-use crate::conntrack::{Cleaner, Removals, ResetCount, stale};
+use crate::conntrack::{Cleaner, Removals, ResetCount, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
-use crate::planner::{FactsChange, FrontendKey, Plan, Planner, Policy};
+use crate::planner::{FactsChange, FrontendKey, NodePlan, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -82,6 +82,13 @@ pub struct Writer<D, F> {
     seen: Option<Instant>,
     published: Arc<ArcSwap<Snapshot>>,
     listening: watch::Sender<()>,
+}
+
+/// What a change is about.
+struct Changed {
+    services: Vec<ServiceKey>,
+    /// The node's plan before it.
+    node: Arc<NodePlan>,
 }
 
 impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
@@ -217,8 +224,9 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.finish(work, outcome);
     }
 
-    /// The services to be planned again.
-    fn changed(&mut self) -> Vec<ServiceKey> {
+    /// What is to be planned again.
+    fn changed(&mut self) -> Changed {
+        let node = Arc::clone(&self.planner.plan().node);
         let dirty = self.store.take_dirty();
         let mut changed = dirty.services;
         if dirty.node || std::mem::take(&mut self.facts_changed) {
@@ -228,7 +236,16 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             }
         }
         self.flows.before(&changed, self.planner.plan());
-        changed
+        Changed { services: changed, node }
+    }
+
+    /// Plans it, and takes in what follows from the difference.
+    fn replan(&mut self, changed: Changed) -> PlanDelta {
+        let delta = self.planner.replan(changed.services, self.store.known());
+        self.stale.extend(stale(&delta));
+        self.stale.extend(stale_node_ports(&changed.node, &delta, self.planner.plan()));
+        self.status.no_local.follow(&delta);
+        delta
     }
 
     fn facts(&self) -> NodeFacts {
@@ -243,10 +260,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         }
     }
 
-    fn apply(&mut self, changed: Vec<ServiceKey>) -> Result<Applied, D::Error> {
-        let delta = self.planner.replan(changed, self.store.known());
-        self.stale.extend(stale(&delta));
-        self.status.no_local.follow(&delta);
+    fn apply(&mut self, changed: Changed) -> Result<Applied, D::Error> {
+        let delta = self.replan(changed);
         let plan = self.planner.plan();
         let applied = if delta.is_empty() {
             Applied::default()
@@ -257,14 +272,12 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         Ok(applied)
     }
 
-    fn resync(&mut self, changed: Vec<ServiceKey>) -> Result<Applied, D::Error> {
+    fn resync(&mut self, changed: Changed) -> Result<Applied, D::Error> {
         if self.status.last_success.is_some() {
-            let delta = self.planner.replan(changed, self.store.known());
-            self.stale.extend(stale(&delta));
-            self.status.no_local.follow(&delta);
+            self.replan(changed);
         } else {
             // What was there before is found in the kernel: nobody asks for the difference.
-            self.planner.catch_up(changed, self.store.known());
+            self.planner.catch_up(changed.services, self.store.known());
             self.status.no_local = NoLocalEndpoints::of(self.planner.plan());
         }
         let plan = self.planner.plan();

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use vipd::conntrack::{
     Audit, DeleteBy, Destination, Flow, Query, Removal, Suspects, Verdict, judge, plan_removals,
-    stale,
+    stale, stale_node_ports,
 };
 use vipd::model::{Family, Protocol};
-use vipd::planner::ServicePlan;
+use vipd::planner::{FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan};
 
 const VIP: &str = "10.96.0.10:53";
 const A: &str = "10.1.0.1:53";
@@ -66,6 +66,67 @@ fn suspected(
     let mut expected: Vec<_> = expected.iter().map(|text| frontend(text)).collect();
     expected.sort();
     assert_eq!(stale(&delta(&old, &new)), expected);
+}
+
+/// The frontends suspected where node ports answered at the first addresses, and do at the second.
+fn moved(old: &[Arc<ServicePlan>], new: &[Arc<ServicePlan>], at: [&[&str]; 2]) -> Vec<FrontendKey> {
+    let [former, node] = at.map(|at| {
+        let addresses = at.iter().map(|text| text.parse().expect("an address")).collect();
+        NodePlan { node_port_addresses: addresses, ..(*Plan::empty().node).clone() }
+    });
+    let plan = Plan { node: Arc::new(node), ..plan(new) };
+    let node = Some(Arc::clone(&plan.node));
+    let mut found = stale_node_ports(&former, &PlanDelta { node, ..delta(old, new) }, &plan);
+    found.sort();
+    found
+}
+
+#[test]
+fn node_ports_are_suspected_at_addresses_that_left_or_came() {
+    let all = [
+        service("dns", &[VIP, "node:30053"], &[A]),
+        service("more", &["10.96.0.11:53", "node:30054"], &[A]),
+        service("dns6", &["node6:30053"], &["[fd00:1::1]:53"]),
+        of_protocol(Protocol::Tcp, "web", &["node:30080"], &[A]),
+        of_protocol(Protocol::Sctp, "sctp", &["node6:30080"], &[A]),
+    ];
+    let at = |old, new| moved(&all, &all, [old, new]);
+    let here = ["192.0.2.1", "2001:db8::1"];
+    assert_eq!(at(&here, &here), []);
+    let both = |address: &str| [30053, 30054].map(|port| frontend(&format!("{address}:{port}")));
+    assert_eq!(at(&here, &["192.0.2.1", "192.0.2.9", "2001:db8::1"]), both("192.0.2.9"));
+    assert_eq!(at(&here, &here[1..]), both("192.0.2.1"));
+    let replaced = at(&here, &["192.0.2.1", "2001:db8::9"]);
+    assert_eq!(replaced, [frontend("[2001:db8::1]:30053"), frontend("[2001:db8::9]:30053")]);
+}
+
+#[test]
+fn a_node_port_that_goes_with_the_address_is_suspected_there_too() {
+    let old = [service("dns", &["node:30053"], &[A])];
+    assert_eq!(moved(&old, &[], [&["192.0.2.1"], &[]]), [frontend("192.0.2.1:30053")]);
+    let tcp = [of_protocol(Protocol::Tcp, "web", &["node:30053"], &[A])];
+    assert_eq!(moved(&tcp, &[], [&["192.0.2.1"], &[]]), []);
+}
+
+/// What was translated at an address that is none for node ports any more; and what was not, where
+/// it has become one.
+#[test]
+fn flows_at_moved_addresses_are_told_by_their_translation() {
+    let dns = service("dns", &["node:30053"], &[A]);
+    let suspects = Suspects {
+        frontends: [frontend("198.51.100.1:30053"), frontend("192.0.2.1:30053")].into(),
+        audit: Audit::No,
+    };
+    let plan = plan(&[dns]);
+    for (destination, answerer, expected) in [
+        ("198.51.100.1:30053", A, Verdict::Remove),
+        ("198.51.100.1:30053", "198.51.100.1:30053", Verdict::Keep),
+        ("192.0.2.1:30053", A, Verdict::Keep),
+        ("192.0.2.1:30053", "192.0.2.1:30053", Verdict::Remove),
+    ] {
+        let verdict = suspects.judge(&plan, &flow(destination, answerer));
+        assert_eq!(verdict, expected, "{destination} answered by {answerer}");
+    }
 }
 
 /// What every flow of a table deserves, in an audit and as a suspect.

@@ -4,8 +4,13 @@ use crate::bench::Bench;
 use crate::fake::{Fake, FlowCall, Op};
 use crate::objects::{Example, service};
 use crate::{dns, web};
-use vipd::model::{Family, Protocol};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use vipd::model::{Family, Object, Protocol, ServicePort};
 use vipd::planner::{FrontendAddress, FrontendKey};
+use vipd::sources::Change;
+
+const NODE_PORT: u16 = 30_053;
 
 fn frontend(example: &Example, port: u16) -> FrontendKey {
     let at = FrontendAddress::Address(example.cluster_ip(Family::V4));
@@ -83,6 +88,63 @@ fn a_service_that_goes_leaves_stale_flows() {
     bench.take(dns().deletes());
     bench.work();
     assert_eq!(bench.flows.take(), [clean(&[frontend(&dns(), 53)], 0)]);
+}
+
+/// The same, at a node port too.
+fn exposed(example: &Example) -> Vec<Change> {
+    let mut changes = example.upserts();
+    for change in &mut changes {
+        if let Change::Upsert(Object::Service(service)) = change {
+            let service = Arc::get_mut(service).expect("nobody else has it yet");
+            let ports = service.ports.iter().cloned();
+            let number = NonZeroU16::new(NODE_PORT);
+            service.ports = ports.map(|port| ServicePort { node_port: number, ..port }).collect();
+        }
+    }
+    changes
+}
+
+#[test]
+fn an_address_that_comes_or_goes_leaves_stale_flows_at_node_ports() {
+    let mut bench = Bench::started(Fake::default(), &[web()]);
+    bench.take(exposed(&dns()));
+    bench.work();
+    bench.flows.take();
+    let mut with = |addresses: &[&str]| {
+        let parsed = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        bench.writer.take_addresses(parsed);
+        bench.work();
+        bench.flows.take()
+    };
+    let at = |address: [u8; 4]| FrontendKey {
+        at: FrontendAddress::Address(address.into()),
+        ..frontend(&dns(), NODE_PORT)
+    };
+    let (first, second) = (at([192, 168, 0, 2]), at([192, 168, 1, 2]));
+    assert_eq!(with(&["192.168.0.2", "192.168.1.2"]), [clean(&[second], 2)]);
+    assert_eq!(with(&["192.168.1.2"]), [clean(&[first], 2)]);
+    assert_eq!(with(&["192.168.0.2", "192.168.1.2"]), [clean(&[first], 2)]);
+    assert_eq!(with(&["192.168.0.2"]), [clean(&[second], 2)]);
+    assert_eq!(with(&["192.168.0.2"]), [clean(&[], 2)]);
+}
+
+/// An audit does not know an address that is not the node's any more from somebody else's.
+#[test]
+fn an_address_that_went_in_a_failed_commit_is_cleaned_after_the_next() {
+    let mut bench = Bench::started(Fake::default(), &[web()]);
+    bench.take(exposed(&dns()));
+    bench.work();
+    bench.flows.take();
+    bench.kernel().fail(Op::Apply, [0]);
+    bench.writer.take_addresses(vec!["192.168.1.2".parse().unwrap()]);
+    bench.work();
+    assert_eq!(bench.flows.take(), []);
+    bench.converge();
+    let at = [[192, 168, 0, 2], [192, 168, 1, 2]].map(|address| FrontendKey {
+        at: FrontendAddress::Address(address.into()),
+        ..frontend(&dns(), NODE_PORT)
+    });
+    assert_eq!(bench.flows.take(), [FlowCall::Audit { services: 2 }, clean(&at, 2)]);
 }
 
 #[test]

@@ -148,6 +148,24 @@ pub fn cases() -> Vec<Case> {
             w.serve(node_at([V4, V6].map(|family| family.address(Node))));
             only_at(w, &[w.address(Node)]);
         }),
+        case("UDP flows to node ports move with the addresses that these answer at", |w| {
+            let addresses = [w.address(Node), w.family.node_second()];
+            let host = addresses.map(|ip| (Udp, SocketAddr::new(ip, NODE_PORT)));
+            w.servers(Node).listen(host);
+            w.serve(svc().udp().node_port(NODE_PORT).on([L1]));
+            let [first, second] = addresses.map(|ip| w.talking(Ext, Udp, ip, NODE_PORT));
+            w.answered_by(&first, L1);
+            w.answered_by(&second, Node);
+            w.write(node_at([V4, V6].map(Family::node_second)));
+            w.answered_by(&first, Node);
+            w.answered_by(&second, L1);
+            w.write(node_at([V4, V6].map(|family| family.address(Node))));
+            w.answered_by(&first, L1);
+            w.answered_by(&second, Node);
+            w.sleep(500);
+            let told = w.vipd("metrics").out;
+            assert!(told.contains("vipd_conntrack_failures_total 0\n"), "{told}");
+        }),
         case("an address that comes and goes leaves other connections alone", |w| {
             w.serve(exposed().on([L1]));
             let start = Instant::now();
