@@ -4,7 +4,7 @@
 //! Never: a decision of any other room.
 
 use crate::config::{Config, Feature};
-use crate::conntrack::{Cleaner, DeleteBy, Options};
+use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Counters, Nftables, Without};
 use crate::metrics::Metrics;
@@ -249,7 +249,8 @@ pub fn cleanup() -> Result<(), Error> {
         // their flows from others.
         let mut plan = Plan::empty();
         plan.node = Arc::new(NodePlan { node_port_addresses, ..(*plan.node).clone() });
-        cleaner.clean(frontends, &plan);
+        let stale = frontends.into_iter().map(|at| (at, Cause::Changed));
+        cleaner.clean(stale.collect(), &plan);
         if !cleaner.wait(CLEANUP_PATIENCE) {
             return Err(Error::FlowsRemain);
         }

@@ -5,9 +5,10 @@
 use super::netlink::{Error, Table};
 use super::query::DeleteBy;
 use super::resets::{ResetCount, Resetter};
+use super::stale::Stale;
 use super::worker::{Order, Shared, Worker};
 use crate::model::ServiceKey;
-use crate::planner::{FrontendKey, Plan};
+use crate::planner::Plan;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, PoisonError};
@@ -91,7 +92,7 @@ impl Cleaner {
     /// To be called after every commit, also if nothing is stale: else flows to endpoints that
     /// come while a removal is under way would be judged by the plan before them. It costs
     /// nothing if none is.
-    pub fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan) {
+    pub fn clean(&mut self, stale: Stale, plan: &Plan) {
         if !stale.is_empty() {
             self.order(Order::Clean(stale, plan.clone()));
         } else if self.shared.finished_hint.load(Ordering::Acquire) != self.submitted {

@@ -1,6 +1,6 @@
 //! The kernel's conntrack table. EDGE: all system calls of this room are here.
 
-use super::query::{Destination, Query};
+use super::query::{Original, Query};
 use super::stale::Flow;
 use crate::model::{Family, Protocol};
 use crate::netlink::{
@@ -38,8 +38,10 @@ const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 
 /// `net/netfilter/nf_internals.h`: the kernel has no public name for these.
+const FILTER_IP_SRC: u32 = 1 << 0;
 const FILTER_IP_DST: u32 = 1 << 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_PROTO_SRC_PORT: u32 = 1 << 4;
 const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
 /// `linux/netfilter/nf_conntrack_tcp.h`: ESTABLISHED, FIN_WAIT and CLOSE_WAIT. Before these a
@@ -110,8 +112,8 @@ impl Table {
 
     /// Has the kernel load what connection tracking needs: the first message does.
     pub fn load(&mut self) -> Result<(), Error> {
-        let destination = Destination::Port(0);
-        let query = Query { family: Family::V4, protocol: Protocol::Udp, destination };
+        let original = Original::ToPort(0);
+        let query = Query { family: Family::V4, protocol: Protocol::Udp, original };
         self.dump(&query, |_| {}).map(|_| ())
     }
 
@@ -127,7 +129,7 @@ impl Table {
     /// only connections that were established and are not over.
     pub fn dump(&mut self, query: &Query, mut each: impl FnMut(Entry)) -> Result<Dump, Error> {
         let seq = self.begin(CT_GET, NLM_F_DUMP, query.family, 0);
-        put_filter(&mut self.buffer, query.protocol, query.destination);
+        put_filter(&mut self.buffer, query.protocol, query.original);
         self.send()?;
         let mut dump = Dump::Whole;
         loop {
@@ -197,7 +199,7 @@ impl Table {
     /// Kernel ≥ 6.12 only. 5.8 to 6.11 answer EOPNOTSUPP; older ones delete every entry there is.
     pub fn delete_all_to(&mut self, address: Ipv4Addr, port: u16) -> Result<(), Error> {
         let seq = self.begin(CT_DELETE, NLM_F_ACK, Family::V4, NFNETLINK_V1);
-        put_filter(&mut self.buffer, Protocol::Udp, Destination::V4(address, port));
+        put_filter(&mut self.buffer, Protocol::Udp, Original::To(address, port));
         self.buffer.attr_u16(CTA_ZONE, 0);
         self.send()?;
         loop {
@@ -248,25 +250,33 @@ fn failure(message: &Message<'_>) -> Option<ExtendedError> {
 }
 
 /// The tuple of the original direction with what is to be compared, and which parts that is.
-fn put_filter(buffer: &mut Buffer, protocol: Protocol, destination: Destination) {
-    let (address, port) = match destination {
-        Destination::Any => (None, None),
-        Destination::Port(port) => (None, Some(port)),
-        Destination::V4(address, port) => (Some(address), Some(port)),
+fn put_filter(buffer: &mut Buffer, protocol: Protocol, original: Original) {
+    let (address, port) = match original {
+        Original::Any => (None, None),
+        Original::ToPort(port) | Original::FromPort(port) => (None, Some(port)),
+        Original::To(address, port) | Original::From(address, port) => (Some(address), Some(port)),
+    };
+    let ((ip_kind, ip_flag), (port_kind, port_flag)) = match original {
+        Original::From(..) | Original::FromPort(_) => {
+            ((CTA_IP_V4_SRC, FILTER_IP_SRC), (CTA_PROTO_SRC_PORT, FILTER_PROTO_SRC_PORT))
+        }
+        Original::To(..) | Original::ToPort(_) | Original::Any => {
+            ((CTA_IP_V4_DST, FILTER_IP_DST), (CTA_PROTO_DST_PORT, FILTER_PROTO_DST_PORT))
+        }
     };
     let mut flags = FILTER_PROTO_NUM;
     let tuple = buffer.nest(CTA_TUPLE_ORIG);
     if let Some(address) = address {
-        flags |= FILTER_IP_DST;
+        flags |= ip_flag;
         let ip = buffer.nest(CTA_TUPLE_IP);
-        buffer.attr(CTA_IP_V4_DST, &address.octets());
+        buffer.attr(ip_kind, &address.octets());
         buffer.close(ip);
     }
     let proto = buffer.nest(CTA_TUPLE_PROTO);
     buffer.attr_u8(CTA_PROTO_NUM, protocol as u8);
     if let Some(port) = port {
-        flags |= FILTER_PROTO_DST_PORT;
-        buffer.attr_u16(CTA_PROTO_DST_PORT, port);
+        flags |= port_flag;
+        buffer.attr_u16(port_kind, port);
     }
     buffer.close(proto);
     buffer.close(tuple);
@@ -318,8 +328,8 @@ fn parse(message: &Message<'_>, protocol: Protocol) -> Option<Entry> {
         return None;
     }
     let (source, destination) = original?;
-    let (answerer, _) = reply?;
-    let flow = Flow { protocol, source, destination, answerer };
+    let (answerer, asker) = reply?;
+    let flow = Flow { protocol, source, destination, answerer, asker };
     Some(Entry { flow, id: id? })
 }
 

@@ -1,6 +1,6 @@
 //! Which questions to ask the kernel. PURE.
 
-use super::stale::{Audit, Suspects, in_service_range, serving_at};
+use super::stale::{Audit, Cause, Suspects, in_service_range, serving_at};
 use crate::model::{Family, Protocol};
 use crate::planner::{FrontendAddress, FrontendKey, Plan};
 use std::collections::BTreeSet;
@@ -25,18 +25,20 @@ pub enum DeleteBy {
 pub struct Query {
     pub family: Family,
     pub protocol: Protocol,
-    pub destination: Destination,
+    pub original: Original,
 }
 
-/// What a query says of the original destination.
+/// What a query says of the original direction.
 ///
 /// There is no IPv6 address here: the kernel's comparison of them is inverted (seen from 5.8, when
 /// filters came, to 6.18), so a filter matches all addresses but the one it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Destination {
+pub enum Original {
     Any,
-    Port(u16),
-    V4(Ipv4Addr, u16),
+    ToPort(u16),
+    To(Ipv4Addr, u16),
+    FromPort(u16),
+    From(Ipv4Addr, u16),
 }
 
 /// One step of a removal.
@@ -50,13 +52,16 @@ pub enum Removal {
 
 /// The steps that reach every suspected flow, each once.
 pub fn plan_removals(suspects: &Suspects, plan: &Plan, by: DeleteBy) -> BTreeSet<Removal> {
-    if suspects.audit == Audit::All {
+    if suspects.audit != Audit::No {
         return Family::BOTH.map(|family| Removal::Judged(any(family, Protocol::Udp))).into();
     }
-    if suspects.frontends.len() > FEW {
-        return few(suspects.frontends.iter()).into_iter().map(Removal::Judged).collect();
-    }
-    suspects.frontends.iter().map(|frontend| removal(*frontend, plan, by)).collect()
+    let all = suspects.frontends.keys();
+    let appeared = suspects.frontends.iter().filter(|(_, cause)| **cause == Cause::Appeared);
+    // The kernel compares with both ends of a flow, or with one: either end is a question.
+    let backward = appeared.map(|(frontend, _)| Removal::Judged(narrow(*frontend).turned()));
+    let steps = all.clone().map(|frontend| removal(*frontend, plan, by)).chain(backward);
+    let steps: BTreeSet<Removal> = steps.collect();
+    if steps.len() > FEW { few(all).into_iter().map(Removal::Judged).collect() } else { steps }
 }
 
 /// The listings that reach every flow to these frontends, few enough for the kernel's sake.
@@ -70,25 +75,39 @@ fn few<'a>(frontends: impl Iterator<Item = &'a FrontendKey>) -> BTreeSet<Query> 
 }
 
 fn any(family: Family, protocol: Protocol) -> Query {
-    Query { family, protocol, destination: Destination::Any }
+    Query { family, protocol, original: Original::Any }
+}
+
+impl Query {
+    /// The same flows the other way round.
+    fn turned(self) -> Self {
+        let original = match self.original {
+            Original::Any => Original::Any,
+            Original::ToPort(port) => Original::FromPort(port),
+            Original::To(address, port) => Original::From(address, port),
+            Original::FromPort(port) => Original::ToPort(port),
+            Original::From(address, port) => Original::To(address, port),
+        };
+        Self { original, ..self }
+    }
 }
 
 /// As exactly as the kernel can tell.
 fn narrow(frontend: FrontendKey) -> Query {
     let FrontendKey { at, protocol, port } = frontend;
-    let destination = match at {
-        FrontendAddress::Address(IpAddr::V4(address)) => Destination::V4(address, port),
+    let original = match at {
+        FrontendAddress::Address(IpAddr::V4(address)) => Original::To(address, port),
         // A node port of IPv4 has many addresses; one walk by port serves them all.
         FrontendAddress::Address(IpAddr::V6(_)) | FrontendAddress::NodePort(_) => {
-            Destination::Port(port)
+            Original::ToPort(port)
         }
     };
-    Query { family: at.family(), protocol, destination }
+    Query { family: at.family(), protocol, original }
 }
 
 fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {
-    match narrow(frontend).destination {
-        Destination::V4(address, port)
+    match narrow(frontend).original {
+        Original::To(address, port)
             if by == DeleteBy::Filter && all_are_stale(plan, frontend, address) =>
         {
             Removal::Everything(address, port)

@@ -6,7 +6,7 @@ use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{
     FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan, Target,
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// What conntrack knows of a connection, as far as it matters here.
@@ -19,11 +19,59 @@ pub struct Flow {
     pub destination: Target,
     /// Source of the reply direction: who really answers. Equal to `destination` without DNAT.
     pub answerer: Target,
+    /// Destination of the reply direction: who the answerer talks to. Equal to `source` without
+    /// SNAT.
+    pub asker: Target,
 }
 
 impl Flow {
     fn is_translated(&self) -> bool {
         self.answerer != self.destination
+    }
+}
+
+/// Why flows at a frontend may be stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// Who answered there may be gone.
+    Changed,
+    /// Nothing was translated there before: flows passed as they were.
+    Appeared,
+}
+
+/// Frontends that a change may have left stale flows at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stale(BTreeMap<FrontendKey, Cause>);
+
+impl Stale {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (FrontendKey, Cause)> {
+        self.0.iter().map(|(at, cause)| (*at, *cause))
+    }
+
+    pub fn retain(&mut self, mut keep: impl FnMut(&FrontendKey) -> bool) {
+        self.0.retain(|at, _| keep(at));
+    }
+}
+
+impl Extend<(FrontendKey, Cause)> for Stale {
+    /// What appeared and has changed since still appeared.
+    fn extend<T: IntoIterator<Item = (FrontendKey, Cause)>>(&mut self, more: T) {
+        for (at, cause) in more {
+            let known = self.0.entry(at).or_insert(cause);
+            *known = cause.max(*known);
+        }
+    }
+}
+
+impl FromIterator<(FrontendKey, Cause)> for Stale {
+    fn from_iter<T: IntoIterator<Item = (FrontendKey, Cause)>>(all: T) -> Self {
+        let mut stale = Self::default();
+        stale.extend(all);
+        stale
     }
 }
 
@@ -33,13 +81,13 @@ pub enum Verdict {
     Remove,
 }
 
-/// The UDP frontends that a change may have left stale flows at, sorted: those that appeared (a
-/// flow may have passed untranslated before), vanished, went to another service, or whose port
-/// lost a serving endpoint. A port that only gained endpoints leaves none.
+/// The UDP frontends that a change may have left stale flows at: those that appeared (a flow may
+/// have passed untranslated before), vanished, went to another service, or whose port lost a
+/// serving endpoint. A port that only gained endpoints leaves none.
 ///
 /// What is stale there is decided later, by [`Suspects::judge`] and the plan of that moment: a set
 /// of endpoints to keep taken from here would condemn flows to endpoints added meanwhile.
-pub fn stale(delta: &PlanDelta) -> Vec<FrontendKey> {
+pub fn stale(delta: &PlanDelta) -> Stale {
     type Holders<'a> = BTreeMap<FrontendKey, (&'a ServiceKey, &'a [Target])>;
     fn collect<'a>(holders: &mut Holders<'a>, plan: &'a ServicePlan) {
         for (port, frontend) in plan.held() {
@@ -57,29 +105,32 @@ pub fn stale(delta: &PlanDelta) -> Vec<FrontendKey> {
             collect(&mut new, plan);
         }
     }
-    let mut stale: Vec<_> = new.keys().filter(|at| !old.contains_key(at)).copied().collect();
-    stale.extend(old.iter().filter_map(|(at, (holder, serving))| {
-        let stays = new.get(at).is_some_and(|(new_holder, new_serving)| {
-            holder == new_holder && is_subset(serving, new_serving)
-        });
-        (!stays).then_some(*at)
-    }));
-    stale.sort_unstable();
-    stale
+    let appeared = new.keys().filter(|at| !old.contains_key(at));
+    let changed = old.iter().filter(|(at, (holder, serving))| {
+        new.get(at).is_none_or(|(new_holder, new_serving)| {
+            holder != new_holder || !is_subset(serving, new_serving)
+        })
+    });
+    let appeared = appeared.map(|at| (*at, Cause::Appeared));
+    appeared.chain(changed.map(|(at, _)| (*at, Cause::Changed))).collect()
 }
 
 /// The same for node ports, where they answer at other addresses than before: every UDP node port,
 /// as it is and as it was, at each address that left or came. Costs O(node ports), and nothing
 /// while the addresses are the same.
-pub fn stale_node_ports(former: &NodePlan, delta: &PlanDelta, plan: &Plan) -> Vec<FrontendKey> {
-    let mut moved: Vec<IpAddr> = Vec::new();
+pub fn stale_node_ports(former: &NodePlan, delta: &PlanDelta, plan: &Plan) -> Stale {
+    let mut moved: Vec<(IpAddr, Cause)> = Vec::new();
     if let Some(node) = &delta.node {
-        let missing = |address: &&IpAddr, node: &NodePlan| !node.answers_node_ports_at(**address);
-        moved.extend(former.node_port_addresses.iter().filter(|ip| missing(ip, node)));
-        moved.extend(node.node_port_addresses.iter().filter(|ip| missing(ip, former)));
+        let mut add = |one: &NodePlan, other: &NodePlan, cause| {
+            let only =
+                one.node_port_addresses.iter().filter(|ip| !other.answers_node_ports_at(**ip));
+            moved.extend(only.map(|ip| (*ip, cause)));
+        };
+        add(former, node, Cause::Changed);
+        add(node, former, Cause::Appeared);
     }
     if moved.is_empty() {
-        return Vec::new();
+        return Stale::default();
     }
     let first = FrontendAddress::NodePort(Family::V4);
     let first = FrontendKey { at: first, protocol: Protocol::Tcp, port: 0 };
@@ -88,10 +139,10 @@ pub fn stale_node_ports(former: &NodePlan, delta: &PlanDelta, plan: &Plan) -> Ve
     let before = before.flat_map(ServicePlan::held).map(|(_, frontend)| frontend.at);
     let is_udp_node_port = |at: &FrontendKey| at.protocol == Protocol::Udp && at.at >= first.at;
     let ports: BTreeSet<FrontendKey> = now.chain(before.filter(is_udp_node_port)).collect();
-    let at = |address: IpAddr| {
+    let at = |(address, cause): (IpAddr, Cause)| {
         let of_family = move |port: &&FrontendKey| port.at.family() == Family::of(address);
         let at = FrontendAddress::Address(address);
-        ports.iter().filter(of_family).map(move |port| FrontendKey { at, ..*port })
+        ports.iter().filter(of_family).map(move |port| (FrontendKey { at, ..*port }, cause))
     };
     moved.into_iter().flat_map(at).collect()
 }
@@ -104,10 +155,18 @@ fn is_subset(part: &[Target], whole: &[Target]) -> bool {
 /// Whether a flow may stay, whatever the plan was before: for a start, when nobody knows what
 /// went in the meantime.
 ///
-/// Goes: a flow to a held frontend that none of its serving endpoints answers; and a translated
-/// flow to an address of a service range that no service holds. A former external address or
-/// node port leaves no trace that tells it from a foreign one, so those stay.
+/// Goes: a flow to a held frontend that none of its serving endpoints answers, also where conntrack
+/// has it the other way round; and a translated flow to an address of a service range that no
+/// service holds. A former external address or node port leaves no trace that tells it from a
+/// foreign one, so those stay.
 pub fn judge(plan: &Plan, flow: &Flow) -> Verdict {
+    match judge_forward(plan, flow) {
+        Verdict::Keep if is_backward(plan, flow) => Verdict::Remove,
+        verdict => verdict,
+    }
+}
+
+fn judge_forward(plan: &Plan, flow: &Flow) -> Verdict {
     if flow.protocol != Protocol::Udp {
         return Verdict::Keep;
     }
@@ -120,10 +179,24 @@ pub fn judge(plan: &Plan, flow: &Flow) -> Verdict {
     }
 }
 
+/// Whether a held frontend is the flow's source: of a flow that passed untranslated before the
+/// frontend appeared, conntrack saw an answer first (its entry went, and a late answer made
+/// another). The client's packets then belong to it as replies, and no rule sees them.
+///
+/// A serving endpoint at the frontend's own address (of the node's own network) answers there
+/// rightly, translated or not.
+pub(super) fn is_backward(plan: &Plan, flow: &Flow) -> bool {
+    let untranslated = !flow.is_translated() && flow.asker == flow.source;
+    flow.protocol == Protocol::Udp
+        && untranslated
+        && serving(plan, flow.source)
+            .is_some_and(|serving| among(serving, flow.source) == Verdict::Remove)
+}
+
 /// What is to be looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspects {
-    pub frontends: HashSet<FrontendKey>,
+    pub frontends: HashMap<FrontendKey, Cause>,
     pub audit: Audit,
 }
 
@@ -132,6 +205,9 @@ pub struct Suspects {
 pub enum Audit {
     #[default]
     No,
+    /// As its client sees it.
+    Forward,
+    /// And the other way round.
     All,
 }
 
@@ -143,11 +219,11 @@ impl Suspects {
         if flow.protocol != Protocol::Udp {
             return Verdict::Keep;
         }
-        let suspected = candidates(plan, flow.protocol, flow.destination)
-            .into_iter()
-            .flatten()
-            .any(|at| self.frontends.contains(&at));
-        if suspected {
+        let appeared = self.cause(plan, flow.source) == Some(Cause::Appeared);
+        if (appeared || self.audit == Audit::All) && is_backward(plan, flow) {
+            return Verdict::Remove;
+        }
+        if self.cause(plan, flow.destination).is_some() {
             return match serving(plan, flow.destination) {
                 Some(serving) => among(serving, flow.answerer),
                 None if flow.is_translated() => Verdict::Remove,
@@ -156,9 +232,14 @@ impl Suspects {
             };
         }
         match self.audit {
-            Audit::All => judge(plan, flow),
+            Audit::All | Audit::Forward => judge_forward(plan, flow),
             Audit::No => Verdict::Keep,
         }
+    }
+
+    fn cause(&self, plan: &Plan, at: Target) -> Option<Cause> {
+        let candidates = candidates(plan, Protocol::Udp, at).into_iter().flatten();
+        candidates.filter_map(|at| self.frontends.get(&at).copied()).max()
     }
 }
 

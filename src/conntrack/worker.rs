@@ -2,7 +2,7 @@
 
 use super::netlink::{Dump, Entry, Error, Table};
 use super::query::{DeleteBy, Query, Removal, plan_removals};
-use super::stale::{Audit, Suspects, Verdict};
+use super::stale::{Audit, Cause, Stale, Suspects, Verdict, is_backward};
 use crate::planner::{FrontendKey, Plan};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -18,6 +18,10 @@ const SETTLE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Walks in a row that may find something before that is reported as a failure.
 const MAX_WALKS: u32 = 5;
+/// Walks that may find flows the other way round: a late answer may make one once more, but a
+/// process of this node that sends from a frontend's address and port, without being asked, makes
+/// them for ever.
+const BACKWARD_WALKS: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -33,7 +37,7 @@ pub(super) struct Shared {
 }
 
 pub(super) enum Order {
-    Clean(Vec<FrontendKey>, Plan),
+    Clean(Stale, Plan),
     Audit(Plan),
     /// The plan went on without leaving anything stale.
     Plan(Plan),
@@ -41,28 +45,36 @@ pub(super) enum Order {
 
 /// What is under suspicion, since when, and the plan to judge by.
 struct Job {
-    frontends: HashMap<FrontendKey, Instant>,
+    frontends: HashMap<FrontendKey, (Cause, Instant)>,
     audit: Option<Instant>,
     plan: Plan,
     /// Something was added since the last walk.
     fresh: bool,
     /// Walks in a row after which something was left to do for another reason than settling.
     unfinished: u32,
+    /// Walks that found flows the other way round.
+    backward: u32,
     failing: bool,
 }
 
 impl Job {
     fn suspects(&self) -> Suspects {
+        let forward = self.backward >= BACKWARD_WALKS;
+        let cause = |cause| if forward { Cause::Changed } else { cause };
         Suspects {
-            frontends: self.frontends.keys().copied().collect(),
-            audit: if self.audit.is_some() { Audit::All } else { Audit::No },
+            frontends: self.frontends.iter().map(|(at, (why, _))| (*at, cause(*why))).collect(),
+            audit: match self.audit {
+                None => Audit::No,
+                Some(_) if forward => Audit::Forward,
+                Some(_) => Audit::All,
+            },
         }
     }
 
     /// Clears what a walk that began at `began` has found clean.
     fn acquit(&mut self, began: Instant) {
         let open = |since: &Instant| *since + SETTLE > began;
-        self.frontends.retain(|_, since| open(since));
+        self.frontends.retain(|_, (_, since)| open(since));
         self.audit = self.audit.filter(open);
         self.unfinished = 0;
     }
@@ -153,8 +165,8 @@ impl Worker {
         let now = Instant::now();
         let (stale, audit, plan) = match order {
             Order::Clean(stale, plan) => (stale, None, plan),
-            Order::Audit(plan) => (Vec::new(), Some(now), plan),
-            Order::Plan(plan) => (Vec::new(), None, plan),
+            Order::Audit(plan) => (Stale::default(), Some(now), plan),
+            Order::Plan(plan) => (Stale::default(), None, plan),
         };
         let job = self.job.get_or_insert_with(|| Job {
             frontends: HashMap::new(),
@@ -162,12 +174,19 @@ impl Worker {
             plan: plan.clone(),
             fresh: false,
             unfinished: 0,
+            backward: 0,
             failing: false,
         });
         job.fresh |= !stale.is_empty();
         job.plan = plan;
-        job.frontends.extend(stale.into_iter().map(|frontend| (frontend, now)));
+        for (at, cause) in stale.iter() {
+            let before = job.frontends.get(&at).map_or(cause, |(before, _)| *before);
+            job.frontends.insert(at, (cause.max(before), now));
+        }
         job.audit = audit.or(job.audit);
+        if !stale.is_empty() || audit.is_some() {
+            job.backward = 0;
+        }
     }
 
     fn absorb_waiting(&mut self) {
@@ -183,15 +202,18 @@ impl Worker {
         // Deletions by filter do not say what they found: the next walk looks.
         let by = if std::mem::take(&mut job.fresh) { self.delete_by } else { DeleteBy::Entry };
         let steps = plan_removals(&job.suspects(), &job.plan, by);
-        let mut result = Walk::Clean;
+        let (mut result, mut backward) = (Walk::Clean, false);
         for step in steps {
             let walk = match step {
                 Removal::Everything(address, port) => self.delete_all_to(address, port)?,
-                Removal::Judged(query) => self.delete_judged(&query)?,
+                Removal::Judged(query) => self.delete_judged(&query, &mut backward)?,
             };
             if walk == Walk::Again {
                 result = Walk::Again;
             }
+        }
+        if let Some(job) = self.job.as_mut().filter(|_| backward) {
+            job.backward += 1;
         }
         Ok(result)
     }
@@ -218,11 +240,13 @@ impl Worker {
         }
     }
 
-    fn delete_judged(&mut self, query: &Query) -> Result<Walk, Error> {
+    /// `backward` becomes true where a flow was there the other way round.
+    fn delete_judged(&mut self, query: &Query, backward: &mut bool) -> Result<Walk, Error> {
         let Some(job) = &self.job else { return Ok(Walk::Clean) };
         let (suspects, mut condemned) = (job.suspects(), Vec::new());
         let dump = self.table.dump(query, |entry| {
             if suspects.judge(&job.plan, &entry.flow) == Verdict::Remove {
+                *backward |= is_backward(&job.plan, &entry.flow);
                 condemned.push(entry);
             }
         })?;

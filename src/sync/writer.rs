@@ -2,15 +2,15 @@
 
 use super::schedule::{Schedule, Work};
 use super::{NoLocalEndpoints, Snapshot, SyncStatus};
-use crate::conntrack::{Cleaner, Removals, ResetCount, stale, stale_node_ports};
+use crate::conntrack::{Cause, Cleaner, Removals, ResetCount, Stale, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
-use crate::planner::{FactsChange, FrontendKey, NodePlan, Plan, PlanDelta, Planner, Policy};
+use crate::planner::{FactsChange, NodePlan, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 /// Who removes the flows that a change left stale.
 pub trait StaleFlows {
     /// Called after every commit, with the frontends whose flows may be stale.
-    fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan);
+    fn clean(&mut self, stale: Stale, plan: &Plan);
     /// Called when it is not known what changed.
     fn audit(&mut self, plan: &Plan);
     /// Called before services are planned again, with the plan of until then.
@@ -35,7 +35,7 @@ pub trait StaleFlows {
 }
 
 impl StaleFlows for Cleaner {
-    fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan) {
+    fn clean(&mut self, stale: Stale, plan: &Plan) {
         Cleaner::clean(self, stale, plan);
     }
 
@@ -77,7 +77,7 @@ pub struct Writer<D, F> {
     problems: OrdMap<Scope, Arc<[Problem]>>,
     status: SyncStatus,
     /// UDP frontends of changes that no commit has followed yet.
-    stale: BTreeSet<FrontendKey>,
+    stale: Stale,
     facts_changed: bool,
     seen: Option<Instant>,
     published: Arc<ArcSwap<Snapshot>>,
@@ -116,7 +116,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             addresses: None,
             problems: OrdMap::new(),
             status,
-            stale: BTreeSet::new(),
+            stale: Stale::default(),
             facts_changed: true,
             seen: None,
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -242,8 +242,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     /// Plans it, and takes in what follows from the difference.
     fn replan(&mut self, changed: Changed) -> PlanDelta {
         let delta = self.planner.replan(changed.services, self.store.known());
-        self.stale.extend(stale(&delta));
-        self.stale.extend(stale_node_ports(&changed.node, &delta, self.planner.plan()));
+        let node_ports = stale_node_ports(&changed.node, &delta, self.planner.plan());
+        self.stale.extend(stale(&delta).iter().chain(node_ports.iter()));
         self.status.no_local.follow(&delta);
         delta
     }
@@ -268,7 +268,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         } else {
             self.dataplane.apply(&delta, plan)?
         };
-        self.flows.clean(std::mem::take(&mut self.stale).into_iter().collect(), plan);
+        self.flows.clean(std::mem::take(&mut self.stale), plan);
         Ok(applied)
     }
 
@@ -291,14 +291,15 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             applied += self.dataplane.resync(plan)?;
         }
         let former = self.dataplane.take_former();
-        self.stale.extend(former.into_iter().filter(|at| at.protocol == Protocol::Udp));
+        let former = former.into_iter().filter(|at| at.protocol == Protocol::Udp);
+        self.stale.extend(former.map(|at| (at, Cause::Changed)));
         self.flows.audit(plan);
         // An audit judges every frontend that is held, but cannot tell a former one outside the
         // service ranges from somebody else's address.
         let mut former = std::mem::take(&mut self.stale);
         former.retain(|at| plan.claims.holder(at).is_none());
         if !former.is_empty() {
-            self.flows.clean(former.into_iter().collect(), plan);
+            self.flows.clean(former, plan);
         }
         Ok(applied)
     }

@@ -289,6 +289,7 @@ fn of_all_flows_only_those_through_the_frontend_end() {
         source: client,
         destination: Target { address, port },
         answerer,
+        asker: client,
     };
     let through = flow(cluster_ip, 80, pod(1, 2));
     assert_eq!(ending.judge(&plan, &through), Verdict::Remove);

@@ -5,8 +5,8 @@ use rstest::rstest;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use vipd::conntrack::{
-    Audit, DeleteBy, Destination, Flow, Query, Removal, Suspects, Verdict, judge, plan_removals,
-    stale, stale_node_ports,
+    Audit, Cause, DeleteBy, Flow, Original, Query, Removal, Stale, Suspects, Verdict, judge,
+    plan_removals, stale, stale_node_ports,
 };
 use vipd::model::{Family, Protocol};
 use vipd::planner::{FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan};
@@ -20,15 +20,38 @@ fn dns(serving: &[&str]) -> Arc<ServicePlan> {
 }
 
 fn flow(destination: &str, answerer: &str) -> Flow {
+    let client = if destination.starts_with('[') { "[fd00:2::9]:4000" } else { "10.2.0.9:4000" };
     Flow {
         protocol: Protocol::Udp,
-        source: target(if destination.starts_with('[') {
-            "[fd00:2::9]:4000"
-        } else {
-            "10.2.0.9:4000"
-        }),
+        source: target(client),
         destination: target(destination),
         answerer: target(answerer),
+        asker: target(client),
+    }
+}
+
+/// An untranslated flow, made by a packet from `source`.
+fn backward(source: &str) -> Flow {
+    let Flow { protocol, source: client, destination, .. } = flow(source, source);
+    Flow {
+        protocol,
+        source: destination,
+        destination: client,
+        answerer: client,
+        asker: destination,
+    }
+}
+
+/// As `stale` tells of them: those that appeared are marked `+`.
+fn told(stale: &Stale) -> Vec<(FrontendKey, Cause)> {
+    stale.iter().collect()
+}
+
+/// `+` before a frontend that appeared.
+fn marked(text: &str) -> (FrontendKey, Cause) {
+    match text.strip_prefix('+') {
+        Some(text) => (frontend(text), Cause::Appeared),
+        None => (frontend(text), Cause::Changed),
     }
 }
 
@@ -41,8 +64,8 @@ fn flow(destination: &str, answerer: &str) -> Flow {
 #[case::scaled_to_zero(vec![dns(&[A])], vec![dns(&[])], &[VIP])]
 #[case::deleted(vec![dns(&[A])], vec![], &[VIP])]
 #[case::deleted_without_endpoints(vec![dns(&[])], vec![], &[VIP])]
-#[case::appeared(vec![], vec![dns(&[A])], &[VIP])]
-#[case::moved(vec![dns(&[A])], vec![service("dns", &["10.96.0.11:53"], &[A])], &[VIP, "10.96.0.11:53"])]
+#[case::appeared(vec![], vec![dns(&[A])], &["+10.96.0.10:53"])]
+#[case::moved(vec![dns(&[A])], vec![service("dns", &["10.96.0.11:53"], &[A])], &[VIP, "+10.96.0.11:53"])]
 #[case::second_frontend_gone(
     vec![service("dns", &[VIP, "node:30053"], &[A])], vec![dns(&[A])], &["node:30053"])]
 #[case::endpoint_gone_for_all_frontends(
@@ -63,22 +86,33 @@ fn suspected(
     #[case] new: Vec<Arc<ServicePlan>>,
     #[case] expected: &[&str],
 ) {
-    let mut expected: Vec<_> = expected.iter().map(|text| frontend(text)).collect();
+    let mut expected: Vec<_> = expected.iter().map(|text| marked(text)).collect();
     expected.sort();
-    assert_eq!(stale(&delta(&old, &new)), expected);
+    assert_eq!(told(&stale(&delta(&old, &new))), expected);
+}
+
+#[test]
+fn what_appeared_and_changed_since_has_appeared() {
+    let mut stale: Stale = [marked("+10.96.0.10:53")].into_iter().collect();
+    stale.extend([marked(VIP), marked("10.96.0.11:53")]);
+    assert_eq!(told(&stale), [marked("+10.96.0.10:53"), marked("10.96.0.11:53")]);
+    stale.extend([marked("+10.96.0.11:53")]);
+    assert_eq!(told(&stale), [marked("+10.96.0.10:53"), marked("+10.96.0.11:53")]);
 }
 
 /// The frontends suspected where node ports answered at the first addresses, and do at the second.
-fn moved(old: &[Arc<ServicePlan>], new: &[Arc<ServicePlan>], at: [&[&str]; 2]) -> Vec<FrontendKey> {
+fn moved(
+    old: &[Arc<ServicePlan>],
+    new: &[Arc<ServicePlan>],
+    at: [&[&str]; 2],
+) -> Vec<(FrontendKey, Cause)> {
     let [former, node] = at.map(|at| {
         let addresses = at.iter().map(|text| text.parse().expect("an address")).collect();
         NodePlan { node_port_addresses: addresses, ..(*Plan::empty().node).clone() }
     });
     let plan = Plan { node: Arc::new(node), ..plan(new) };
     let node = Some(Arc::clone(&plan.node));
-    let mut found = stale_node_ports(&former, &PlanDelta { node, ..delta(old, new) }, &plan);
-    found.sort();
-    found
+    told(&stale_node_ports(&former, &PlanDelta { node, ..delta(old, new) }, &plan))
 }
 
 #[test]
@@ -93,17 +127,17 @@ fn node_ports_are_suspected_at_addresses_that_left_or_came() {
     let at = |old, new| moved(&all, &all, [old, new]);
     let here = ["192.0.2.1", "2001:db8::1"];
     assert_eq!(at(&here, &here), []);
-    let both = |address: &str| [30053, 30054].map(|port| frontend(&format!("{address}:{port}")));
-    assert_eq!(at(&here, &["192.0.2.1", "192.0.2.9", "2001:db8::1"]), both("192.0.2.9"));
+    let both = |address: &str| [30053, 30054].map(|port| marked(&format!("{address}:{port}")));
+    assert_eq!(at(&here, &["192.0.2.1", "192.0.2.9", "2001:db8::1"]), both("+192.0.2.9"));
     assert_eq!(at(&here, &here[1..]), both("192.0.2.1"));
     let replaced = at(&here, &["192.0.2.1", "2001:db8::9"]);
-    assert_eq!(replaced, [frontend("[2001:db8::1]:30053"), frontend("[2001:db8::9]:30053")]);
+    assert_eq!(replaced, [marked("[2001:db8::1]:30053"), marked("+[2001:db8::9]:30053")]);
 }
 
 #[test]
 fn a_node_port_that_goes_with_the_address_is_suspected_there_too() {
     let old = [service("dns", &["node:30053"], &[A])];
-    assert_eq!(moved(&old, &[], [&["192.0.2.1"], &[]]), [frontend("192.0.2.1:30053")]);
+    assert_eq!(moved(&old, &[], [&["192.0.2.1"], &[]]), [marked("192.0.2.1:30053")]);
     let tcp = [of_protocol(Protocol::Tcp, "web", &["node:30053"], &[A])];
     assert_eq!(moved(&tcp, &[], [&["192.0.2.1"], &[]]), []);
 }
@@ -114,7 +148,7 @@ fn a_node_port_that_goes_with_the_address_is_suspected_there_too() {
 fn flows_at_moved_addresses_are_told_by_their_translation() {
     let dns = service("dns", &["node:30053"], &[A]);
     let suspects = Suspects {
-        frontends: [frontend("198.51.100.1:30053"), frontend("192.0.2.1:30053")].into(),
+        frontends: [marked("198.51.100.1:30053"), marked("+192.0.2.1:30053")].into(),
         audit: Audit::No,
     };
     let plan = plan(&[dns]);
@@ -171,7 +205,7 @@ fn audited(#[case] destination: &str, #[case] answerer: &str, #[case] expected: 
 #[test]
 fn only_suspects_go_and_the_newest_plan_decides() {
     let suspects = Suspects {
-        frontends: [frontend(VIP), frontend("203.0.113.5:53"), frontend("node:31000")].into(),
+        frontends: [VIP, "203.0.113.5:53", "node:31000"].map(marked).into(),
         audit: Audit::No,
     };
     let before = plan(&[dns(&[A])]);
@@ -199,13 +233,13 @@ fn removals(frontends: &[&str], by: DeleteBy) -> Vec<Removal> {
         service("empty", &["10.96.0.20:53"], &[]),
         service("node", &["node:30053"], &[A]),
     ]);
-    let frontends = frontends.iter().map(|text| frontend(text)).collect();
+    let frontends = frontends.iter().map(|text| marked(text)).collect();
     let suspects = Suspects { frontends, audit: Audit::No };
     plan_removals(&suspects, &plan, by).into_iter().collect()
 }
 
-fn judged(family: Family, destination: Destination) -> Removal {
-    Removal::Judged(Query { family, protocol: Protocol::Udp, destination })
+fn judged(family: Family, original: Original) -> Removal {
+    Removal::Judged(Query { family, protocol: Protocol::Udp, original })
 }
 
 #[test]
@@ -217,7 +251,7 @@ fn the_kernel_is_asked_as_narrowly_as_it_understands() {
     let (address, port) = v4(VIP);
     assert_eq!(
         removals(&[VIP], DeleteBy::Filter),
-        [judged(Family::V4, Destination::V4(address, port))]
+        [judged(Family::V4, Original::To(address, port))]
     );
     let (address, port) = v4("10.96.0.20:53");
     assert_eq!(
@@ -226,7 +260,7 @@ fn the_kernel_is_asked_as_narrowly_as_it_understands() {
     );
     assert_eq!(
         removals(&["10.96.0.20:53"], DeleteBy::Entry),
-        [judged(Family::V4, Destination::V4(address, port))]
+        [judged(Family::V4, Original::To(address, port))]
     );
     let (address, port) = v4("10.96.0.99:53");
     assert_eq!(
@@ -237,27 +271,82 @@ fn the_kernel_is_asked_as_narrowly_as_it_understands() {
     let (address, port) = v4("192.0.2.1:30053");
     assert_eq!(
         removals(&["192.0.2.1:30053"], DeleteBy::Filter),
-        [judged(Family::V4, Destination::V4(address, port))]
+        [judged(Family::V4, Original::To(address, port))]
     );
     // One outside the service ranges that went: flows of who else has it stay.
     let (address, port) = v4("203.0.113.5:53");
     assert_eq!(
         removals(&["203.0.113.5:53"], DeleteBy::Filter),
-        [judged(Family::V4, Destination::V4(address, port))]
+        [judged(Family::V4, Original::To(address, port))]
     );
     assert_eq!(
         removals(&["[fd00:96::10]:53", "[fd00:96::11]:53", "node:30053"], DeleteBy::Filter),
-        [judged(Family::V4, Destination::Port(30053)), judged(Family::V6, Destination::Port(53)),]
+        [judged(Family::V4, Original::ToPort(30053)), judged(Family::V6, Original::ToPort(53)),]
     );
+}
+
+/// The kernel is told one end of a flow: those that it has the other way round are another question.
+#[test]
+fn where_a_frontend_appeared_both_ends_are_asked_for() {
+    let address = [10, 96, 0, 10].into();
+    assert_eq!(
+        removals(&["+10.96.0.10:53"], DeleteBy::Filter),
+        [Original::To(address, 53), Original::From(address, 53)].map(|q| judged(Family::V4, q))
+    );
+    assert_eq!(
+        removals(&["+[fd00:96::10]:53"], DeleteBy::Filter),
+        [Original::ToPort(53), Original::FromPort(53)].map(|q| judged(Family::V6, q))
+    );
+    assert_eq!(
+        removals(&["+node:30053"], DeleteBy::Filter),
+        [Original::ToPort(30053), Original::FromPort(30053)].map(|q| judged(Family::V4, q))
+    );
+    let five = (1..=5).map(|i| format!("+10.96.1.{i}:53")).collect::<Vec<_>>();
+    let five: Vec<&str> = five.iter().map(String::as_str).collect();
+    assert_eq!(removals(&five, DeleteBy::Entry), [judged(Family::V4, Original::Any)]);
+}
+
+#[test]
+fn a_flow_that_conntrack_has_the_other_way_round_is_no_better() {
+    let node_port = "192.0.2.1:30053";
+    let dns = service("dns", &[VIP, "node:30053"], &[A]);
+    // One whose endpoint is a process of this node at the frontend's own address.
+    let own = service("own", &["192.0.2.1:53"], &["192.0.2.1:53"]);
+    let plan = plan(&[dns, own, service("empty", &["10.96.0.20:53"], &[])]);
+    let snat = Flow { asker: target("192.0.2.1:61000"), ..backward(node_port) };
+    let translated = Flow { answerer: target(A), ..backward(node_port) };
+    let tcp = Flow { protocol: Protocol::Tcp, ..backward(VIP) };
+    for (flow, expected) in [
+        (backward(node_port), Verdict::Remove),
+        (backward(VIP), Verdict::Remove),
+        (backward("10.96.0.20:53"), Verdict::Remove),
+        (backward("192.0.2.1:30054"), Verdict::Keep),
+        (backward("198.51.100.1:30053"), Verdict::Keep),
+        (backward("10.96.0.99:53"), Verdict::Keep),
+        (backward("192.0.2.1:53"), Verdict::Keep),
+        (snat, Verdict::Keep),
+        (translated, Verdict::Keep),
+        (tcp, Verdict::Keep),
+    ] {
+        let all = [VIP, "10.96.0.20:53", "10.96.0.99:53", "192.0.2.1:53", "node:30053"];
+        let frontends = all.map(|text| (frontend(text), Cause::Appeared)).into();
+        let appeared = Suspects { frontends, audit: Audit::No };
+        assert_eq!(appeared.judge(&plan, &flow), expected, "{flow:?}");
+        let audit = Suspects { audit: Audit::All, ..Suspects::default() };
+        assert_eq!((audit.judge(&plan, &flow), judge(&plan, &flow)), (expected, expected));
+        // Endpoints that go leave no such flow; and whoever makes them for ever is let alone.
+        let changed = Suspects { frontends: all.map(marked).into(), audit: Audit::Forward };
+        assert_eq!(changed.judge(&plan, &flow), Verdict::Keep, "{flow:?}");
+    }
 }
 
 #[test]
 fn many_suspects_share_one_walk_per_family() {
     let v4: Vec<_> = (1..=20).map(|i| format!("10.96.1.{i}:53")).collect();
     let mut all: Vec<_> = v4.iter().map(String::as_str).collect();
-    assert_eq!(removals(&all, DeleteBy::Filter), [judged(Family::V4, Destination::Any)]);
+    assert_eq!(removals(&all, DeleteBy::Filter), [judged(Family::V4, Original::Any)]);
     all.push("[fd00:96::10]:53");
-    let both: BTreeSet<_> = Family::BOTH.map(|f| judged(f, Destination::Any)).into();
+    let both: BTreeSet<_> = Family::BOTH.map(|f| judged(f, Original::Any)).into();
     assert_eq!(removals(&all, DeleteBy::Filter), both.iter().copied().collect::<Vec<_>>());
     let audit = Suspects { audit: Audit::All, ..Suspects::default() };
     assert_eq!(plan_removals(&audit, &plan(&[]), DeleteBy::Filter), both);

@@ -1,18 +1,20 @@
 //! Removal on a real kernel: exactly what is stale goes.
 
-use crate::namespace::{entries, insert, isolated};
+use crate::namespace::{entries, insert, isolated, run};
 use crate::plans::*;
 use rstest::rstest;
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::Duration;
-use vipd::conntrack::{Cleaner, DeleteBy, Destination, Dump, Options, Query, Table, stale};
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::{Duration, Instant};
+use vipd::conntrack::{Cleaner, DeleteBy, Dump, Options, Original, Query, Stale, Table, stale};
 use vipd::model::{Family, Protocol};
 use vipd::planner::ServicePlan;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Entries that no change of a service may touch.
+/// Entries that no change of a service may touch; but the one from 10.96.0.10:53, if that appeared.
 const FOREIGN: &[&str] = &[
     "tcp 10.2.0.1:4000 > 10.96.0.10:53 < 10.1.0.1:53",
     "udp 10.2.0.1:4000 > 8.8.8.8:53 < 8.8.8.8:53",
@@ -83,19 +85,22 @@ impl Case {
 
     fn prepare(&self) {
         let present = entries();
-        let wanted = self.goes.iter().chain(&self.stays).map(String::as_str);
-        for entry in wanted.chain(FOREIGN.iter().copied()) {
-            if !present.contains(entry) {
-                insert(entry);
-            }
+        let wanted: BTreeSet<String> = self.goes.iter().cloned().chain(self.left()).collect();
+        for entry in wanted.difference(&present) {
+            insert(entry);
         }
-        assert_eq!(entries().len(), self.goes.len() + self.stays.len() + FOREIGN.len());
+        assert_eq!(entries(), wanted);
+    }
+
+    fn left(&self) -> BTreeSet<String> {
+        let mut left: BTreeSet<String> = self.stays.iter().cloned().collect();
+        left.extend(texts(FOREIGN).into_iter().filter(|entry| !self.goes.contains(entry)));
+        left
     }
 
     fn compare(&self, cleaner: &Cleaner, by: DeleteBy) {
         assert!(cleaner.wait(PATIENCE), "{by:?}: {:?}", cleaner.stats());
-        let left: BTreeSet<_> = self.stays.iter().cloned().chain(texts(FOREIGN)).collect();
-        assert_eq!(entries(), left, "{by:?}");
+        assert_eq!(entries(), self.left(), "{by:?}");
         let stats = cleaner.stats();
         assert_eq!(stats.failures, 0);
         match by {
@@ -198,6 +203,71 @@ fn node_ports_count_at_the_nodes_addresses_only() {
     });
 }
 
+/// What passed untranslated before a frontend appeared goes, also where conntrack has it the other
+/// way round.
+#[test]
+fn a_frontend_appears() {
+    let goes = [
+        "udp 10.2.0.1:5000 > 10.96.0.10:53 < 10.96.0.10:53",
+        "udp 10.96.0.10:53 > 10.2.0.77:4000 < 10.2.0.77:4000",
+        "udp 10.2.0.1:5000 > 192.0.2.1:30053 < 192.0.2.1:30053",
+        "udp 192.0.2.1:30053 > 10.2.0.1:5001 < 10.2.0.1:5001",
+        "udp [fd00:96::10]:53 > [fd00:2::1]:5000 < [fd00:2::1]:5000",
+        "udp [2001:db8::1]:30053 > [fd00:2::1]:5001 < [fd00:2::1]:5001",
+    ];
+    let stays = [
+        "udp 10.96.0.10:54 > 10.2.0.1:5002 < 10.2.0.1:5002",
+        "udp 192.0.2.1:30054 > 10.2.0.1:5002 < 10.2.0.1:5002",
+        "udp 192.0.2.2:30053 > 10.2.0.1:5002 < 10.2.0.1:5002",
+        "udp 192.0.2.1:30053 > 8.8.8.8:53 < 10.1.0.1:53",
+        "udp 192.0.2.77:53 > 10.2.0.1:30053 < 10.2.0.1:30053",
+        "udp [fd00:96::11]:53 > [fd00:2::1]:5002 < [fd00:2::1]:5002",
+        "udp [2001:db8::2]:30053 > [fd00:2::1]:5002 < [fd00:2::1]:5002",
+    ];
+    let kept = [service("older", &["10.96.0.11:53"], &["10.1.0.1:53"])];
+    let v4 = service("dns", &["10.96.0.10:53", "node:30053"], &["10.1.0.1:53"]);
+    let v6 = service("dns6", &["[fd00:96::10]:53", "node6:30053"], &["[fd00:1::1]:53"]);
+    isolated(move || {
+        let new = vec![kept[0].clone(), v4, v6];
+        Case { old: kept.into(), new, goes: texts(&goes), stays: texts(&stays) }.check();
+    });
+}
+
+/// A process of this node that sends from a frontend's address and port, unasked: its entries come
+/// again and again, and the removal ends all the same.
+#[test]
+fn entries_that_are_made_for_ever_the_other_way_round_are_let_alone() {
+    isolated(|| {
+        run("ip", &["link", "set", "lo", "up"]);
+        run("ip", &["addr", "add", "192.0.2.1/32", "dev", "lo"]);
+        // Without a rule that asks for it nothing is tracked.
+        let track = "add table inet track; add chain inet track out { type filter hook output \
+                     priority 0; }; add rule inet track out ct state new accept";
+        run("nft", &[track]);
+        let (stop, stopped) = mpsc::channel::<()>();
+        let process = std::thread::spawn(move || {
+            let socket = UdpSocket::bind("192.0.2.1:30053").expect("its own address");
+            while stopped.try_recv() == Err(TryRecvError::Empty) {
+                // Refused by nobody listening, now and then.
+                let _ = socket.send_to(b"unasked", "127.0.0.1:5001");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let start = Instant::now();
+        while entries().is_empty() {
+            assert!(start.elapsed() < PATIENCE, "nothing is tracked");
+        }
+        let new = [service("dns", &["node:30053"], &["10.1.0.1:53"])];
+        let mut cleaner = Cleaner::spawn(options(DeleteBy::Entry)).expect("a cleaner");
+        cleaner.clean(stale(&delta(&[], &new)), &plan(&new));
+        assert!(cleaner.wait(PATIENCE), "it goes on for ever: {:?}", cleaner.stats());
+        let stats = cleaner.stats();
+        assert!(stats.deleted >= 1 && stats.failures == 0, "{stats:?}");
+        drop(stop);
+        process.join().expect("it only sends");
+    });
+}
+
 #[test]
 fn many_frontends_go_in_one_walk() {
     let entry = |family: u8, index: u8| match family {
@@ -237,6 +307,8 @@ fn a_start_finds_what_went_before_it() {
                 service("dns6", &["[fd00:96::10]:53"], &["[fd00:1::2]:53"]),
             ],
             goes: texts(&[
+                "udp 10.96.0.10:53 > 10.2.0.77:4000 < 10.2.0.77:4000",
+                "udp 192.0.2.1:30053 > 10.2.0.77:4000 < 10.2.0.77:4000",
                 "udp 10.2.0.1:5000 > 10.96.0.10:53 < 10.1.0.1:53",
                 "udp 10.2.0.1:5001 > 192.0.2.1:30053 < 10.1.0.1:53",
                 "udp 10.2.0.1:5002 > 10.96.0.99:53 < 10.1.0.2:53",
@@ -274,8 +346,7 @@ fn deletion_is_by_identity() {
     isolated(|| {
         insert("udp 10.2.0.1:5000 > 10.96.0.10:53 < 10.1.0.1:53");
         let mut table = Table::open().expect("a conntrack socket");
-        let query =
-            Query { family: Family::V4, protocol: Protocol::Udp, destination: Destination::Any };
+        let query = Query { family: Family::V4, protocol: Protocol::Udp, original: Original::Any };
         let mut found = Vec::new();
         assert_eq!(table.dump(&query, |entry| found.push(entry)).expect("a listing"), Dump::Whole);
         assert_eq!(found.len(), 1);
@@ -298,7 +369,7 @@ fn a_second_walk_sees_late_comers() {
         assert!(cleaner.wait(PATIENCE));
         assert!(cleaner.stats().runs >= 2, "{:?}", cleaner.stats());
         let runs = cleaner.stats().runs;
-        cleaner.clean(Vec::new(), &plan(&[]));
+        cleaner.clean(Stale::default(), &plan(&[]));
         assert!(cleaner.wait(PATIENCE));
         assert_eq!(cleaner.stats().runs, runs, "nothing is stale, so nothing is walked");
     });

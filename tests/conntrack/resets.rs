@@ -4,7 +4,7 @@ use crate::namespace::{entries, insert, isolated, run};
 use crate::objects::{Example, policy, service};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use vipd::conntrack::{Cleaner, DeleteBy, Options};
+use vipd::conntrack::{Cleaner, DeleteBy, Options, Stale};
 use vipd::planner::{Plan, Planner};
 use vipd::sources::Change;
 use vipd::store::Store;
@@ -51,7 +51,7 @@ impl Node {
 
     fn commit(&mut self, example: &Example) {
         let plan = self.plan(example);
-        self.cleaner.clean(Vec::new(), &plan);
+        self.cleaner.clean(Stale::default(), &plan);
     }
 
     /// Waits until so many connections are reset, and a while for more.

@@ -9,10 +9,10 @@ use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use vipd::conntrack::{Audit, Flow, Suspects, Verdict, judge};
+use vipd::conntrack::{Audit, Flow, Stale, Suspects, Verdict, judge};
 use vipd::dataplane::{Applied, Dataplane, Unheard};
 use vipd::model::{Protocol, ServiceKey};
-use vipd::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan, Target};
+use vipd::planner::{FrontendAddress, NodePlan, Plan, PlanDelta, ServicePlan, Target};
 use vipd::sync::StaleFlows;
 
 /// The plans of all services.
@@ -221,7 +221,7 @@ impl Dataplane for Fake {
 pub enum FlowCall {
     /// With the number of services in the plan that was handed over.
     Clean {
-        stale: Vec<FrontendKey>,
+        stale: Stale,
         services: usize,
     },
     Audit {
@@ -263,6 +263,7 @@ impl Flows {
                 source: client,
                 destination: Target { address, port: frontend.at.port },
                 answerer,
+                asker: client,
             };
             let flows = port.cluster.iter().map(|endpoint| flow(endpoint.target));
             self.0.borrow_mut().open.extend(flows);
@@ -275,9 +276,9 @@ impl Flows {
 }
 
 impl StaleFlows for Flows {
-    fn clean(&mut self, stale: Vec<FrontendKey>, plan: &Plan) {
+    fn clean(&mut self, stale: Stale, plan: &Plan) {
         let mut table = self.0.borrow_mut();
-        let suspects = Suspects { frontends: stale.iter().copied().collect(), audit: Audit::No };
+        let suspects = Suspects { frontends: stale.iter().collect(), audit: Audit::No };
         table.open.retain(|flow| suspects.judge(plan, flow) == Verdict::Keep);
         table.calls.push(FlowCall::Clean { stale, services: plan.services });
     }

@@ -4,8 +4,10 @@ use crate::bench::Bench;
 use crate::fake::{Fake, FlowCall, Op};
 use crate::objects::{Example, service};
 use crate::{dns, web};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use vipd::conntrack::Cause;
 use vipd::model::{Family, Object, Protocol, ServicePort};
 use vipd::planner::{FrontendAddress, FrontendKey};
 use vipd::sources::Change;
@@ -17,8 +19,16 @@ fn frontend(example: &Example, port: u16) -> FrontendKey {
     FrontendKey { at, protocol: Protocol::Udp, port }
 }
 
-fn clean(stale: &[FrontendKey], services: usize) -> FlowCall {
-    FlowCall::Clean { stale: stale.into(), services }
+/// Nobody is there any more who answered.
+fn clean(changed: &[FrontendKey], services: usize) -> FlowCall {
+    let stale = changed.iter().map(|at| (*at, Cause::Changed)).collect();
+    FlowCall::Clean { stale, services }
+}
+
+/// They are new there.
+fn clean_appeared(appeared: &[FrontendKey], services: usize) -> FlowCall {
+    let stale = appeared.iter().map(|at| (*at, Cause::Appeared)).collect();
+    FlowCall::Clean { stale, services }
 }
 
 /// What one commit of these examples asks for, where web and dns are there already.
@@ -56,8 +66,9 @@ fn a_renumbered_endpoint_leaves_stale_flows() {
 
 #[test]
 fn a_renumbered_service_leaves_stale_flows_at_its_former_port() {
-    let ports = [frontend(&dns(), 53), frontend(&dns(), 54)];
-    assert_eq!(asked(&[dns().port(54)]), [clean(&ports, 2)]);
+    let stale = [(frontend(&dns(), 53), Cause::Changed), (frontend(&dns(), 54), Cause::Appeared)];
+    let stale = stale.into_iter().collect();
+    assert_eq!(asked(&[dns().port(54)]), [FlowCall::Clean { stale, services: 2 }]);
 }
 
 #[test]
@@ -121,9 +132,9 @@ fn an_address_that_comes_or_goes_leaves_stale_flows_at_node_ports() {
         ..frontend(&dns(), NODE_PORT)
     };
     let (first, second) = (at([192, 168, 0, 2]), at([192, 168, 1, 2]));
-    assert_eq!(with(&["192.168.0.2", "192.168.1.2"]), [clean(&[second], 2)]);
+    assert_eq!(with(&["192.168.0.2", "192.168.1.2"]), [clean_appeared(&[second], 2)]);
     assert_eq!(with(&["192.168.1.2"]), [clean(&[first], 2)]);
-    assert_eq!(with(&["192.168.0.2", "192.168.1.2"]), [clean(&[first], 2)]);
+    assert_eq!(with(&["192.168.0.2", "192.168.1.2"]), [clean_appeared(&[first], 2)]);
     assert_eq!(with(&["192.168.0.2"]), [clean(&[second], 2)]);
     assert_eq!(with(&["192.168.0.2"]), [clean(&[], 2)]);
 }
@@ -140,11 +151,13 @@ fn an_address_that_went_in_a_failed_commit_is_cleaned_after_the_next() {
     bench.work();
     assert_eq!(bench.flows.take(), []);
     bench.converge();
-    let at = [[192, 168, 0, 2], [192, 168, 1, 2]].map(|address| FrontendKey {
-        at: FrontendAddress::Address(address.into()),
-        ..frontend(&dns(), NODE_PORT)
+    let at = [([192, 168, 0, 2], Cause::Changed), ([192, 168, 1, 2], Cause::Appeared)];
+    let stale = at.into_iter().map(|(address, cause)| {
+        let at = FrontendAddress::Address(IpAddr::from(address));
+        (FrontendKey { at, ..frontend(&dns(), NODE_PORT) }, cause)
     });
-    assert_eq!(bench.flows.take(), [FlowCall::Audit { services: 2 }, clean(&at, 2)]);
+    let clean = FlowCall::Clean { stale: stale.collect(), services: 2 };
+    assert_eq!(bench.flows.take(), [FlowCall::Audit { services: 2 }, clean]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What node ports, load balancers' addresses and external IPs have in common.
 
-use super::support::flow::Flow;
+use super::support::flow::{Flow, FlowPlan, Manner};
 use super::support::manifests::{
     Slice, Svc, draining, ep, gone, no_endpoints, slice, svc, tcp, udp,
 };
@@ -336,6 +336,34 @@ pub fn cases() -> Vec<Case> {
                 w.answered_by(&flow, Node);
             },
         ),
+        case("43 the same, where conntrack saw an answer of the flow first", |w| {
+            let at = SocketAddr::new(w.address(Node), NODE_PORT);
+            let client = SocketAddr::new(w.family.client_address(Ext), 41_000);
+            w.servers(Node).listen([(Udp, at)]);
+            w.sh(
+                Node,
+                &format!(
+                    "conntrack -I -p udp --timeout 60 -s {0} --sport {1} -d {2} --dport {3} \
+                     --reply-src {2} --reply-port-src {3} --reply-dst {0} --reply-port-dst {1}",
+                    at.ip(),
+                    at.port(),
+                    client.ip(),
+                    client.port()
+                ),
+            );
+            let every = Duration::from_millis(20);
+            let (proto, manner) = (Udp, Manner::Talking);
+            let plan = FlowPlan { proto, from: client, to: at, every, manner };
+            let flow = Flow::start(w.netns(Ext), plan);
+            w.answered_by(&flow, Node);
+            assert_eq!(w.conntrack(client.ip(), at.ip()), [] as [&str; 0], "not the first packet");
+            w.serve(exposed_as(w, svc().udp()).on([L1]));
+            w.answered_by(&flow, L1);
+            w.sleep(100);
+            let since = Instant::now();
+            w.sleep(200);
+            assert_eq!(flow.servers(since), ["L1".into()].into());
+        }),
         case("44 UDP flows stay on their endpoints, without loss, over a restart", |w| {
             w.serve(exposed_as(w, svc().udp()).on([L1, R1]));
             let start = Instant::now();
