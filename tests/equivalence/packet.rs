@@ -38,9 +38,15 @@ impl Packet {
         header
     }
 
+    /// The same of the transport header; of TCP it opens a connection.
     pub fn transport(&self) -> Vec<u8> {
+        const SYN: u8 = 0x02;
         let mut header = 40_000u16.to_be_bytes().to_vec();
         header.extend(self.port.to_be_bytes());
+        if self.protocol == Protocol::Tcp {
+            header.extend([0xee; 9]);
+            header.push(SYN);
+        }
         header
     }
 

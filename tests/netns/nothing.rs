@@ -1,9 +1,10 @@
 //! No endpoint, no local endpoint, no such port, no such service: refused or dropped.
 
+use super::invalid::strays;
 use super::support::manifests::{ep, gone, no_endpoints, slice, svc, tcp, udp};
 use super::support::plan::{Ext, L1, L2, Node, NodeB, R1, R2};
 use super::support::runner::{Case, case};
-use super::support::sniff::{ICMP, ICMPV6, RST};
+use super::support::sniff::{ACK, ICMP, ICMPV6, RST, SYN};
 use super::support::world::World;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -70,6 +71,25 @@ pub fn cases() -> Vec<Case> {
             }
             uplink.nothing_of(unallocated);
         }),
+        case(
+            "a segment that opens nothing, to an unallocated address: reset; one that does: silence",
+            |w| {
+                w.serve(svc().on([L1]));
+                let to = SocketAddr::new(w.family.unallocated(), 80);
+                for who in [L2, Ext] {
+                    let (client, uplink) = (w.sniff(who), w.sniff(NodeB));
+                    let from = |port| SocketAddr::new(w.family.client_address(who), port);
+                    for (port, flags) in [(20_001, ACK), (20_002, SYN)] {
+                        strays(w, who, (from(port), to), flags);
+                    }
+                    w.sleep(200);
+                    let resets = client.packets(|p| p.src == to.ip() && p.tcp_flags & RST != 0);
+                    assert_eq!(resets.len(), 4, "{who}: {resets:?}");
+                    assert!(resets.iter().all(|p| p.dport == 20_001), "{who}: {resets:?}");
+                    uplink.nothing_of(to.ip());
+                }
+            },
+        ),
         case(
             "a ping of an active cluster IP: port unreachable; of an unallocated one: silence",
             |w| {

@@ -10,7 +10,8 @@
 //!                 │                                └─ from outside ─► @locals[pool] ─► class chain
 //!                 ├─ guarded ─► guard4 ── not allowed ─► drop
 //!                 └─ in a service range ──► unserved4 ── unused port of a cluster IP ─► refuse
-//!                    or of a service                  └─ unallocated service address ─► drop
+//!                    or of a service                  ├─ TCP that opens nothing ─► refuse
+//!                                                     └─ unallocated service address ─► drop
 //!
 //!  postrouting ── dnat'ed; to be masqueraded, ─► originals ── ours ─► ours4 ── record pin, clear
 //!  (nat 100)      recorded or cleared, if ours                         │       priority, masquerade
@@ -369,6 +370,8 @@ fn unserved(family: Family) -> Vec<Rule> {
         // A class that is not there any more: the client's next packet finds the new one.
         rules::drop_service(family),
         rules::destination_in(Set::Addresses(family), family, "refuse".into()),
+        // Of a connection that nobody knows any more: of a service that is gone, mostly.
+        rules::if_midway("refuse".into()),
         rules::drop(),
     ]
 }

@@ -627,6 +627,21 @@ pub fn reset_tcp() -> Rule {
     Rule(rule)
 }
 
+/// `meta l4proto tcp tcp flags & syn == 0 goto chain`: a segment that opens no connection.
+pub fn if_midway(then: Chain) -> Rule {
+    const FLAGS: Expr =
+        Expr::Payload { base: PayloadBase::Transport, offset: 13, length: 1, to: 1 };
+    const SYN: u8 = 0x02;
+    let mut rule = is_protocol(Protocol::Tcp).to_vec();
+    rule.extend([
+        FLAGS,
+        Expr::Mask { register: 1, mask: vec![SYN] },
+        Expr::Compare(Comparison::Equal, 1, vec![0]),
+        going_to(then),
+    ]);
+    Rule(rule)
+}
+
 /// `reject with icmpx port-unreachable`
 pub fn unreachable() -> Rule {
     Rule(vec![Expr::RejectWithUnreachable])
