@@ -45,7 +45,8 @@ pub(super) struct ConntrackFlags {
     #[arg(value_parser = duration::parse)]
     conntrack_udp_timeout_stream: Option<Duration>,
 
-    /// Reset TCP connections to an endpoint that no service has listed for so long; 0: never
+    /// Reset TCP connections to an endpoint that nothing has listed for so long, also because its
+    /// Service was deleted, slices and all; 0: never
     #[arg(long, env = "VIPD_RESET_GONE_AFTER", value_name = "DUR", default_value = "0")]
     #[arg(value_parser = duration::parse)]
     reset_gone_after: Duration,

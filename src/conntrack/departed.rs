@@ -6,9 +6,11 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::stale::{Flow, Verdict, candidates};
+use super::stale::{Flow, Verdict, candidates, in_service_range};
 use crate::model::{Family, Known, Protocol, ServiceKey};
-use crate::planner::{Action, FrontendKey, Plan, ServicePlan, Target};
+use crate::planner::{
+    Action, FrontendAddress, FrontendKey, FrontendKind, Plan, ServicePlan, Target,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(60);
 
-/// What was known of a service before it changed.
+/// What was known of a service before it changed; nothing at all, if it is new.
 #[derive(Debug, Clone)]
 pub struct Former {
     pub key: ServiceKey,
@@ -27,13 +29,23 @@ pub struct Former {
 /// The endpoints that left their services, until their flows are ended.
 ///
 /// An endpoint is listed from its first mention until its last, ready or not, serving or
-/// terminating: who is listed in any condition may still be talking.
+/// terminating: who is listed in any condition may still be talking. So it is with the slices of a
+/// Service that was deleted.
 #[derive(Debug)]
 pub struct Departures {
     grace: Duration,
-    waiting: BTreeMap<ServiceKey, BTreeMap<Target, Wait>>,
+    services: BTreeMap<ServiceKey, Departed>,
     /// No wait is over before.
     next: Option<Instant>,
+}
+
+/// What left one service.
+#[derive(Debug, Default)]
+struct Departed {
+    endpoints: BTreeMap<Target, Wait>,
+    /// Where it answers no more, with its endpoints perhaps still listed: connections through these
+    /// are to be ended with theirs.
+    frontends: BTreeSet<FrontendKey>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +61,7 @@ pub struct Resets(pub BTreeMap<FrontendKey, BTreeSet<Target>>);
 impl Departures {
     /// `grace` is how long an endpoint must be gone.
     pub fn new(grace: Duration) -> Self {
-        Self { grace, waiting: BTreeMap::new(), next: None }
+        Self { grace, services: BTreeMap::new(), next: None }
     }
 
     /// Takes in that this service changed; what became of it is in `plan`. An endpoint that came
@@ -59,21 +71,24 @@ impl Departures {
         if known.is_some_and(|known| Arc::ptr_eq(known, &former.known)) {
             return;
         }
-        let Some(known) = known.filter(|known| known.service.is_some()) else {
-            // Without a service nobody would answer at its frontends, not even with a refusal.
-            self.waiting.remove(&former.key);
-            return;
-        };
-        let listed: BTreeSet<Target> = targets(known).collect();
+        let listed: BTreeSet<Target> = known.into_iter().flat_map(|known| targets(known)).collect();
         let until = now + self.grace;
-        let mut waiting = self.waiting.remove(&former.key).unwrap_or_default();
+        let mut departed = self.services.remove(&former.key).unwrap_or_default();
         for target in targets(&former.known) {
-            waiting.entry(target).or_insert(Wait { since: now, until });
+            departed.endpoints.entry(target).or_insert(Wait { since: now, until });
         }
-        waiting.retain(|target, _| !listed.contains(target));
-        if !waiting.is_empty() {
-            self.waiting.insert(former.key.clone(), waiting);
+        departed.endpoints.retain(|target, _| !listed.contains(target));
+        if former.known.service.as_ref() != known.and_then(|known| known.service.as_ref()) {
+            departed.frontends.extend(frontends(plan, &former.known));
+            let held: BTreeSet<FrontendKey> =
+                known.into_iter().flat_map(|known| frontends(plan, known)).collect();
+            departed.frontends.retain(|at| !held.contains(at));
+        }
+        if !departed.endpoints.is_empty() {
             self.next = Some(self.next.map_or(until, |next| next.min(until)));
+        }
+        if !departed.is_over(known) {
+            self.services.insert(former.key.clone(), departed);
         }
     }
 
@@ -86,27 +101,29 @@ impl Departures {
     /// `plan`. Costs a walk over all that is known, if any endpoint's time is over.
     ///
     /// One that another service lists, or whose frontend drops packets at the moment (the client
-    /// would not be told), waits on. One whose frontends all went is forgotten.
+    /// would not be told), waits on. One without a frontend where anybody would answer is
+    /// forgotten.
     pub fn due(&mut self, plan: &Plan, now: Instant) -> Resets {
         let mut resets = Resets::default();
         if self.next.is_none_or(|next| next > now) {
             return resets;
         }
         let due = |wait: &Wait| wait.until <= now;
-        let over = self.waiting.values().flatten().filter(|(_, wait)| due(wait));
+        let waiting = self.services.values().flat_map(|departed| &departed.endpoints);
+        let over = waiting.filter(|(_, wait)| due(wait));
         let mut gone: BTreeSet<Target> = over.map(|(target, _)| *target).collect();
         retain_unlisted(&mut gone, plan);
-        for (key, waiting) in &mut self.waiting {
-            if !waiting.values().any(due) {
-                continue;
+        self.services.retain(|key, departed| {
+            let Departed { endpoints, frontends } = departed;
+            if !endpoints.values().any(due) {
+                return true;
             }
             let service = plan.service(key);
-            waiting.retain(|target, wait| {
+            endpoints.retain(|target, wait| {
                 if !due(wait) {
                     return true;
                 }
-                let ways = service.as_ref().map(|service| ways(service, *target));
-                let ways = ways.unwrap_or_default();
+                let ways = Ways::to(*target, (service.as_ref(), frontends), plan);
                 let waits = !gone.contains(target) || ways.silent && ways.answering.is_empty();
                 if waits {
                     wait.until = now + (now - wait.since).clamp(SOONEST, LATEST);
@@ -115,10 +132,19 @@ impl Departures {
                 }
                 waits
             });
-        }
-        self.waiting.retain(|_, waiting| !waiting.is_empty());
-        self.next = self.waiting.values().flat_map(BTreeMap::values).map(|wait| wait.until).min();
+            !departed.is_over(plan.known.get(key))
+        });
+        let waiting = self.services.values().flat_map(|departed| departed.endpoints.values());
+        self.next = waiting.map(|wait| wait.until).min();
         resets
+    }
+}
+
+impl Departed {
+    /// Nothing waits, and nothing that is still listed could be reached by a former frontend.
+    fn is_over(&self, known: Option<&Arc<Known>>) -> bool {
+        let listed = || known.is_some_and(|known| targets(known).next().is_some());
+        self.endpoints.is_empty() && (self.frontends.is_empty() || !listed())
     }
 }
 
@@ -158,23 +184,71 @@ impl Resets {
 /// What the frontends do for who was connected to an endpoint.
 #[derive(Debug, Default)]
 struct Ways {
-    /// These send the next packet to somebody who refuses it.
+    /// These have the next packet answered by a reset: the service's other endpoints, a refusal, or
+    /// the node itself know nothing of the connection.
     answering: Vec<FrontendKey>,
     /// There is one that drops it.
     silent: bool,
 }
 
-fn ways(service: &ServicePlan, target: Target) -> Ways {
-    let mut ways = Ways::default();
-    let family = Family::of(target.address);
-    let held = service.held().filter(|(port, _)| port.protocol == Protocol::Tcp);
-    for (_, frontend) in held.filter(|(port, _)| port.family == family) {
-        match frontend.action {
-            Action::Forward(_) | Action::Reject => ways.answering.push(frontend.at),
-            Action::Drop => ways.silent = true,
+impl Ways {
+    /// By what the service holds, and by what it held.
+    fn to(
+        target: Target,
+        (service, former): (Option<&ServicePlan>, &BTreeSet<FrontendKey>),
+        plan: &Plan,
+    ) -> Self {
+        let mut ways = Self::default();
+        let family = Family::of(target.address);
+        let held = service.into_iter().flat_map(ServicePlan::held);
+        let held = held.filter(|(port, _)| port.protocol == Protocol::Tcp && port.family == family);
+        for (_, frontend) in held {
+            ways.add(frontend.at, frontend.action);
+        }
+        for at in former.iter().filter(|at| at.at.family() == family) {
+            let holder = plan.claims.holder(at).and_then(|holder| plan.service(holder));
+            let held = holder.as_ref().and_then(|holder| holder.held().find(|(_, f)| f.at == *at));
+            match held {
+                Some((_, frontend)) => ways.add(*at, frontend.action),
+                None if is_refused(*at, plan) => ways.add(*at, Action::Reject),
+                // It would leave the node, or go astray.
+                None => {}
+            }
+        }
+        ways
+    }
+
+    fn add(&mut self, at: FrontendKey, action: Action) {
+        match action {
+            Action::Forward(_) | Action::Reject => self.answering.push(at),
+            Action::Drop => self.silent = true,
         }
     }
-    ways
+}
+
+/// Whether a segment to an address and port that no service holds is answered by a reset: within
+/// the service ranges and at other ports of a cluster IP by the dataplane, at the node's own
+/// addresses by the node.
+fn is_refused(at: FrontendKey, plan: &Plan) -> bool {
+    let FrontendAddress::Address(address) = at.at else { return true };
+    let is_cluster_ip = || {
+        plan.claims.at(address).any(|(at, holder)| {
+            let holder = plan.service(holder);
+            let mut held = holder.iter().flat_map(ServicePlan::held);
+            held.any(|(_, f)| f.at == *at && f.kind == FrontendKind::ClusterIp)
+        })
+    };
+    in_service_range(plan, address)
+        || plan.node.own_addresses.binary_search(&address).is_ok()
+        || is_cluster_ip()
+}
+
+/// Where a service wants to answer by TCP, whoever holds that.
+fn frontends(plan: &Plan, known: &Known) -> BTreeSet<FrontendKey> {
+    let service = plan.service_of(known);
+    let ports = service.iter().flat_map(|service| service.ports.iter());
+    let tcp = ports.filter(|port| port.protocol == Protocol::Tcp);
+    tcp.flat_map(|port| port.frontends.iter().map(|frontend| frontend.at)).collect()
 }
 
 /// Every TCP endpoint that is listed for a service, in whatever condition.

@@ -73,10 +73,9 @@ impl Resetter {
     /// Remembers what services were at the last commit.
     pub fn remember(&mut self, changing: &[ServiceKey], plan: &Plan) {
         for key in changing {
-            if let Some(known) = plan.known.get(key) {
-                // What a commit that failed was about is not what the kernel holds.
-                self.former.entry(key.clone()).or_insert_with(|| Arc::clone(known));
-            }
+            // What a commit that failed was about is not what the kernel holds.
+            let known = || plan.known.get(key).cloned().unwrap_or_default();
+            self.former.entry(key.clone()).or_insert_with(known);
         }
     }
 

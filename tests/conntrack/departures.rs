@@ -4,10 +4,13 @@ use crate::objects::{Example, policy, service};
 use rstest::rstest;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vipd::conntrack::{Departures, Flow, Former, Resets, Verdict};
-use vipd::model::{Conditions, Family, NodeFacts, Object, Protocol, TrafficPolicy};
+use vipd::model::{
+    Conditions, Family, Kind, NodeFacts, Object, Protocol, ServicePort, TrafficPolicy,
+};
 use vipd::planner::{FrontendAddress, FrontendKey, Plan, Planner, Target};
 use vipd::sources::Change;
 use vipd::store::Store;
@@ -58,10 +61,8 @@ impl Node {
         let before = self.plan();
         self.planner.replan(changed.clone(), self.store.known());
         for key in changed {
-            if let Some(known) = before.known.get(&key) {
-                let former = Former { known: Arc::clone(known), key };
-                self.departures.note(&former, self.planner.plan(), self.start + self.now);
-            }
+            let former = Former { known: before.known.get(&key).cloned().unwrap_or_default(), key };
+            self.departures.note(&former, self.planner.plan(), self.start + self.now);
         }
     }
 
@@ -213,13 +214,131 @@ fn who_is_listed_elsewhere_is_not_gone() {
     assert_eq!(node.after(1000), Resets::default());
 }
 
+/// The Service without its slices, or these without it.
+fn only(kind: Kind, changes: Vec<Change>) -> Vec<Change> {
+    let of_kind = |change: &Change| match change {
+        Change::Delete(object) => object.kind == kind,
+        _ => false,
+    };
+    changes.into_iter().filter(of_kind).collect()
+}
+
+fn both_pods() -> Resets {
+    let at = frontend(&web(), Family::V4);
+    resets([(at, pod(1, 1)), (at, pod(1, 2))])
+}
+
 #[test]
-fn a_service_that_goes_answers_nobody() {
+fn the_endpoints_of_a_service_that_goes_with_its_slices_are_gone() {
     let mut node = Node::with(&[web()]);
-    node.change(web().endpoints(&[1]).upserts());
+    node.change(web().deletes());
+    assert_eq!(node.after(29), Resets::default());
+    assert_eq!(node.after(1), both_pods());
+    assert_eq!(node.departures.next_due(), None);
+}
+
+#[test]
+fn slices_that_outlive_their_service_vouch_for_its_endpoints() {
+    let mut node = Node::with(&[web()]);
+    node.change(only(Kind::Service, web().deletes()));
+    assert_eq!(node.after(1000), Resets::default());
+    node.change(only(Kind::EndpointSlice, web().deletes()));
+    assert_eq!(node.after(29), Resets::default(), "its time begins with them");
+    assert_eq!(node.after(1), both_pods());
+    assert_eq!(node.departures.next_due(), None);
+}
+
+#[test]
+fn a_service_that_comes_again_with_its_endpoints_keeps_their_connections() {
+    let mut node = Node::with(&[web()]);
+    node.change(web().deletes());
+    assert_eq!(node.after(20), Resets::default());
+    node.change(web().upserts());
+    assert_eq!(node.after(1000), Resets::default());
+    node.change(web().deletes());
+    assert_eq!(node.after(29), Resets::default(), "its time begins anew");
+    assert_eq!(node.after(1), both_pods());
+}
+
+#[test]
+fn who_another_service_lists_outlives_its_own() {
+    let mut node = Node::with(&[web()]);
+    node.change(other().into_iter().map(Change::Upsert).collect());
     node.change(web().deletes());
     assert_eq!(node.after(1000), Resets::default());
+    node.change(service("other", 2).deletes());
+    let (mut all, there) = (both_pods(), frontend(&service("other", 2), Family::V4));
+    all.0.insert(there, [pod(1, 1), pod(1, 2)].into());
+    assert_eq!(node.after(100), all);
+}
+
+#[test]
+fn connections_through_a_port_that_went_end_with_their_endpoint() {
+    let mut node = Node::with(&[web()]);
+    node.change(web().port(81).upserts());
+    assert_eq!(node.after(1000), Resets::default(), "the endpoints are still listed");
+    node.change(web().port(81).endpoints(&[1]).upserts());
+    let (old, new) =
+        (frontend(&web(), Family::V4), FrontendKey { port: 81, ..frontend(&web(), Family::V4) });
+    assert_eq!(node.after(30), resets([(old, pod(1, 2)), (new, pod(1, 2))]));
+    // Back where it was: nothing is former any more.
+    node.change(web().endpoints(&[1]).upserts());
+    node.change(web().endpoints(&[]).upserts());
+    assert_eq!(node.after(30), resets([(new, pod(1, 1)), (old, pod(1, 1))]));
+}
+
+/// The example at a node port too.
+fn exposed(example: &Example) -> Vec<Change> {
+    let mut objects = example.objects();
+    for object in &mut objects {
+        if let Object::Service(service) = object {
+            let service = Arc::make_mut(service);
+            let number = NonZeroU16::new(30_080);
+            let ports = service.ports.iter().cloned();
+            service.ports = ports.map(|port| ServicePort { node_port: number, ..port }).collect();
+        }
+    }
+    objects.into_iter().map(Change::Upsert).collect()
+}
+
+/// A segment to a former external address leaves the node, and nobody tells the client: its entry
+/// is better than none. At a node port the node itself tells it.
+#[test]
+fn only_where_somebody_answers_a_deleted_services_connections_end() {
+    let outside = web().outside();
+    let mut node = Node::with(std::slice::from_ref(&outside));
+    node.change(outside.deletes());
+    assert_eq!(node.after(1000), Resets::default());
     assert_eq!(node.departures.next_due(), None);
+    node.change(exposed(&outside));
+    node.change(outside.deletes());
+    let at = FrontendAddress::NodePort(Family::V4);
+    let at = FrontendKey { at, port: 30_080, ..frontend(&web(), Family::V4) };
+    assert_eq!(node.after(30), resets([(at, pod(1, 1)), (at, pod(1, 2))]));
+}
+
+/// As long as the address is a cluster IP by another port, what is no port of it is refused.
+#[test]
+fn a_port_that_went_is_refused_where_the_cluster_ip_stays() {
+    let outside = web().outside();
+    let mut node = Node::with(std::slice::from_ref(&outside));
+    node.change(outside.clone().port(81).endpoints(&[1]).upserts());
+    let (old, new) = (
+        frontend(&outside, Family::V4),
+        FrontendKey { port: 81, ..frontend(&outside, Family::V4) },
+    );
+    assert_eq!(node.after(30), resets([(old, pod(1, 2)), (new, pod(1, 2))]));
+}
+
+#[test]
+fn who_holds_the_frontend_next_decides() {
+    let next = || service("next", 1).endpoints(&[7]);
+    let mut node = Node::with(&[web()]);
+    node.change(web().deletes());
+    node.change(with_policy(&next(), TrafficPolicy::Local));
+    assert_eq!(node.after(1000), Resets::default(), "it drops what comes");
+    node.change(next().upserts());
+    assert_eq!(node.after(60), both_pods());
 }
 
 #[test]

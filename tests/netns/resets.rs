@@ -2,7 +2,7 @@
 
 use super::support::flow::{Event, Flow};
 use super::support::manifests::{draining, ep, gone, no_endpoints, slice, svc};
-use super::support::plan::{Ext, L1, L2, L3, Node, R1, Who};
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
 use super::support::sniff::RST;
@@ -201,14 +201,41 @@ pub fn cases() -> Vec<Case> {
         })
         .once()
         .flag(FLAG, "1500ms"),
-        case("a service that is deleted keeps its connections", |w| {
+        case("46 clients of a service that is deleted, with its slices, are reset", |w| {
+            all_are_reset(w, || w.withdraw(svc().on([L1])));
+            w.tcp(L3, w.cip(), 80).times(2).dropped();
+        })
+        .flag(FLAG, "1s"),
+        case("a service is deleted: its connections live as long as its slices say so", |w| {
             w.serve(svc().on([L1]));
             let start = Instant::now();
-            let flow = w.talking(L3, Tcp, w.cip(), 80);
-            w.withdraw(svc().on([L1]));
+            let flows = connected(w);
+            w.withdraw(svc());
             w.sleep(1500);
-            flow.undisturbed(start);
+            flows.iter().for_each(|(_, flow)| flow.undisturbed(start));
+            let end = Instant::now();
+            w.withdraw(slice([L1]));
+            for (_, flow) in &flows {
+                w.within(PATIENCE, || is_reset(flow, end));
+            }
         })
+        .flag(FLAG, "300ms"),
+        case(
+            "a service is deleted: clients by its node port are reset, by its external IP not",
+            |w| {
+                let external = w.family.external_ip();
+                let exposed = || svc().node_port(NODE_PORT).external_ips([external]).on([L1]);
+                w.serve(exposed());
+                let start = Instant::now();
+                let by_node_port = w.talking(Ext, Tcp, w.address(Node), NODE_PORT);
+                let by_external_ip = w.talking(Ext, Tcp, external, 80);
+                w.sleep(100);
+                w.withdraw(exposed());
+                w.within(PATIENCE, || is_reset(&by_node_port, start));
+                w.sleep(1000);
+                by_external_ip.undisturbed(start);
+            },
+        )
         .flag(FLAG, "300ms"),
     ]
 }
