@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::model::ServiceKey;
+use crate::model::{Created, ServiceKey};
 use crate::planner::Listening;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The services of each port. The API server gives a port to one service only; should two have it,
-/// the first by name is answered for.
+/// the oldest is answered for, then the first by name.
 #[derive(Debug, Default)]
-pub(super) struct Ports(BTreeMap<u16, BTreeSet<ServiceKey>>);
+pub(super) struct Ports(BTreeMap<u16, BTreeSet<(Created, ServiceKey)>>);
 
 /// Whether any port is another service's now, or there is one more or less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +39,13 @@ impl Ports {
                 continue;
             }
             followed = Followed::Changed;
-            if let Some(services) = old.and_then(|port| self.0.get_mut(&port)) {
-                services.remove(service);
+            if let Some((port, since)) = old
+                && let Some(services) = self.0.get_mut(&port)
+            {
+                services.remove(&(since, service.clone()));
             }
-            if let Some(port) = new {
-                self.0.entry(port).or_default().insert(service.clone());
+            if let Some((port, since)) = new {
+                self.0.entry(port).or_default().insert((since, service.clone()));
             }
         }
         self.0.retain(|_, services| !services.is_empty());
@@ -51,15 +53,15 @@ impl Ports {
     }
 
     pub(super) fn holders(&self) -> impl Iterator<Item = (u16, &ServiceKey)> {
-        self.0.iter().filter_map(|(port, services)| Some((*port, services.first()?)))
+        self.0.iter().filter_map(|(port, services)| Some((*port, &services.first()?.1)))
     }
 
     /// Services whose port answers for another one.
     pub(super) fn losers(&self) -> impl Iterator<Item = (u16, &ServiceKey)> {
-        self.0.iter().flat_map(|(port, services)| services.iter().skip(1).map(|s| (*port, s)))
+        self.0.iter().flat_map(|(port, services)| services.iter().skip(1).map(|s| (*port, &s.1)))
     }
 }
 
-fn port(listening: &Arc<Listening>) -> Option<u16> {
-    listening.health.map(|check| check.port.get())
+fn port(listening: &Arc<Listening>) -> Option<(u16, Created)> {
+    listening.health.map(|check| (check.port.get(), check.since))
 }

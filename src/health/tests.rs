@@ -3,7 +3,7 @@
 use super::answer::answer;
 use super::follow::Servers;
 use super::ports::{Followed, Ports};
-use crate::model::{Family, NodeFacts, ServiceKey};
+use crate::model::{Created, Family, NodeFacts, ServiceKey};
 use crate::planner::{HealthCheck, Listening, NodePlan, Plan, Policy};
 use crate::sync::{Snapshot, SyncStatus};
 use arc_swap::ArcSwap;
@@ -21,8 +21,16 @@ fn key(name: &str) -> ServiceKey {
 
 fn checked(port: u16, local_endpoints: u32) -> Arc<Listening> {
     let port = NonZeroU16::new(port).unwrap();
-    let health = Some(HealthCheck { port, local_endpoints: [local_endpoints, 0] });
+    let since = Created::new(None);
+    let health = Some(HealthCheck { port, since, local_endpoints: [local_endpoints, 0] });
     Arc::new(Listening { health, node_ports: Box::default() })
+}
+
+/// The same of a service that was created then.
+fn created(seconds: i64, mut listening: Listening) -> Arc<Listening> {
+    let check = listening.health.as_mut().unwrap();
+    check.since = Created::new(Some(seconds));
+    Arc::new(listening)
 }
 
 /// A healthy node that answers on 127.0.0.1 only.
@@ -108,6 +116,25 @@ fn the_first_service_by_name_has_a_port() {
     assert_eq!(ports.follow(&two, &counted), Followed::Same);
     assert_eq!(ports.follow(&counted, &none), Followed::Changed);
     assert_eq!(ports.holders().count(), 0);
+}
+
+#[test]
+fn the_oldest_service_has_a_port() {
+    let with_ages = |ages: &[(&str, i64)]| -> OrdMap<ServiceKey, Arc<Listening>> {
+        let listening = || Listening::clone(&checked(30555, 1));
+        ages.iter().map(|(name, age)| (key(name), created(*age, listening()))).collect()
+    };
+    let (mut ports, none) = (Ports::default(), OrdMap::new());
+    let young = with_ages(&[("a", 20)]);
+    let both = with_ages(&[("a", 20), ("b", 10)]);
+    let again = with_ages(&[("a", 20), ("b", 30)]);
+    for (before, now, holder, losers) in
+        [(&none, &young, "a", 0), (&young, &both, "b", 1), (&both, &again, "a", 1)]
+    {
+        assert_eq!(ports.follow(before, now), Followed::Changed);
+        assert_eq!(ports.holders().collect::<Vec<_>>(), [(30555, &key(holder))]);
+        assert_eq!(ports.losers().count(), losers);
+    }
 }
 
 // ---- on sockets

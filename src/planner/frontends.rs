@@ -230,7 +230,8 @@ impl Site<'_> {
                 ports.flat_map(|port| self.choice(port, family).ready_here().collect::<Vec<_>>());
             here.collect::<BTreeSet<_>>().len() as u32
         };
-        asked.then(|| HealthCheck { port, local_endpoints: Family::BOTH.map(here) })
+        let since = self.service.created;
+        asked.then(|| HealthCheck { port, since, local_endpoints: Family::BOTH.map(here) })
     }
 }
 

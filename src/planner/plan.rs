@@ -1,7 +1,7 @@
 //! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
 
 use super::{Claims, Outsiders, Policy, plan_service};
-use crate::model::{Family, Known, NodeFacts, PortName, Protocol, ServiceKey};
+use crate::model::{Created, Family, Known, NodeFacts, PortName, Protocol, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::fmt;
@@ -219,6 +219,8 @@ pub struct ServicePlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HealthCheck {
     pub port: NonZeroU16,
+    /// Of the Service: of two with one port the older is answered for.
+    pub since: Created,
     /// Addresses of ready endpoints on this node, IPv4 and IPv6; one that terminates counts no more,
     /// although it still serves.
     pub local_endpoints: [u32; 2],

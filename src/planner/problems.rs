@@ -1,6 +1,6 @@
 //! What is served otherwise than its author may think.
 
-use super::{Plan, ServicePlan};
+use super::{Plan, ServicePlan, health_holders, health_shadow};
 use crate::model::{
     ClusterIps, Family, Kind, Known, ObjectRef, Origin, Problem, ServiceKey, Severity,
 };
@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Frontends that another service holds, and cluster IPs outside all service ranges of their
-/// family. Walks over everything: for inspection, not for the path of a change.
+/// Frontends and health check ports that another service holds, and cluster IPs outside all service
+/// ranges of their family. Walks over everything: for inspection, not for the path of a change.
 pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Problem> {
     let losers: BTreeSet<&ServiceKey> =
         plan.claims.contested().flat_map(|(_, losers)| losers).collect();
@@ -22,7 +22,37 @@ pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Prob
         }
         stray_cluster_ips(key, &object.cluster_ips, plan, &mut problems);
     }
+    silent_health_checks(plan, &mut problems);
     problems
+}
+
+fn silent_health_checks(plan: &Plan, problems: &mut Vec<Problem>) {
+    let holders = health_holders(plan);
+    for (key, listening) in &plan.listening {
+        let Some(check) = listening.health else { continue };
+        let port = check.port;
+        let mut shadowed = |reason: String| {
+            problems.push(Problem {
+                severity: Severity::Shadowed,
+                origin: Origin::Cluster,
+                object: Some(ObjectRef::new(Kind::Service, key.as_str())),
+                field: "spec.healthCheckNodePort".into(),
+                reason: reason.into(),
+            });
+        };
+        if let Some(holder) = holders.get(&port).filter(|holder| **holder != key) {
+            shadowed(format!(
+                "port {port} answers for Service {holder}, which comes first by age, then by name; \
+                 give one of them another port"
+            ));
+        }
+        if let Some((at, holder)) = health_shadow(plan, check) {
+            shadowed(format!(
+                "load balancers that ask at port {port} reach endpoints of Service {holder}: it is \
+                 {at}; give one of them another port"
+            ));
+        }
+    }
 }
 
 fn lost_frontends(service: &ServicePlan, problems: &mut Vec<Problem>) {
