@@ -14,7 +14,7 @@ use crate::planner::{NodePlan, Plan};
 use crate::sources::manifests;
 use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
-use crate::{admin, conntrack, dataplane, health, localhost, node, sync, takeover};
+use crate::{admin, conntrack, dataplane, health, localhost, metrics, node, sync, takeover};
 use arc_swap::ArcSwap;
 use std::future::pending;
 use std::io;
@@ -113,6 +113,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     let writer = Writer::new(settings, dataplane, cleaner);
     let metrics = Metrics::with_kernel(Counters::open()?);
     let (health_tally, localhost_counts) = (metrics.health.clone(), metrics.localhost.clone());
+    let watching = metrics::watch(metrics.clone(), writer.published(), stop.clone());
+    let watching = tokio::spawn(watching);
     let listener = admin::bind(&config.admin_socket)?;
     let admin = admin::serve(listener, writer.published(), metrics, stop.clone());
     let admin = tokio::spawn(admin);
@@ -166,7 +168,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    let _ = tokio::join!(admin, takeover, health, localhost);
+    let _ = tokio::join!(admin, takeover, health, localhost, watching);
     node.abort();
     Ok(())
 }

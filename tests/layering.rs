@@ -44,6 +44,7 @@ const PURE: &[&str] = &[
     "sources/decode",
     "sync/no_local",
     "sync/schedule",
+    "sync/sticky",
     "conntrack/departed",
     "conntrack/stale",
     "conntrack/sysctls",
@@ -64,6 +65,7 @@ const PURE: &[&str] = &[
     "localhost/places",
     "metrics/families",
     "metrics/text",
+    "metrics/unpinned",
 ];
 
 const PURE_LINE: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";

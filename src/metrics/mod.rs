@@ -15,9 +15,14 @@ mod scrape;
 #[cfg(test)]
 mod tests;
 mod text;
+mod unpinned;
+#[cfg(test)]
+mod unpinned_tests;
+mod watch;
 
 pub use families::{Readings, render};
 pub use scrape::Metrics;
+pub use watch::watch;
 
 /// Of the answer to a scrape.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

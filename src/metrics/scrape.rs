@@ -34,7 +34,7 @@ impl Metrics {
         render(snapshot, &readings)
     }
 
-    async fn read_kernel(&self) -> Option<Counted> {
+    pub(super) async fn read_kernel(&self) -> Option<Counted> {
         let kernel = Arc::clone(self.kernel.as_ref()?);
         // A reading that ended early is no harm to the next: what it left is drained first.
         let read = move || kernel.lock().unwrap_or_else(PoisonError::into_inner).read();

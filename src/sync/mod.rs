@@ -4,18 +4,20 @@
 //! published [`Snapshot`] after each.
 //! Never: a second task that writes; a wait for anything but the kernel.
 
-mod no_local;
 #[cfg(test)]
-mod no_local_tests;
+mod counts_tests;
+mod no_local;
 mod schedule;
 #[cfg(test)]
 mod schedule_tests;
 mod snapshot;
+mod sticky;
 mod task;
 mod writer;
 
 pub use no_local::NoLocalEndpoints;
 pub use schedule::{Schedule, Work};
 pub use snapshot::{Snapshot, SyncStatus};
+pub use sticky::StickyServices;
 pub use task::run;
 pub use writer::{Settings, StaleFlows, Writer};

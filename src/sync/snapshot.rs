@@ -1,6 +1,6 @@
 //! What the writer publishes for everyone else to read.
 
-use super::NoLocalEndpoints;
+use super::{NoLocalEndpoints, StickyServices};
 use crate::conntrack::{Removals, ResetCount};
 use crate::dataplane::Applied;
 use crate::model::{Known, Problem, ServiceKey};
@@ -52,6 +52,7 @@ pub struct SyncStatus {
     /// Changes of EndpointSlices and Endpoints objects that sources have told of.
     pub endpoint_changes: u64,
     pub no_local: NoLocalEndpoints,
+    pub sticky: StickyServices,
     /// Of stale UDP conntrack entries.
     pub removals: Removals,
     /// TCP connections that were reset because their endpoint is gone.

@@ -1,7 +1,7 @@
 //! The state that only one task may change, and the one step that brings it to the kernel.
 
 use super::schedule::{Schedule, Work};
-use super::{NoLocalEndpoints, Snapshot, SyncStatus};
+use super::{NoLocalEndpoints, Snapshot, StickyServices, SyncStatus};
 use crate::conntrack::{Cause, Cleaner, Removals, ResetCount, Stale, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
@@ -245,6 +245,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         let node_ports = stale_node_ports(&changed.node, &delta, self.planner.plan());
         self.stale.extend(stale(&delta).iter().chain(node_ports.iter()));
         self.status.no_local.follow(&delta);
+        self.status.sticky.follow(&delta);
         delta
     }
 
@@ -279,6 +280,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             // What was there before is found in the kernel: nobody asks for the difference.
             self.planner.catch_up(changed.services, self.store.known());
             self.status.no_local = NoLocalEndpoints::of(self.planner.plan());
+            self.status.sticky = StickyServices::of(self.planner.plan());
         }
         let plan = self.planner.plan();
         let mut applied = self.dataplane.resync(plan)?;

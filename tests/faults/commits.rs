@@ -284,3 +284,18 @@ fn failing_lasts_from_the_first_failure_to_the_next_success() {
     bench.converge();
     assert_eq!(bench.status().failing_since, None);
 }
+
+#[test]
+fn sticky_services_are_counted_from_the_first_resync_on() {
+    let sticky = |number: u8| service(&format!("sticky-{number}"), number).sticky(60);
+    let mut bench = Bench::started(Fake::default(), &[web(), sticky(3), sticky(4)]);
+    assert_eq!(bench.status().sticky.get(), 2);
+    bench.take(sticky(5).upserts());
+    bench.work();
+    assert_eq!(bench.status().sticky.get(), 3);
+    bench.kernel().fail(Op::Apply, [0]);
+    bench.take(sticky(3).deletes());
+    bench.work();
+    bench.converge();
+    assert_eq!(bench.status().sticky.get(), 2);
+}

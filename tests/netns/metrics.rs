@@ -95,6 +95,27 @@ pub fn cases() -> Vec<Case> {
             w.tcp(Ext, w.cip(), 80).from(crowd[1]).times(30).untraced().reached();
             assert_eq!(metric(w, FULL), 30.0);
         }),
+        case("a full table of pins is told in the log, once", |w| {
+            w.serve(svc().sticky(600).on([L1, R1]));
+            w.terminate();
+            let made = w.sh(Node, "nft list table inet vipd");
+            let small = made.replace("size 1048576", "size 1");
+            w.netns(Node).nft(&format!("delete table inet vipd\n{small}"));
+            w.start(&[]);
+            let crowd = w.family.crowd();
+            let told = |w: &World| w.log().matches("affinity table is full").count();
+            w.tcp(Ext, w.cip(), 80).from(crowd[0]).untraced().reached();
+            w.sleep(65_000);
+            assert_eq!(told(w), 0, "there was room for one");
+            for _ in 0..2 {
+                w.tcp(Ext, w.cip(), 80).from(crowd[1]).times(30).untraced().reached();
+                w.sleep(65_000);
+                assert_eq!(told(w), 1, "{}", w.log());
+                assert!(w.log().contains("connections=30"), "{}", w.log());
+            }
+        })
+        .once()
+        .soak(),
         case("health-check listeners count, open and refused", |w| {
             const OPEN: &str = "vipd_health_check_listeners";
             const FAILED: &str = "vipd_health_check_listener_failures_total";

@@ -1,6 +1,6 @@
-//! The count that follows changes against the one that is made from nothing.
+//! The counts that follow changes against those that are made from nothing.
 
-use super::NoLocalEndpoints;
+use super::{NoLocalEndpoints, StickyServices};
 use crate::model::TrafficPolicy::{self, Cluster, Local};
 use crate::model::{
     ClusterIps, Conditions, Created, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family,
@@ -9,7 +9,7 @@ use crate::model::{
 };
 use crate::planner::{Planner, Policy};
 use crate::store::Store;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 /// A NodePort service with an address of each family and one port.
@@ -67,6 +67,7 @@ struct Followed {
     store: Store,
     planner: Planner,
     count: NoLocalEndpoints,
+    sticky: StickyServices,
 }
 
 impl Followed {
@@ -75,6 +76,7 @@ impl Followed {
             store: Store::new("node-a".into()),
             planner: Planner::new(Policy::default(), "node-a".into()),
             count: NoLocalEndpoints::default(),
+            sticky: StickyServices::default(),
         }
     }
 
@@ -86,6 +88,8 @@ impl Followed {
         let delta = self.planner.replan(changed, self.store.known());
         self.count.follow(&delta);
         assert_eq!(self.count, NoLocalEndpoints::of(self.planner.plan()));
+        self.sticky.follow(&delta);
+        assert_eq!(self.sticky, StickyServices::of(self.planner.plan()));
         (self.count.internal, self.count.external)
     }
 
@@ -133,4 +137,32 @@ fn another_name_of_the_node_is_followed() {
     followed.count.follow(&delta);
     assert_eq!(followed.count, NoLocalEndpoints { internal: 1, external: 0 });
     assert_eq!(followed.count, NoLocalEndpoints::of(followed.planner.plan()));
+}
+
+/// The service, sticky or not, with an address or without.
+fn with(number: u8, affinity: Option<u32>, cluster_ips: ClusterIps) -> Object {
+    let Object::Service(mut service) = service(number, Cluster, Cluster) else { unreachable!() };
+    let changed = Arc::make_mut(&mut service);
+    changed.affinity = affinity.and_then(NonZeroU32::new);
+    changed.cluster_ips = cluster_ips;
+    Object::Service(service)
+}
+
+#[test]
+fn sticky_services_count_while_they_are_served() {
+    let mut followed = Followed::new();
+    let address = ClusterIps { v4: Some([10, 254, 0, 9].into()), v6: None };
+    let mut after = |objects: Vec<Object>| {
+        followed.after(objects);
+        followed.sticky.get()
+    };
+    assert_eq!(after(vec![with(1, None, address)]), 0);
+    assert_eq!(after(vec![with(1, Some(60), address)]), 1);
+    assert_eq!(after(vec![with(1, Some(90), address)]), 1);
+    assert_eq!(after(vec![with(2, Some(60), ClusterIps::default())]), 1);
+    assert_eq!(after(slices(1, &["node-a"])), 1);
+    assert_eq!(after(vec![with(1, None, address), with(2, Some(60), address)]), 1);
+    followed.delete(2);
+    followed.after([]);
+    assert_eq!(followed.sticky.get(), 0);
 }
