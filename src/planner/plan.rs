@@ -111,8 +111,7 @@ impl fmt::Display for FrontendKey {
             FrontendAddress::Address(address) => {
                 write!(f, "{}/{protocol}", SocketAddr::new(*address, *port))
             }
-            FrontendAddress::NodePort(Family::V4) => write!(f, "IPv4 node port {port}/{protocol}"),
-            FrontendAddress::NodePort(Family::V6) => write!(f, "IPv6 node port {port}/{protocol}"),
+            FrontendAddress::NodePort(family) => write!(f, "{family} node port {port}/{protocol}"),
         }
     }
 }

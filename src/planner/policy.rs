@@ -3,6 +3,8 @@
 use super::{LocalDetector, Masquerade, NodePlan};
 use crate::model::{Family, NodeFacts};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,6 +42,32 @@ pub enum NodePortAddresses {
     /// 127.0.0.0/8 and ::1
     Localhost,
     All,
+}
+
+/// Something to know about where node ports answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodePortNote {
+    /// No entry is about this family, so that all its addresses count.
+    AllAddresses(Family),
+    /// No address of an interface lies in this range.
+    NoAddress(IpNet),
+}
+
+impl fmt::Display for NodePortNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NodePortNote::AllAddresses(family) => write!(
+                f,
+                "no entry of --nodeport-addresses is about an {family} address of this node (or of \
+                 its Node object, for `primary`): node ports answer at all of them"
+            ),
+            NodePortNote::NoAddress(net) => write!(
+                f,
+                "no address of this node lies in {net}: that entry of --nodeport-addresses has no \
+                 effect"
+            ),
+        }
+    }
 }
 
 /// How to tell a local pod by its packets.
@@ -127,6 +155,25 @@ impl Policy {
         addresses.sort_unstable();
         addresses.dedup();
         addresses
+    }
+
+    /// What the entries say about this node that their author may not have meant.
+    pub fn node_port_notes(&self, facts: &NodeFacts) -> BTreeSet<NodePortNote> {
+        let interfaces = || facts.interface_addresses.iter().filter(|ip| !ip.is_loopback());
+        let unnamed = Family::BOTH.into_iter().filter(|family| {
+            !self.concerns(facts, *family) && interfaces().any(|ip| Family::of(*ip) == *family)
+        });
+        let unmatched = self.node_ports_at().iter().filter_map(|entry| match entry {
+            // A range of everything means a family, which the node may do without.
+            NodePortAddresses::Within(net) if net.prefix_len() > 0 => Some(*net),
+            _ => None,
+        });
+        let unmatched = unmatched
+            .filter(|net| !net.addr().is_loopback() && !interfaces().any(|ip| net.contains(ip)));
+        unnamed
+            .map(NodePortNote::AllAddresses)
+            .chain(unmatched.map(NodePortNote::NoAddress))
+            .collect()
     }
 
     fn names_loopback(&self, facts: &NodeFacts, family: Family) -> bool {

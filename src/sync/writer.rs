@@ -5,12 +5,12 @@ use super::{NoLocalEndpoints, Snapshot, StickyServices, SyncStatus};
 use crate::conntrack::{Cause, Cleaner, Removals, ResetCount, Stale, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
-use crate::planner::{FactsChange, NodePlan, Plan, PlanDelta, Planner, Policy};
+use crate::planner::{FactsChange, NodePlan, NodePortNote, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -79,6 +79,8 @@ pub struct Writer<D, F> {
     /// UDP frontends of changes that no commit has followed yet.
     stale: Stale,
     facts_changed: bool,
+    /// What the log says of the addresses of node ports.
+    noted: BTreeSet<NodePortNote>,
     seen: Option<Instant>,
     published: Arc<ArcSwap<Snapshot>>,
     listening: watch::Sender<()>,
@@ -118,6 +120,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             status,
             stale: Stale::default(),
             facts_changed: true,
+            noted: BTreeSet::new(),
             seen: None,
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
             listening: watch::Sender::new(()),
@@ -234,6 +237,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             if change == FactsChange::Services {
                 changed.extend(self.store.known().keys().cloned());
             }
+            self.note_node_ports();
         }
         self.flows.before(&changed, self.planner.plan());
         Changed { services: changed, node }
@@ -247,6 +251,19 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.status.no_local.follow(&delta);
         self.status.sticky.follow(&delta);
         delta
+    }
+
+    /// Says once what there is to know about the addresses of node ports.
+    fn note_node_ports(&mut self) {
+        let plan = self.planner.plan();
+        let notes = plan.policy.node_port_notes(&plan.facts);
+        for note in notes.difference(&self.noted) {
+            match note {
+                NodePortNote::AllAddresses(_) => tracing::info!("{note}"),
+                NodePortNote::NoAddress(_) => tracing::warn!("{note}"),
+            }
+        }
+        self.noted = notes;
     }
 
     fn facts(&self) -> NodeFacts {

@@ -112,6 +112,15 @@ pub fn cases() -> Vec<Case> {
             six.serve(slice([L1]).named("six").only(V6));
             only_at(&four, &[V4.node_second()]);
             only_at(&six, &[V6.address(Node), V6.node_second(), V6.outside_gateway()]);
+            let told = |text: &str| w.log().matches(text).count();
+            let all = "is about an IPv6 address of this node";
+            let none = "no address of this node lies in 192.168.1.0/24";
+            assert_eq!((told(all), told(none)), (1, 0), "{}", w.log());
+            w.sh(Node, "ip addr del 192.168.1.2/24 dev up0");
+            w.within(SOON, || told(none) == 1);
+            set_address(w, "add", w.family.external_ip());
+            w.settle();
+            assert_eq!((told(all), told(none)), (1, 1), "{}", w.log());
         })
         .flag("--nodeport-addresses", "192.168.1.0/24")
         .once(),

@@ -122,7 +122,7 @@ impl From<&Plan> for NodeView {
                 .into_iter()
                 .zip(node.localhost_node_ports)
                 .filter(|(_, answers)| *answers)
-                .map(|(of, _)| family(of).to_owned())
+                .map(|(family, _)| family.to_string())
                 .collect(),
             masquerade_all: node.masquerade_all,
             drop_invalid: node.drop_invalid,
@@ -157,7 +157,7 @@ impl From<&PortPlan> for PortView {
             name: port.name.0.to_string(),
             protocol: port.protocol.name().to_owned(),
             port: port.port,
-            family: family(port.family).to_owned(),
+            family: port.family.to_string(),
             affinity_seconds: port.affinity.map(Into::into),
             frontends: port.frontends.iter().map(FrontendView::from).collect(),
             cluster: port.cluster.iter().map(PoolView::from).collect(),
@@ -197,13 +197,6 @@ impl From<&PoolEndpoint> for PoolView {
             locality: locality_name(endpoint.locality).to_owned(),
             terminating: endpoint.terminating,
         }
-    }
-}
-
-fn family(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use rstest::rstest;
+use std::net::IpAddr;
 
 /// Two interfaces' worth of addresses; the Node object knows the first of each family.
 fn node() -> NodeFacts {
@@ -82,6 +83,42 @@ fn without_a_node_object(#[case] flag: &str, #[case] expected: String) {
 fn a_family_without_a_primary_address_has_all() {
     let facts = NodeFacts { addresses: vec!["192.168.0.2".parse().unwrap()], ..node() };
     assert_eq!(told(&plan_of("primary", &facts)), format!("192.168.0.2 {ALL6} +6"));
+}
+
+/// What is to be known, by family and range.
+fn notes(text: &str, facts: &NodeFacts) -> String {
+    let policy = Policy { node_ports_at: entries(text), ..policy() };
+    let words = policy.node_port_notes(facts).into_iter().map(|note| match note {
+        NodePortNote::AllAddresses(family) => format!("all {family}"),
+        NodePortNote::NoAddress(net) => format!("none in {net}"),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+#[rstest]
+#[case::unset("", "")]
+#[case::both("192.168.0.0/16 fd00::/64", "")]
+#[case::one("192.168.0.0/24", "all IPv6")]
+#[case::the_other("fd00:1::/64", "all IPv4")]
+#[case::no_match("172.16.0.0/12", "all IPv6, none in 172.16.0.0/12")]
+#[case::one_of_two("10.0.0.0/8 172.16.0.0/12 fd00::/16", "none in 172.16.0.0/12")]
+#[case::neither("172.16.0.0/12 fd99::/16", "none in 172.16.0.0/12, none in fd99::/16")]
+#[case::loopback("127.0.0.0/8 ::1/128", "")]
+#[case::all("all", "")]
+fn what_the_entries_leave_open_is_told(#[case] flag: &str, #[case] expected: &str) {
+    assert_eq!(notes(flag, &node()), expected);
+}
+
+#[test]
+fn a_family_that_the_node_does_without_is_not_spoken_of() {
+    let four = |ip: &IpAddr| ip.is_ipv4();
+    let mut facts = node();
+    facts.interface_addresses.retain(four);
+    facts.addresses.retain(four);
+    assert_eq!(notes("", &facts), "");
+    assert_eq!(notes("192.168.0.0/24", &facts), "");
+    assert_eq!(notes("0.0.0.0/0 ::/0", &facts), "");
+    assert_eq!(notes("", &NodeFacts { addresses: vec![], ..node() }), "all IPv4, all IPv6");
 }
 
 #[test]
