@@ -183,6 +183,74 @@ fn problems_of_a_services_slices_are_told_with_it() {
     assert!(stderr(&missing).ends_with("not found\n"), "{}", stderr(&missing));
 }
 
+/// Services that load balancers ask about: one that is answered for, and what keeps others from it.
+#[test]
+fn health_checks_described() {
+    let balanced = |name: &str, number: u8, year: u16, rest: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, creationTimestamp: \
+             {year}-01-01T00:00:00Z}}\nspec: {{clusterIPs: [10.254.0.{number}, \
+             \"fd00:254::{number}\"], ipFamilies: [IPv4, IPv6], type: LoadBalancer, {rest}}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: \
+             {name}-4, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
+             ports: [{{port: 8080}}]\nendpoints: [{{addresses: [10.180.0.{number}], nodeName: \
+             node-a}}]\n"
+        )
+    };
+    let local = |rest: &str| format!("externalTrafficPolicy: Local, {rest}");
+    let dir = manifests(
+        &[
+            balanced("old", 1, 2020, &local("healthCheckNodePort: 30555, ports: [{port: 80}]")),
+            balanced("a-young", 2, 2021, &local("healthCheckNodePort: 30555, ports: [{port: 80}]")),
+            balanced(
+                "ported",
+                3,
+                2020,
+                &local("healthCheckNodePort: 30556, ports: [{port: 80, nodePort: 30556}]"),
+            ),
+            balanced("cluster", 4, 2020, "healthCheckNodePort: 30557, ports: [{port: 80}]"),
+            balanced("plain", 5, 2020, &local("ports: [{port: 80}]")),
+        ]
+        .concat(),
+    );
+    let told = |name: &str, flags: &str| -> Vec<String> {
+        let output = ask(dir.path(), &format!("describe service {name} {flags}"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        let (part, _) = stdout(&output).split_once("\nProblems:").expect("the last part");
+        part.lines()
+            .filter(|line| line.to_lowercase().contains("healthcheck") || line.contains("Answer:"))
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    assert_eq!(
+        told("old", ""),
+        [
+            "HealthCheck NodePort: 30555",
+            "Answer: 200 to IPv4: 1 ready endpoint on this node",
+            "Answer: 503 to IPv6: 0 ready endpoints on this node"
+        ]
+    );
+    let about = |name: &str, flags: &str| told(name, flags).pop().unwrap_or_default();
+    assert!(about("a-young", "").ends_with("the port answers for Service default/old"));
+    assert!(
+        about("ported", "").ends_with("it is IPv4 node port 30556/TCP of Service default/ported")
+    );
+    assert!(
+        about("cluster", "").contains("only of type LoadBalancer with externalTrafficPolicy Local")
+    );
+    let nowhere = "--nodeport-addresses 172.16.0.0/12,fd99::/16";
+    assert!(about("old", nowhere).ends_with("this node has no address for node ports"));
+    assert_eq!(about("plain", ""), "");
+    let output = ask(dir.path(), "describe service a-young -o json");
+    let json: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(json["health"]["port"], 30555);
+    let problem = &json["problems"][0];
+    assert_eq!(
+        (&problem["severity"], &problem["field"]),
+        (&"shadowed".into(), &"spec.healthCheckNodePort".into())
+    );
+}
+
 #[test]
 fn the_plan() {
     insta::assert_snapshot!("plan", answer("plan --service-cluster-ip-range 10.254.0.0/16"));

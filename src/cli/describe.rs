@@ -4,7 +4,9 @@ use super::Error;
 use super::answers::From;
 use super::output::{self, TextFormat, escape};
 use super::table::{abbreviated, joined};
-use crate::admin::views::{DescribeView, DescribedEndpoint, DescribedPort, FrontendView};
+use crate::admin::views::{
+    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, FrontendView,
+};
 use crate::model::ServiceKey;
 use clap::{Args, ValueEnum};
 use std::fmt::Write as _;
@@ -84,6 +86,9 @@ fn render(described: &DescribeView) -> String {
             let _ = writeln!(text, "    {}", render_endpoint(endpoint));
         }
     }
+    if let Some(health) = &described.health {
+        render_health(&mut text, health);
+    }
     text.push_str("\nProblems:");
     if described.problems.is_empty() {
         text.push_str("                 <none>");
@@ -149,6 +154,27 @@ fn object(out: &mut String, described: &DescribeView) {
         field(out, "External Traffic Policy", &service.external_traffic_policy);
     }
     field(out, "Internal Traffic Policy", &service.internal_traffic_policy);
+    if let Some(health) = &described.health {
+        field(out, "HealthCheck NodePort", &health.port.to_string());
+    }
+}
+
+fn render_health(out: &mut String, health: &DescribedHealth) {
+    let _ = writeln!(out, "  health checks at port {}/TCP (HTTP)", health.port);
+    let mut line = |text: &str| {
+        let _ = writeln!(out, "    {:<12}{}", "Answer:", escape(text));
+    };
+    if let Some(why_not) = &health.why_not {
+        line(&format!("none about this service: {why_not}"));
+        return;
+    }
+    for answer in &health.answers {
+        let noun = if answer.local_endpoints == 1 { "endpoint" } else { "endpoints" };
+        line(&format!(
+            "{} to {}: {} ready {noun} on this node",
+            answer.status, answer.family, answer.local_endpoints
+        ));
+    }
 }
 
 fn render_frontend(out: &mut String, port: &DescribedPort, frontend: &FrontendView) {

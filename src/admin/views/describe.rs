@@ -4,8 +4,8 @@ use super::{
     EndpointView, FrontendView, NodeView, ProblemView, ServiceView, endpoints_view, problems_of,
     service_view, target,
 };
-use crate::model::{Known, ServiceKey};
-use crate::planner::{self, Locality, PortPlan};
+use crate::model::{Family, Known, Service, ServiceKey};
+use crate::planner::{self, Locality, Plan, PortPlan};
 use crate::sync::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -19,7 +19,31 @@ pub struct DescribeView {
     pub endpoints: Vec<EndpointView>,
     pub node: NodeView,
     pub ports: Vec<DescribedPort>,
+    /// `healthCheckNodePort`, where the Service names one.
+    pub health: Option<DescribedHealth>,
     pub problems: Vec<ProblemView>,
+}
+
+/// What load balancers that ask this node about the Service are told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DescribedHealth {
+    pub port: u16,
+    /// Why they are told nothing of this Service.
+    pub why_not: Option<String>,
+    /// Of each family that the Service has, while this node follows the plan.
+    pub answers: Vec<HealthAnswer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthAnswer {
+    /// `IPv4` or `IPv6`
+    pub family: String,
+    /// Ready ones on this node.
+    pub local_endpoints: u32,
+    /// HTTP status
+    pub status: u16,
 }
 
 /// A Service port in one family on this node.
@@ -63,6 +87,7 @@ pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
         endpoints: endpoints.endpoints,
         node: NodeView::from(&snapshot.plan),
         ports: ports.map(|port| described_port(snapshot, known, port)).collect(),
+        health: described_health(&snapshot.plan, service),
         problems: problems_of(snapshot, key),
     })
 }
@@ -104,6 +129,35 @@ fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> Descri
             })
             .collect(),
     }
+}
+
+fn described_health(plan: &Plan, service: &Service) -> Option<DescribedHealth> {
+    let port = service.external.as_deref()?.health_check_node_port?;
+    let check = plan.service(&service.key).and_then(|plan| plan.health);
+    let Some(check) = check else {
+        let why = "only of type LoadBalancer with externalTrafficPolicy Local it is answered";
+        let why_not = Some(why.to_owned());
+        return Some(DescribedHealth { port: port.get(), why_not, answers: Vec::new() });
+    };
+    let holder = planner::health_holders(plan).get(&port).copied();
+    let node = &plan.node;
+    let nowhere = node.node_port_addresses.is_empty() && node.localhost_node_ports == [false; 2];
+    let why_not = match (holder, planner::health_shadow(plan, check)) {
+        (Some(holder), _) if *holder != service.key => {
+            Some(format!("the port answers for Service {holder}"))
+        }
+        (_, Some((at, holder))) => Some(format!("it is {at} of Service {holder}")),
+        _ if nowhere => Some("this node has no address for node ports".to_owned()),
+        _ => None,
+    };
+    let families = Family::BOTH.into_iter();
+    let answers = families.filter(|family| service.cluster_ips.get(*family).is_some());
+    let answers = answers.map(|family| {
+        let local_endpoints = check.of(family);
+        let status = if local_endpoints > 0 && !plan.facts.going_away { 200 } else { 503 };
+        HealthAnswer { family: family.to_string(), local_endpoints, status }
+    });
+    Some(DescribedHealth { port: port.get(), why_not, answers: answers.collect() })
 }
 
 pub(super) fn locality_name(locality: Locality) -> &'static str {

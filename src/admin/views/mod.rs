@@ -9,7 +9,10 @@ mod service;
 mod status;
 mod trace;
 
-pub use describe::{DescribeView, DescribedEndpoint, DescribedPort, describe, not_found};
+pub use describe::{
+    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, HealthAnswer, describe,
+    not_found,
+};
 pub use endpoints::{EndpointView, EndpointsView, endpoints_view};
 pub use plan::{FrontendView, NodeView, PlanView, PoolView, PortView, ServicePlanView};
 pub use problem::{ProblemView, problem_views, problems_of};
