@@ -59,7 +59,8 @@ pub struct NodeFlags {
     #[arg(value_delimiter = ',', value_parser = node_ports::parse)]
     nodeport_addresses: Vec<NodePortAddresses>,
 
-    /// Answer at node ports of 127.0.0.1 and ::1 too, where --nodeport-addresses has them
+    /// Answer at node ports of 127.0.0.1 and ::1 too, where --nodeport-addresses has them: by
+    /// endpoints of the whole cluster, also under externalTrafficPolicy Local
     #[arg(long, alias = "iptables-localhost-nodeports")]
     #[arg(env = "VIPD_LOCALHOST_NODEPORTS", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
