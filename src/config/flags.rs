@@ -5,7 +5,7 @@ use super::{
     LogFormat, LogLevel, NodeConfig, ProxyMode, Warning, cidr, conntrack::ConntrackFlags, detect,
     duration, node_ports, value,
 };
-use crate::planner::{NodePortAddresses, Policy};
+use crate::planner::{ExternalIps, NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 use std::path::PathBuf;
@@ -74,6 +74,14 @@ pub struct NodeFlags {
     #[arg(default_value = "serve")]
     cluster_ip_outsiders: ClusterIpOutsiders,
 
+    /// Serve the externalIPs of Services; false: none of any, because who may create a Service could
+    /// draw traffic to any address to its pods
+    #[arg(long, env = "VIPD_EXTERNAL_IPS", value_name = "true|false")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "true")]
+    external_ips: bool,
+
     /// Drop packets of service addresses that conntrack calls INVALID
     #[arg(long, env = "VIPD_DROP_INVALID", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
@@ -107,6 +115,10 @@ impl NodeFlags {
             node_ports_at: self.nodeport_addresses,
             localhost_node_ports: self.localhost_nodeports,
             outsiders: self.cluster_ip_outsiders.into(),
+            external_ips: match self.external_ips {
+                true => ExternalIps::Served,
+                false => ExternalIps::Ignored,
+            },
         };
         detect::check_outsiders(&policy, &mut warnings)?;
         let node_name = self.hostname_override.map_or_else(host_name, Ok)?.into();
@@ -257,6 +269,13 @@ mod tests {
         assert!(config("--masquerade-all=T").policy.masquerade_all);
         assert!(!config("--masquerade-all=false").policy.masquerade_all);
         assert!(!config("--drop-invalid=0").policy.drop_invalid);
+        for (flags, expected) in [
+            ("", ExternalIps::Served),
+            ("--external-ips", ExternalIps::Served),
+            ("--external-ips=false", ExternalIps::Ignored),
+        ] {
+            assert_eq!(config(flags).policy.external_ips, expected, "{flags}");
+        }
         assert!(config("--takeover").takeover && !config("--takeover=false").takeover);
         assert!(refusal("--masquerade-all=maybe").contains("expected true or false"));
     }

@@ -3,8 +3,8 @@
 use super::endpoints::{Choice, PortRef, without};
 use super::policy::disjoint;
 use super::{
-    Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, HealthCheck, Masquerade,
-    Policy, Pool, PortPlan, Reach, Scope, ServicePlan,
+    Action, ExternalIps, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
+    HealthCheck, Masquerade, Policy, Pool, PortPlan, Reach, Scope, ServicePlan,
 };
 use crate::model::{
     Family, Known, NodeFacts, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
@@ -50,10 +50,15 @@ fn drop_repeated(ports: &mut [PortPlan]) {
 }
 
 /// The frontends that a service's plan has, in no particular order.
-pub(super) fn wanted_frontends(service: &Service) -> impl Iterator<Item = FrontendKey> {
+pub(super) fn wanted_frontends(
+    service: &Service,
+    policy: &Policy,
+) -> impl Iterator<Item = FrontendKey> {
+    let external_ips = policy.external_ips;
     service.ports.iter().flat_map(move |port| {
         let families = Family::BOTH.into_iter();
-        families.flat_map(move |family| frontends(service, port, family)).map(|(at, _)| at)
+        let frontends = move |family| frontends(service, port, family, external_ips);
+        families.flat_map(frontends).map(|(at, _)| at)
     })
 }
 
@@ -63,6 +68,7 @@ fn frontends(
     service: &Service,
     port: &ServicePort,
     family: Family,
+    external_ips: ExternalIps,
 ) -> SmallVec<[(FrontendKey, FrontendKind); 1]> {
     let mut found: SmallVec<[(FrontendKey, FrontendKind); 1]> = SmallVec::new();
     let Some(cluster_ip) = service.cluster_ips.get(family) else { return found };
@@ -75,7 +81,8 @@ fn frontends(
     add(FrontendAddress::Address(cluster_ip), port.port, FrontendKind::ClusterIp);
     if let Some(external) = &service.external {
         let vips = external.vips.iter().map(|ip| (ip, FrontendKind::LoadBalancer));
-        let ips = external.ips.iter().map(|ip| (ip, FrontendKind::ExternalIp));
+        let ips = external.ips.iter().filter(|_| external_ips == ExternalIps::Served);
+        let ips = ips.map(|ip| (ip, FrontendKind::ExternalIp));
         for (ip, kind) in vips.chain(ips).filter(|(ip, _)| Family::of(**ip) == family) {
             add(FrontendAddress::Address(*ip), port.port, kind);
         }
@@ -109,7 +116,7 @@ impl Site<'_> {
         family: Family,
         unpooled: &mut Option<Vec<IpAddr>>,
     ) -> Option<PortPlan> {
-        let wanted = frontends(self.service, port, family);
+        let wanted = frontends(self.service, port, family, self.policy.external_ips);
         if wanted.is_empty() {
             return None;
         }

@@ -21,6 +21,7 @@ pub struct Policy {
     /// Loopback addresses answer at node ports, where they are asked for or nothing is.
     pub localhost_node_ports: bool,
     pub outsiders: Outsiders,
+    pub external_ips: ExternalIps,
 }
 
 /// What becomes of clients at cluster IPs that are neither this node nor, by the local detector,
@@ -30,6 +31,15 @@ pub enum Outsiders {
     #[default]
     Served,
     Dropped,
+}
+
+/// What becomes of `spec.externalIPs`: who may create a Service can draw traffic to any address to
+/// its pods by it (CVE-2020-8554). As kube-proxy's feature gate AllowServiceExternalIPs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum ExternalIps {
+    #[default]
+    Served,
+    Ignored,
 }
 
 /// One entry of `nodePortAddresses`.

@@ -1,16 +1,16 @@
 //! What is served otherwise than its author may think.
 
-use super::{Plan, ServicePlan, health_holders, health_shadow};
+use super::{ExternalIps, Plan, Policy, ServicePlan, health_holders, health_shadow};
 use crate::model::{
-    ClusterIps, Family, Kind, Known, ObjectRef, Origin, Problem, ServiceKey, Severity,
+    ClusterIps, Family, Kind, Known, ObjectRef, Origin, Problem, Service, ServiceKey, Severity,
 };
 use imbl::OrdMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Frontends and health check ports that another service holds, and cluster IPs outside all service
-/// ranges of their family. Walks over everything: for inspection, not for the path of a change.
+/// Frontends and health check ports that another service holds, external IPs that are ignored, and
+/// cluster IPs outside all service ranges of their family. Walks over everything: for inspection, not for the path of a change.
 pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Problem> {
     let losers: BTreeSet<&ServiceKey> =
         plan.claims.contested().flat_map(|(_, losers)| losers).collect();
@@ -21,6 +21,7 @@ pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Prob
             plan.service(key).iter().for_each(|service| lost_frontends(service, &mut problems));
         }
         stray_cluster_ips(key, &object.cluster_ips, plan, &mut problems);
+        problems.extend(ignored_external_ips(object, &plan.policy));
     }
     silent_health_checks(plan, &mut problems);
     problems
@@ -71,6 +72,18 @@ fn lost_frontends(service: &ServicePlan, problems: &mut Vec<Problem>) {
             .into(),
         });
     }
+}
+
+fn ignored_external_ips(service: &Service, policy: &Policy) -> Option<Problem> {
+    let ips = &service.external.as_deref()?.ips;
+    let ignored = policy.external_ips == ExternalIps::Ignored && !ips.is_empty();
+    ignored.then(|| Problem {
+        severity: Severity::Warning,
+        origin: Origin::Cluster,
+        object: Some(ObjectRef::new(Kind::Service, service.key.as_str())),
+        field: "spec.externalIPs".into(),
+        reason: "not served on this node: --external-ips is false".into(),
+    })
 }
 
 fn stray_cluster_ips(

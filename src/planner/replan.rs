@@ -173,7 +173,7 @@ impl Planner {
             gone += usize::from(old.is_some());
             // Mostly the endpoints changed, and the Service is the very same.
             if old != new {
-                wish(key, (old, new), &mut wishes);
+                wish(key, (old, new), &self.plan.policy, &mut wishes);
             }
         }
         self.plan.services = self.plan.services + come - gone;
@@ -251,13 +251,13 @@ fn service(known: &Option<Arc<Known>>) -> Option<&Arc<Service>> {
 type Versions<'a> = (Option<&'a Arc<Service>>, Option<&'a Arc<Service>>);
 
 /// All that a service claims now, and what it claimed before and does not any more.
-fn wish(key: &ServiceKey, (old, new): Versions<'_>, out: &mut Vec<Claim>) {
+fn wish(key: &ServiceKey, (old, new): Versions<'_>, policy: &Policy, out: &mut Vec<Claim>) {
     let first = out.len();
-    for at in new.into_iter().flat_map(|service| wanted_frontends(service)) {
+    for at in new.into_iter().flat_map(|service| wanted_frontends(service, policy)) {
         out.push((at, key.clone(), Wish::Keep));
     }
     let kept = out.len();
-    for at in old.into_iter().flat_map(|service| wanted_frontends(service)) {
+    for at in old.into_iter().flat_map(|service| wanted_frontends(service, policy)) {
         if !out[first..kept].iter().any(|(other, ..)| *other == at) {
             out.push((at, key.clone(), Wish::Leave));
         }

@@ -64,6 +64,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             node_ports_at,
             localhost_node_ports: drop_invalid,
             outsiders,
+            external_ips: Default::default(),
         },
     )
 }

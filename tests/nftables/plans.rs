@@ -44,6 +44,7 @@ pub fn policy() -> Policy {
             "fd00:96::/112".parse().expect("a CIDR"),
         ],
         outsiders: Default::default(),
+        external_ips: Default::default(),
         drop_invalid: true,
         node_ports_at: Vec::new(),
         localhost_node_ports: true,

@@ -187,6 +187,7 @@ pub fn policy() -> Policy {
         service_ranges: ranges(["10.254.0.0/16", "fd00:254::/112"]),
         drop_invalid: true,
         outsiders: Default::default(),
+        external_ips: Default::default(),
         node_ports_at: vec![],
         localhost_node_ports: false,
     }

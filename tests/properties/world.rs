@@ -64,6 +64,7 @@ pub fn policy() -> Policy {
         service_ranges: vec![RANGE.parse().unwrap()],
         drop_invalid: true,
         outsiders: Default::default(),
+        external_ips: Default::default(),
         node_ports_at: vec![],
         localhost_node_ports: false,
     }

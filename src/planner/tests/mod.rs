@@ -129,6 +129,7 @@ pub(super) fn policy() -> Policy {
         detect: DetectLocal::ClusterCidr(vec!["10.180.0.0/16".parse().unwrap()]),
         service_ranges: vec!["10.254.0.0/16".parse().unwrap()],
         outsiders: Default::default(),
+        external_ips: Default::default(),
         drop_invalid: true,
         node_ports_at: vec![],
         localhost_node_ports: true,
