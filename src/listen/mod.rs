@@ -25,6 +25,11 @@ pub enum Error {
     InUse,
     #[error("no interface has this address; `ip address` lists those that there are")]
     NoSuchAddress,
+    #[error(
+        "this process may not open sockets of this family (systemd: RestrictAddressFamilies must \
+         name AF_INET and AF_INET6)"
+    )]
+    Forbidden,
     #[error("there are too many open files already; raise the limit (systemd: LimitNOFILE)")]
     Files,
     #[error("{0}")]
@@ -38,7 +43,7 @@ impl From<io::Error> for Error {
             io::ErrorKind::AddrNotAvailable => Error::NoSuchAddress,
             _ => match error.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE) => Error::Files,
-                Some(libc::EAFNOSUPPORT) => Error::NoSuchAddress,
+                Some(libc::EAFNOSUPPORT) => Error::Forbidden,
                 _ => Error::Other(error),
             },
         }
@@ -49,6 +54,11 @@ impl Error {
     /// Whether the kernel does without the family (`disable_ipv6`, `ipv6.disable=1`): every machine
     /// that has it has its loopback address. Nobody can miss what is not answered there.
     pub fn is_of_unused_family(&self, at: SocketAddr) -> bool {
-        matches!(self, Error::NoSuchAddress) && at.ip().is_loopback()
+        match self {
+            Error::NoSuchAddress => at.ip().is_loopback(),
+            // A kernel without IPv4 there is not.
+            Error::Forbidden => at.is_ipv6() && at.ip().is_loopback(),
+            Error::InUse | Error::Files | Error::Other(_) => false,
+        }
     }
 }

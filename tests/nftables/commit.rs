@@ -3,12 +3,13 @@
 
 use crate::elements::open;
 use crate::held::Held;
+use crate::netns::Netns;
 use crate::plans::{Cluster, policy};
 use crate::runner::{Case, namespace, remove};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use vipd::dataplane::nftables::Error;
 use vipd::dataplane::{Applied, Dataplane, Unheard};
@@ -22,6 +23,9 @@ pub const CASES: &[Case] = &[
     ("a refused commit changes nothing, and a resync mends it", refused),
     ("a long delta that is refused half-way is mended by a resync", refused_half_way),
     ("what is not vipd's stays", foreign_tables),
+    ("guards go with a frontend that changes hands among thousands", guards_change_hands),
+    ("what guards a former frontend goes after it", guards_go_last),
+    ("a first load that broke off is no table that serves", broken_off),
     ("a first load meets packets when all is there, a second one at once", hooks_in_time),
 ];
 
@@ -41,29 +45,7 @@ fn many(count: usize) -> Cluster {
 /// once it is vipd's own services that are gone, half of them are better than none.
 fn hooks_in_time() {
     let node = namespace();
-    let spawn = || {
-        let mut nft = Command::new("nft");
-        nft.arg("monitor").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
-    };
-    let mut monitor = node.enter(spawn).expect("nft can be run");
-    let lines = BufReader::new(monitor.stdout.take().expect("it is piped")).lines();
-    let (say, said) = channel();
-    std::thread::spawn(move || lines.map_while(Result::ok).all(|line| say.send(line).is_ok()));
-    // Lines until both came: that of the first hook, that of the last services.
-    let heard = || {
-        let (mut hook, mut last, mut line) = (None, None, 0);
-        while hook.is_none() || last.is_none() {
-            let text = said.recv_timeout(Duration::from_secs(10)).expect("nft tells of everything");
-            line += 1;
-            if text.contains("type nat hook prerouting") {
-                hook.get_or_insert(line);
-            } else if text.contains("services4") && text.contains("10.96.99.99") {
-                last.get_or_insert(line);
-            }
-        }
-        (hook, last)
-    };
-    std::thread::sleep(Duration::from_millis(300));
+    let (mut monitor, said) = notifications(&node);
     let mut nftables = open(&node);
     let mut cluster = many(2500);
     // The first sticky service makes parts of the hooked chains that were not there before it.
@@ -71,17 +53,132 @@ fn hooks_in_time() {
     cluster.replan();
     let plan = cluster.plan();
     nftables.resync(&plan).expect("an empty namespace takes it");
-    let (hook, last) = heard();
-    assert!(hook > last, "hooked at line {hook:?}, the last service came at {last:?}");
+    let (hook, last) = first_hook_and_last_service(&said);
+    assert!(hook > last, "hooked at line {hook}, the last service came at {last}");
     assert_eq!(Held::read(&node).lines(), Held::of(&plan).lines());
     assert_eq!(open(&node).resync(&plan).expect("it can be read").operations, 0);
     node.enter(|| nftables.subscribe()).expect("notifications can be had");
     node.nft("flush ruleset");
     while nftables.repair(&plan).expect("nobody is in the way").is_none() {}
-    let (hook, last) = heard();
-    assert!(hook < last, "hooked at line {hook:?}, the last service came at {last:?}");
+    let (hook, last) = first_hook_and_last_service(&said);
+    assert!(hook < last, "hooked at line {hook}, the last service came at {last}");
     monitor.kill().and_then(|()| monitor.wait()).expect("it was running");
     remove(&node);
+}
+
+/// The one that gets it in the first transaction and the one that loses it in the last, and the
+/// other way round.
+fn guards_change_hands() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    let mut cluster = many(2500);
+    const VIP: &str = "vips=1.2.3.4 from=203.0.113.0/25,192.0.2.7/32";
+    const NARROW: &str = "vips=1.2.3.4 from=203.0.113.0/28,198.51.100.0/24";
+    let mut put = |first: &str, last: &str, round: usize| {
+        cluster.put(&format!("a 10.96.99.1 80/tcp -> 10.1.99.1 {first}"));
+        cluster.put(&format!("z 10.96.99.2 80/tcp -> 10.1.99.2 {last}"));
+        for n in 0..2500 {
+            let (high, low) = (n / 200, n % 200 + 1);
+            let service = format!("s{n} 10.96.{high}.{low} 80/tcp -> 10.1.{high}.{low}");
+            cluster.put(&format!("{service},10.1.201.{round}"));
+        }
+        (cluster.replan(), cluster.plan())
+    };
+    let (_, plan) = put(VIP, "", 1);
+    nftables.resync(&plan).expect("an empty namespace takes it");
+    for (round, (first, last)) in
+        [("", VIP), (NARROW, ""), ("", NARROW), ("vips=1.2.3.4", ""), ("", VIP)].iter().enumerate()
+    {
+        let (delta, plan) = put(first, last, round + 2);
+        nftables.apply(&delta, &plan).expect("nobody is in the way");
+        nftables.settle().expect("nobody is in the way");
+        assert_eq!(Held::read(&node).lines(), Held::of(&plan).lines(), "round {round}");
+    }
+    remove(&node);
+}
+
+/// In the notifications of a start that finds a guarded Service gone.
+fn guards_go_last() {
+    let node = namespace();
+    let mut cluster = many(10);
+    cluster.put("shut 10.96.99.1 80/tcp -> 10.1.99.1 vips=1.2.3.4 from=203.0.113.0/25");
+    cluster.replan();
+    open(&node).resync(&cluster.plan()).expect("an empty namespace takes it");
+    cluster.remove("shut");
+    cluster.replan();
+    let (mut monitor, said) = notifications(&node);
+    open(&node).resync(&cluster.plan()).expect("nobody is in the way");
+    // Of the frontend itself nft says nothing; it goes before the endpoint that it led to.
+    let (mut endpoint, mut guard) = (None, None);
+    for line in 0.. {
+        let text = said.recv_timeout(Duration::from_secs(10)).expect("nft tells of everything");
+        if text.contains("delete element inet vipd endpoints4 {") {
+            endpoint = Some(line);
+        } else if text.contains("delete element inet vipd allowed4") {
+            guard = Some(line);
+        }
+        if endpoint.is_some() && guard.is_some() {
+            break;
+        }
+    }
+    assert!(endpoint < guard, "the endpoint went at line {endpoint:?}, the guard at {guard:?}");
+    assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+    monitor.kill().and_then(|()| monitor.wait()).expect("it was running");
+    remove(&node);
+}
+
+/// Another proxy may still serve: the rest comes before the hooks, as it would have the first time.
+fn broken_off() {
+    let node = namespace();
+    let mut cluster = many(1500);
+    cluster.put("zz 10.96.99.99 80/tcp -> 10.1.99.99");
+    cluster.replan();
+    let plan = cluster.plan();
+    open(&node).resync(&plan).expect("an empty namespace takes it");
+    // What a daemon leaves that is killed in between: no hook, not all services.
+    for chain in ["prerouting", "output", "postrouting", "invalid"] {
+        node.nft(&format!("delete chain inet vipd {chain}"));
+    }
+    node.nft("delete element inet vipd services4 { 10.96.99.99 . tcp . 80 }");
+    let (mut monitor, said) = notifications(&node);
+    open(&node).resync(&plan).expect("nobody is in the way");
+    let (hook, last) = first_hook_and_last_service(&said);
+    assert!(hook > last, "hooked at line {hook}, the last service came at {last}");
+    assert_eq!(Held::read(&node).lines(), Held::of(&plan).lines());
+    monitor.kill().and_then(|()| monitor.wait()).expect("it was running");
+    remove(&node);
+}
+
+/// All that `nft monitor` says from here on.
+fn notifications(node: &Netns) -> (Child, Receiver<String>) {
+    let spawn = || {
+        // Into a pipe nft would write block by block.
+        let mut nft = Command::new("stdbuf");
+        nft.args(["-oL", "nft", "monitor"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+    };
+    let mut monitor = node.enter(spawn).expect("nft can be run");
+    let lines = BufReader::new(monitor.stdout.take().expect("it is piped")).lines();
+    let (say, said) = channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).all(|line| say.send(line).is_ok()));
+    std::thread::sleep(Duration::from_millis(300));
+    (monitor, said)
+}
+
+/// The lines that tell of the first hook and of the last of the services.
+fn first_hook_and_last_service(said: &Receiver<String>) -> (usize, usize) {
+    let (mut hook, mut last) = (None, None);
+    for line in 0.. {
+        let text = said.recv_timeout(Duration::from_secs(10)).expect("nft tells of everything");
+        if text.contains("type nat hook prerouting") {
+            hook.get_or_insert(line);
+        } else if text.contains("add element") && text.contains("10.96.99.99") {
+            last.get_or_insert(line);
+        }
+        if let (Some(hook), Some(last)) = (hook, last) {
+            return (hook, last);
+        }
+    }
+    unreachable!("lines come without end")
 }
 
 fn small_buffer() {

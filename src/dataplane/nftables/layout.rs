@@ -136,6 +136,9 @@ impl<'a> Needs<'a> {
     }
 }
 
+/// Service ranges that are compared one by one: more would cost more than a look-up.
+const FEW: usize = 4;
+
 fn suffix(family: Family) -> char {
     match family {
         Family::V4 => '4',
@@ -283,10 +286,15 @@ fn originals(needs: Needs<'_>, family: Family, then: &'static str) -> Vec<Rule> 
 /// INVALID packets of services: nobody translates them, so that they would show an endpoint's
 /// address to a client, or be answered by whoever has the frontend's address.
 fn stray(needs: Needs<'_>, family: Family) -> Vec<Rule> {
-    let mut out = vec![
-        rules::from_endpoint_counted(family),
-        rules::destination_in_counted(Set::Addresses(family), family),
-    ];
+    let mut out = vec![rules::from_endpoint_counted(family)];
+    // All that is in a service range is a service's, or was.
+    let ranges: Vec<IpNet> = needs.ranges(family).copied().collect();
+    if ranges.len() <= FEW {
+        out.extend(ranges.into_iter().map(rules::destination_within_counted));
+    } else {
+        out.push(rules::destination_in_counted(Set::Ranges(family), family));
+    }
+    out.push(rules::destination_in_counted(Set::Addresses(family), family));
     if needs.of(family).outside {
         out.push(rules::drop_service_counted(family));
     }
@@ -329,8 +337,6 @@ fn destinations(needs: Needs<'_>, family: Family, outsiders: Vec<Rule>) -> Vec<R
         }
         (false, None) if ranges.is_empty() => out.extend(node_port),
         _ => {
-            // More comparisons would cost more than a look-up.
-            const FEW: usize = 4;
             out.extend(outsiders);
             out.push(rules::find_class(family));
             out.extend(node_port);

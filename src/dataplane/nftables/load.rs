@@ -7,6 +7,7 @@ use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::kernel::Kernel;
 use super::lower::fixed_class_elements;
+use super::observe::is_hooked;
 use super::room::sets;
 use super::state::State;
 use super::transaction::{Batch, Encoder};
@@ -54,8 +55,9 @@ impl Nftables {
     }
 
     fn write_all(&mut self, plan: &Plan, hooks: Hooks) -> Result<Applied, Error> {
-        // A table in whose place this one comes serves already.
-        let hooks = if self.kernel.has_table()? { Hooks::First } else { hooks };
+        // A table in whose place this one comes may serve already.
+        let serves = self.kernel.has_table()? && is_hooked(&self.kernel.chains()?);
+        let hooks = if serves { Hooks::First } else { hooks };
         let skeleton = self.begin(plan, hooks);
         match load_side_by_side(&mut self.kernel, &mut self.state, (skeleton, plan)) {
             // More than was estimated (or no thread): one after the other, sets can grow.

@@ -13,12 +13,12 @@ use super::layout::{
 };
 use super::place::{Former, Wanted};
 use super::set::{
-    Bytes, Data, Element, Set, Value, address_element, allowed_element, class_element,
-    guarded_element, hairpin_element, local_element, service_element,
+    Bytes, Data, Element, Set, Value, address_element, class_element, hairpin_element,
+    local_element, service_element,
 };
 use super::state::{
-    HeldFrontend, PoolKey, PoolState, State, UsedPool, endpoint_addresses, frontend_addresses,
-    frontends, guards, locals, targets, used_pools,
+    HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, endpoint_addresses,
+    frontend_addresses, frontend_place, frontends, guarded, locals, targets, used_pools,
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{FrontendKind, NodePlan, ServicePlan};
@@ -75,7 +75,7 @@ impl State {
         let held = Held {
             frontends: old.map_or_else(Vec::new, |plan| frontends(plan, &pools).collect()),
             locals: old.map_or_else(Vec::new, |plan| locals(plan, &pools)),
-            guards: old.map_or_else(Vec::new, guard_elements),
+            guards: held_guards(old, new, &self.moved),
         };
         let former = |pool| match old {
             Some(plan) => Former::planned(pool, plan),
@@ -117,13 +117,13 @@ impl State {
         self.count_allowed(&shared.allowed);
     }
 
-    fn count_allowed(&mut self, lengths: &[(Family, u8)]) {
+    pub fn count_allowed(&mut self, lengths: &[(Family, u8)]) {
         for (family, length) in lengths {
             *self.allowed[family.index()].entry(*length).or_default() += 1;
         }
     }
 
-    fn discount_allowed(&mut self, lengths: &[(Family, u8)]) {
+    pub fn discount_allowed(&mut self, lengths: &[(Family, u8)]) {
         for (family, length) in lengths {
             let counts = &mut self.allowed[family.index()];
             if let Some(count) = counts.get_mut(length) {
@@ -133,6 +133,25 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Guards that go later: until then the skeleton must ask them.
+    pub fn count_guards(&mut self, elements: &[(Set, Element)]) {
+        for (set, _) in elements {
+            if let Set::Guarded(family) = set {
+                self.guarded[family.index()] += 1;
+            }
+        }
+        self.count_allowed(&lengths_of(elements));
+    }
+
+    pub fn discount_guards(&mut self, elements: &[(Set, Element)]) {
+        for (set, _) in elements {
+            if let Set::Guarded(family) = set {
+                self.guarded[family.index()] -= 1;
+            }
+        }
+        self.discount_allowed(&lengths_of(elements));
     }
 
     /// As `lower`, but for shared addresses and the skeleton, and from what the kernel was seen to
@@ -182,9 +201,10 @@ impl State {
 
     /// Writes what differs between the frontends held and wanted, and what hangs on them.
     fn write_held(&mut self, held: Held, wanted: Held, changes: &mut Changes) {
-        guard_difference(&held.guards, &wanted.guards, changes);
+        let unguarded = guard_difference(&held.guards, &wanted.guards, changes);
         local_difference(&held.locals, &wanted.locals, changes);
         frontend_difference(held.frontends, wanted.frontends, &self.moved, changes);
+        changes.removed.extend(unguarded);
     }
 
     /// The number of a class with one more user; its chains are made if it is new.
@@ -424,18 +444,46 @@ pub struct Held {
 
 /// What keeps clients from frontends that not everybody may ask.
 pub fn guard_elements(plan: &ServicePlan) -> Vec<(Set, Element)> {
-    let mut elements = Vec::new();
-    for (family, key, allowed) in guards(plan) {
-        let allow = |net: &IpNet| (Set::Allowed(family), allowed_element(&key, *net));
-        elements.extend(allowed.iter().map(allow));
-        elements.push((Set::Guarded(family), guarded_element(key)));
-    }
-    elements
+    guarded(plan).flat_map(|(_, elements)| elements).collect()
 }
 
-fn guard_difference(held: &[(Set, Element)], wanted: &[(Set, Element)], changes: &mut Changes) {
+/// The elements that guard what a service holds, and what it comes to hold: who loses a frontend
+/// leaves its guard to who gets it.
+fn held_guards(
+    old: Option<&ServicePlan>,
+    new: Option<&ServicePlan>,
+    moved: &Moved,
+) -> Vec<(Set, Element)> {
+    if moved.is_empty() {
+        return old.map_or_else(Vec::new, guard_elements);
+    }
+    let kept = old.into_iter().flat_map(guarded).filter(|(place, _)| !moved.contains_key(place));
+    let places = new.into_iter().flat_map(ServicePlan::held).map(|(_, f)| frontend_place(f.at));
+    let got = places.filter_map(|place| moved.get(&place)).flatten().cloned();
+    kept.flat_map(|(_, elements)| elements).chain(got).collect()
+}
+
+/// The lengths of networks that may ask. An element that vipd did not write may say anything.
+fn lengths_of(elements: &[(Set, Element)]) -> Vec<(Family, u8)> {
+    let length = |(set, element): &(Set, Element)| match (set, &element.data) {
+        (Set::Allowed(family), Data::Value(value)) => {
+            let longest = if *family == Family::V4 { 32 } else { 128 };
+            let length = u32::from_ne_bytes(value.as_slice().try_into().ok()?);
+            (1..=longest).contains(&length).then_some((*family, length as u8))
+        }
+        _ => None,
+    };
+    elements.iter().filter_map(length).collect()
+}
+
+/// Guards come before what they guard, and go after it.
+fn guard_difference(
+    held: &[(Set, Element)],
+    wanted: &[(Set, Element)],
+    changes: &mut Changes,
+) -> Vec<(Set, Element)> {
     if held.is_empty() && wanted.is_empty() {
-        return;
+        return Vec::new();
     }
     let mut before: HashMap<_, &Element> = held.iter().map(|(s, e)| ((*s, &e.key), e)).collect();
     for (set, element) in wanted {
@@ -446,9 +494,7 @@ fn guard_difference(held: &[(Set, Element)], wanted: &[(Set, Element)], changes:
             None => changes.new_targets.push((*set, element.clone())),
         }
     }
-    // First of all: in the same changes another service may take over the frontend.
-    let gone = before.into_iter().map(|((set, _), element)| (set, element.clone()));
-    changes.overdue.extend(gone);
+    before.into_iter().map(|((set, _), element)| (set, element.clone())).collect()
 }
 
 fn local_difference(held: &[(u32, Value)], wanted: &[(u32, Value)], changes: &mut Changes) {
@@ -468,7 +514,7 @@ fn local_difference(held: &[(u32, Value)], wanted: &[(u32, Value)], changes: &mu
 fn frontend_difference(
     held: Vec<HeldFrontend>,
     wanted: Vec<HeldFrontend>,
-    moved: &HashSet<(Set, Bytes)>,
+    moved: &Moved,
     changes: &mut Changes,
 ) {
     let write = |((set, key), value): ((Set, Bytes), Value)| (set, service_element(key, value));
@@ -481,10 +527,10 @@ fn frontend_difference(
     for (at, value) in wanted.into_iter().map(place) {
         match held.remove(&at) {
             Some(before) if before == value => {}
-            None if !moved.contains(&at) => changes.new_frontends.push(write((at, value))),
+            None if !moved.contains_key(&at) => changes.new_frontends.push(write((at, value))),
             _ => changes.replaced_frontends.push(write((at, value))),
         }
     }
-    let gone = held.into_iter().filter(|(at, _)| !moved.contains(at));
+    let gone = held.into_iter().filter(|(at, _)| !moved.contains_key(at));
     changes.removed.extend(gone.map(write));
 }

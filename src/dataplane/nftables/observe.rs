@@ -9,8 +9,9 @@ use super::layout::{Needs, class_chains, skeleton};
 use super::lower::{Held, guard_elements};
 use super::place::Former;
 use super::set::{
-    Bytes, Data, Element, PerSet, Set, Value, address_element, endpoint_element, first_slot,
-    hairpin_element, local_element, read_set_address, read_slot_key, read_target, slot_key, token,
+    Bytes, Data, Element, PerSet, Placed, Set, Value, address_element, endpoint_element,
+    first_slot, hairpin_element, local_element, read_set_address, read_slot_key, read_target,
+    slot_key, token,
 };
 use super::state::{
     HeldFrontend, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, named_scope,
@@ -60,7 +61,7 @@ impl Nftables {
         }
         plan.services().for_each(|service| self.state.count_present(&service));
         let mut applied = Applied::default();
-        let Some(structure) = self.observe_structure(plan)? else {
+        let Some((structure, unguarded)) = self.observe_structure(plan)? else {
             return Ok(None);
         };
         applied += self.take_flags_back(table)?;
@@ -89,18 +90,27 @@ impl Nftables {
         leave_pinned_out(&mut changes);
         applied += self.commit(&changes)?;
         applied += self.observe_shared(suspects)?;
-        let rest = Changes { removed_chains: self.unwanted_chains(plan), ..Changes::default() };
+        let mut rest = Changes::default();
+        let features = self.state.features();
+        self.state.discount_guards(&unguarded);
+        self.state.reshape(features, &mut rest);
+        rest.removed = unguarded;
+        rest.removed_chains.extend(self.unwanted_chains(plan));
         applied += self.commit(&rest)?;
         Ok(Some(applied))
     }
 
-    /// Chains, classes and ranges.
-    fn observe_structure(&mut self, plan: &Plan) -> Result<Option<Changes>, Error> {
+    /// Chains, classes, ranges and guards; with what guards nothing that is planned.
+    fn observe_structure(&mut self, plan: &Plan) -> Result<Option<(Changes, Vec<Placed>)>, Error> {
         let mut changes = Changes::default();
         let chains = self.kernel.chains()?;
-        if hooks_differ(&chains, self.state.needs(&plan.node)) {
+        // Without its first hook a table serves nobody: a first load did not come to its end.
+        let hooked = self.monitor.is_some() || is_hooked(&chains);
+        if !hooked || hooks_differ(&chains, self.state.needs(&plan.node)) {
             return Ok(None);
         }
+        let unguarded = self.observe_guards(&planned_guards(plan), &mut changes)?;
+        self.state.count_guards(&unguarded);
         self.state.chains = chains
             .into_iter()
             .map(|chain| (chain.name, chain.rules.into_iter().map(|f| f.unwrap_or(0)).collect()))
@@ -116,9 +126,8 @@ impl Nftables {
         debug_assert!(before.is_none() || before.as_ref() == Some(&plan.node));
         self.observe_ranges(plan, &mut changes)?;
         self.observe_nodes(plan, &mut changes)?;
-        self.observe_guards(&planned_guards(plan), &mut changes)?;
         self.observe_catch_alls(&mut changes)?;
-        Ok(Some(changes))
+        Ok(Some((changes, unguarded)))
     }
 
     /// Chains that nobody has use for, now that all services are written.
@@ -459,6 +468,11 @@ pub(super) fn hooks_differ(chains: &[ObservedChain], needs: Needs<'_>) -> bool {
         let hook = chain.hook.as_ref().map(|hook| (hook.number, hook.priority, NF_ACCEPT));
         seen.is_some_and(|seen| seen.hook != hook)
     })
+}
+
+/// Whether packets meet the table.
+pub(super) fn is_hooked(chains: &[ObservedChain]) -> bool {
+    chains.iter().any(|chain| chain.name == "prerouting" && chain.hook.is_some())
 }
 
 /// The keys of all frontends that somebody holds: each claimed one has a holder.

@@ -353,6 +353,15 @@ pub fn destination_in(set: Set, family: Family, then: Chain) -> Rule {
     Rule(rule)
 }
 
+/// `ip daddr NET counter drop`
+pub fn destination_within_counted(net: IpNet) -> Rule {
+    let family = Family::of(net.addr());
+    let mut rule = is_family(family).to_vec();
+    rule.extend(compare_network(destination(family, 1), Comparison::Equal, net));
+    rule.extend([Expr::Counter, Expr::Verdict(Verdict::Drop)]);
+    Rule(rule)
+}
+
 /// As `destination_in`, counted.
 pub fn destination_in_counted(set: Set, family: Family) -> Rule {
     let mut rule = is_family(family).to_vec();

@@ -291,6 +291,9 @@ pub struct Element {
     pub data: Data,
 }
 
+/// An element with the set that it is in.
+pub type Placed = (Set, Element);
+
 fn put_address(out: &mut Bytes, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),

@@ -5,8 +5,8 @@ use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
 use super::layout::{Features, Lengths, Needs};
 use super::pools::PoolNumbers;
 use super::set::{
-    Bytes, Element, PerSet, Set, Value, frontend_key, node_port_key, read_frontend_key,
-    read_node_port_key, read_set_address,
+    Bytes, Element, PerSet, Set, Value, allowed_element, frontend_key, guarded_element,
+    node_port_key, read_frontend_key, read_node_port_key, read_set_address,
 };
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
@@ -199,7 +199,7 @@ pub struct State {
     /// Chains with hooks are left out for now.
     pub unhooked: bool,
     /// Frontends that one service of the deltas under way hands to another.
-    pub moved: HashSet<(Set, Bytes)>,
+    pub moved: Moved,
     /// Pools whose pins last for another time than they were written with.
     pub retimed: Vec<Retimed>,
     /// Elements that each map of endpoints holds, deferred ones too; 0 for every other set.
@@ -265,9 +265,13 @@ pub fn frontends<'a>(
     })
 }
 
+/// Frontends that change hands, each with the elements that guard it until then: who comes to hold
+/// it replaces them with its own.
+pub type Moved = HashMap<(Set, Bytes), Vec<(Set, Element)>>;
+
 /// Frontends that these deltas take from one service and give to another.
-pub fn moved_frontends(deltas: &[ServiceDelta]) -> HashSet<(Set, Bytes)> {
-    let mut moved = HashSet::default();
+pub fn moved_frontends(deltas: &[ServiceDelta]) -> Moved {
+    let mut moved = Moved::default();
     if deltas.len() < 2 {
         return moved;
     }
@@ -277,11 +281,18 @@ pub fn moved_frontends(deltas: &[ServiceDelta]) -> HashSet<(Set, Bytes)> {
     };
     for delta in deltas.iter().filter(|delta| delta.old.is_some()) {
         let (old, new) = (keys(&delta.old), keys(&delta.new));
-        moved.extend(old.into_iter().filter(|key| !new.contains(key)));
+        let gone = old.into_iter().filter(|key| !new.contains(key));
+        moved.extend(gone.map(|key| (key, Vec::new())));
     }
     if !moved.is_empty() {
         let taken: HashSet<_> = deltas.iter().flat_map(|delta| keys(&delta.new)).collect();
-        moved.retain(|key| taken.contains(key));
+        moved.retain(|key, _| taken.contains(key));
+    }
+    if !moved.is_empty() {
+        let old = deltas.iter().filter_map(|delta| delta.old.as_deref());
+        for (place, elements) in old.flat_map(guarded) {
+            moved.entry(place).and_modify(|held| *held = elements);
+        }
     }
     moved
 }
@@ -358,11 +369,18 @@ pub fn locals(plan: &ServicePlan, pools: &[PoolState]) -> Vec<(u32, Value)> {
     locals
 }
 
-/// The frontends that not everybody may ask, with the networks that may.
-pub fn guards(plan: &ServicePlan) -> impl Iterator<Item = (Family, Bytes, &[IpNet])> {
+/// The frontends that not everybody may ask, with the elements that say who may.
+pub fn guarded(
+    plan: &ServicePlan,
+) -> impl Iterator<Item = ((Set, Bytes), Vec<(Set, Element)>)> + '_ {
     plan.held().filter_map(|(_, frontend)| {
-        let (_, key) = frontend_place(frontend.at);
-        Some((frontend.at.at.family(), key, frontend.allow.as_deref()?))
+        let networks = frontend.allow.as_deref()?;
+        let (family, place) = (frontend.at.at.family(), frontend_place(frontend.at));
+        let key = &place.1;
+        let allow = |net: &IpNet| (Set::Allowed(family), allowed_element(key, *net));
+        let mut elements: Vec<_> = networks.iter().map(allow).collect();
+        elements.push((Set::Guarded(family), guarded_element(key.clone())));
+        Some((place, elements))
     })
 }
 

@@ -120,22 +120,25 @@ impl Nftables {
         let wanted: Vec<_> =
             plan.node.node_port_addresses.iter().map(|address| node_element(*address)).collect();
         for set in Family::BOTH.map(Set::Nodes) {
-            self.compare(set, of(set, &wanted), changes)?;
+            let extra = self.compare(set, of(set, &wanted), changes)?;
+            changes.removed.extend(extra);
         }
         Ok(())
     }
 
-    /// Who may ask where not everybody may.
+    /// Who may ask where not everybody may. Returns what is too much: it goes when what it guards
+    /// has gone.
     pub(super) fn observe_guards(
         &mut self,
         wanted: &[(Set, Element)],
         changes: &mut Changes,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<(Set, Element)>, Error> {
         let about = |set: &Set| matches!(set, Set::Guarded(_) | Set::Allowed(_));
+        let mut extra = Vec::new();
         for set in Set::ALL.into_iter().filter(about) {
-            self.compare(set, of(set, wanted), changes)?;
+            extra.extend(self.compare(set, of(set, wanted), changes)?);
         }
-        Ok(())
+        Ok(extra)
     }
 
     /// Endpoints that pins may name.
@@ -147,17 +150,19 @@ impl Nftables {
             let tokens = &self.state.tokens[family.index()][scope as usize];
             let wanted = tokens.iter().map(|(token, target)| pinned_element(*token, target));
             let wanted: Vec<Element> = wanted.collect();
-            self.compare(Set::Pinned(family, scope), wanted, changes)?;
+            let extra = self.compare(Set::Pinned(family, scope), wanted, changes)?;
+            changes.removed.extend(extra);
         }
         Ok(())
     }
 
+    /// Returns what the set holds beside what it should.
     fn compare(
         &mut self,
         set: Set,
         wanted: Vec<Element>,
         changes: &mut Changes,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<(Set, Element)>, Error> {
         let seen = self.kernel.dump(set)?.into_iter();
         let mut extra: HashMap<Bytes, Element> =
             seen.map(|element| (element.key.clone(), element)).collect();
@@ -168,8 +173,7 @@ impl Nftables {
                 None => changes.new_targets.push((set, element)),
             }
         }
-        changes.removed.extend(extra.into_values().map(|element| (set, element)));
-        Ok(())
+        Ok(extra.into_values().map(|element| (set, element)).collect())
     }
 }
 
