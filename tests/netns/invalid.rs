@@ -67,6 +67,17 @@ pub fn cases() -> Vec<Case> {
             uplink.nothing_of(w.cip());
             flow.undisturbed(start);
         }),
+        case("strays of a connection that outlives its service stay on the node", |w| {
+            w.serve(svc().on([L1]));
+            let start = Instant::now();
+            let flow = w.talking(L2, Tcp, w.cip(), 80);
+            w.withdraw(svc());
+            let uplink = w.sniff(NodeB);
+            strays_to_service(w, flow.local);
+            w.sleep(300);
+            uplink.nothing_of(w.cip());
+            flow.undisturbed(start);
+        }),
         case("with the switch off, strays pass: what the case above sees is vipd's doing", |w| {
             w.serve(svc().on([L1]));
             let flow = w.talking(L2, Tcp, w.cip(), 80);
