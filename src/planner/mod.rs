@@ -24,7 +24,7 @@ pub use explain::{EndpointUse, explain};
 pub use frontends::plan_service;
 pub use health::{health_holders, health_shadow};
 pub use plan::*;
-pub use policy::{DetectLocal, ExternalIps, NodePortAddresses, NodePortNote, Outsiders, Policy};
+pub use policy::{DetectLocal, ExternalIps, NodePortAddresses, Note, Outsiders, Policy};
 pub use problems::problems;
 pub use replan::{FactsChange, Planner};
 pub use trace::{Packet, Step, Trace, TraceError, TracedEndpoint, Verdict, trace};

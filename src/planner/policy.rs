@@ -54,27 +54,34 @@ pub enum NodePortAddresses {
     All,
 }
 
-/// Something to know about where node ports answer.
+/// Something that follows from the policy on this node, and that its author may not have meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NodePortNote {
+pub enum Note {
     /// No entry is about this family, so that all its addresses count.
     AllAddresses(Family),
     /// No address of an interface lies in this range.
     NoAddress(IpNet),
+    /// Nothing tells pods from others in this family, so that nobody is turned away.
+    OutsidersServed(Family),
 }
 
-impl fmt::Display for NodePortNote {
+impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NodePortNote::AllAddresses(family) => write!(
+            Note::AllAddresses(family) => write!(
                 f,
                 "no entry of --nodeport-addresses is about an {family} address of this node (or of \
                  its Node object, for `primary`): node ports answer at all of them"
             ),
-            NodePortNote::NoAddress(net) => write!(
+            Note::NoAddress(net) => write!(
                 f,
                 "no address of this node lies in {net}: that entry of --nodeport-addresses has no \
                  effect"
+            ),
+            Note::OutsidersServed(family) => write!(
+                f,
+                "the Node object has no {family} pod CIDR: --cluster-ip-outsiders drop cannot tell \
+                 pods from others, and everybody is served at {family} cluster IPs"
             ),
         }
     }
@@ -167,8 +174,8 @@ impl Policy {
         addresses
     }
 
-    /// What the entries say about this node that their author may not have meant.
-    pub fn node_port_notes(&self, facts: &NodeFacts) -> BTreeSet<NodePortNote> {
+    /// What its author should know of it on this node.
+    pub fn notes(&self, facts: &NodeFacts) -> BTreeSet<Note> {
         let interfaces = || facts.interface_addresses.iter().filter(|ip| !ip.is_loopback());
         let unnamed = Family::BOTH.into_iter().filter(|family| {
             !self.concerns(facts, *family) && interfaces().any(|ip| Family::of(*ip) == *family)
@@ -180,9 +187,15 @@ impl Policy {
         });
         let unmatched = unmatched
             .filter(|net| !net.addr().is_loopback() && !interfaces().any(|ip| net.contains(ip)));
+        let open = Family::BOTH.into_iter().filter(|family| {
+            (self.outsiders, &self.detect) == (Outsiders::Dropped, &DetectLocal::NodeCidr)
+                && facts.pod_cidr(*family).is_none()
+                && interfaces().any(|ip| Family::of(*ip) == *family)
+        });
         unnamed
-            .map(NodePortNote::AllAddresses)
-            .chain(unmatched.map(NodePortNote::NoAddress))
+            .map(Note::AllAddresses)
+            .chain(unmatched.map(Note::NoAddress))
+            .chain(open.map(Note::OutsidersServed))
             .collect()
     }
 

@@ -5,7 +5,7 @@ use super::{NoLocalEndpoints, Snapshot, StickyServices, SyncStatus};
 use crate::conntrack::{Cause, Cleaner, Removals, ResetCount, Stale, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
-use crate::planner::{FactsChange, NodePlan, NodePortNote, Plan, PlanDelta, Planner, Policy};
+use crate::planner::{FactsChange, NodePlan, Note, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -80,7 +80,7 @@ pub struct Writer<D, F> {
     stale: Stale,
     facts_changed: bool,
     /// What the log says of the addresses of node ports.
-    noted: BTreeSet<NodePortNote>,
+    noted: BTreeSet<Note>,
     seen: Option<Instant>,
     published: Arc<ArcSwap<Snapshot>>,
     listening: watch::Sender<()>,
@@ -237,7 +237,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             if change == FactsChange::Services {
                 changed.extend(self.store.known().keys().cloned());
             }
-            self.note_node_ports();
+            self.tell_notes();
         }
         self.flows.before(&changed, self.planner.plan());
         Changed { services: changed, node }
@@ -253,14 +253,14 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         delta
     }
 
-    /// Says once what there is to know about the addresses of node ports.
-    fn note_node_ports(&mut self) {
+    /// Says once what there is to know about the policy on this node.
+    fn tell_notes(&mut self) {
         let plan = self.planner.plan();
-        let notes = plan.policy.node_port_notes(&plan.facts);
+        let notes = plan.policy.notes(&plan.facts);
         for note in notes.difference(&self.noted) {
             match note {
-                NodePortNote::AllAddresses(_) => tracing::info!("{note}"),
-                NodePortNote::NoAddress(_) => tracing::warn!("{note}"),
+                Note::AllAddresses(_) => tracing::info!("{note}"),
+                Note::NoAddress(_) | Note::OutsidersServed(_) => tracing::warn!("{note}"),
             }
         }
         self.noted = notes;

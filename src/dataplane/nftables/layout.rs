@@ -9,6 +9,8 @@
 //!                 │                         local4 ── a local pod, this node ─► as a cluster IP
 //!                 │                                └─ from outside ─► @locals[pool] ─► class chain
 //!                 ├─ guarded ─► guard4 ── not allowed ─► drop
+//!                 ├─ a cluster IP, and not for everybody ── not from a local pod ─► drop
+//!                 │  (prerouting alone)
 //!                 └─ in a service range ──► unserved4 ── unused port of a cluster IP ─► refuse
 //!                    or of a service                  ├─ TCP that opens nothing ─► refuse
 //!                                                     └─ unallocated service address ─► drop
@@ -20,7 +22,7 @@
 //!  input ── dnat'ed ─► arrivals ── ours ─► arrived4 ── record pin, clear priority
 //!  (nat 100; only for endpoints on this node)
 //!
-//!  invalid ── INVALID ─► stray ── of an endpoint or a frontend ─► drop
+//!  invalid ── INVALID ─► stray ── of an endpoint, to a service range or a frontend ─► drop
 //!  (filter prerouting 0; output 0 too, for endpoints on this node)
 //! ```
 //! The skeleton depends on the node and on little else ([`Needs`]). What grows with services are

@@ -88,9 +88,10 @@ fn a_family_without_a_primary_address_has_all() {
 /// What is to be known, by family and range.
 fn notes(text: &str, facts: &NodeFacts) -> String {
     let policy = Policy { node_ports_at: entries(text), ..policy() };
-    let words = policy.node_port_notes(facts).into_iter().map(|note| match note {
-        NodePortNote::AllAddresses(family) => format!("all {family}"),
-        NodePortNote::NoAddress(net) => format!("none in {net}"),
+    let words = policy.notes(facts).into_iter().map(|note| match note {
+        Note::AllAddresses(family) => format!("all {family}"),
+        Note::NoAddress(net) => format!("none in {net}"),
+        Note::OutsidersServed(family) => format!("outsiders at {family}"),
     });
     words.collect::<Vec<_>>().join(", ")
 }
@@ -119,6 +120,25 @@ fn a_family_that_the_node_does_without_is_not_spoken_of() {
     assert_eq!(notes("192.168.0.0/24", &facts), "");
     assert_eq!(notes("0.0.0.0/0 ::/0", &facts), "");
     assert_eq!(notes("", &NodeFacts { addresses: vec![], ..node() }), "all IPv4, all IPv6");
+}
+
+#[test]
+fn outsiders_that_nobody_can_tell_are_told_of() {
+    let policy = |detect| Policy { detect, outsiders: Outsiders::Dropped, ..policy() };
+    let served = |policy: Policy, facts: &NodeFacts| -> Vec<Family> {
+        let of = |note| match note {
+            Note::OutsidersServed(family) => Some(family),
+            _ => None,
+        };
+        policy.notes(facts).into_iter().filter_map(of).collect()
+    };
+    let none = NodeFacts { pod_cidrs: vec![], ..node() };
+    let one = NodeFacts { pod_cidrs: vec!["10.180.0.0/24".parse().unwrap()], ..node() };
+    assert_eq!(served(policy(DetectLocal::NodeCidr), &none), [Family::V4, Family::V6]);
+    assert_eq!(served(policy(DetectLocal::NodeCidr), &one), [Family::V6]);
+    assert_eq!(served(policy(DetectLocal::BridgeInterface("cni0".into())), &none), []);
+    let indifferent = Policy { outsiders: Outsiders::Served, ..policy(DetectLocal::NodeCidr) };
+    assert_eq!(served(indifferent, &none), []);
 }
 
 #[test]
