@@ -71,6 +71,32 @@ impl Manifests {
         Ok(manifests)
     }
 
+    /// As an API server holds them: a file for each Service and for each of its EndpointSlices.
+    pub fn write_objects_in_memory(cluster: &Cluster) -> Outcome<Self> {
+        let manifests = Self { directory: in_memory()?, format: Format::Json, singles: 0 };
+        std::fs::create_dir(manifests.path())?;
+        std::fs::create_dir(manifests.staging())?;
+        for (index, spec) in cluster.services.iter().enumerate() {
+            std::fs::write(manifests.path().join(format!("{index:06}.json")), service_alone(spec))?;
+            for endpoint in (0..spec.endpoints.len()).step_by(PER_SLICE) {
+                manifests.stage_slice(cluster, (index, endpoint))?.publish()?;
+            }
+        }
+        Ok(manifests)
+    }
+
+    /// Writes the file of the slice that an endpoint is in beside its place.
+    pub fn stage_slice(
+        &self,
+        cluster: &Cluster,
+        (service, endpoint): (usize, usize),
+    ) -> Outcome<Staged> {
+        let name = format!("{service:06}-{:03}.json", endpoint / PER_SLICE);
+        let staged = Staged { from: self.staging().join(&name), to: self.path().join(&name) };
+        std::fs::write(&staged.from, slice_alone(&cluster.services[service], endpoint))?;
+        Ok(staged)
+    }
+
     /// What `--manifests` names.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("manifests")

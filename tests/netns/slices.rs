@@ -1,7 +1,8 @@
 //! How EndpointSlices and Endpoints become endpoints.
 
 use super::support::manifests::{Plain, Slice, Svc, ep, slice, svc, tcp, udp};
-use super::support::plan::{L1, L2, L3, NODE_A, NODE_B, R1, R2};
+use super::support::nft::Watch;
+use super::support::plan::{L1, L2, L3, NODE_A, NODE_B, Node, R1, R2};
 use super::support::runner::{Case, case};
 use super::support::servers::{Tcp, Udp};
 use super::support::world::World;
@@ -41,6 +42,28 @@ fn hand_made(w: &World) -> Value {
 
 pub fn cases() -> Vec<Case> {
     vec![
+        case("an annotation or a resourceVersion of a slice writes nothing to the kernel", |w| {
+            w.serve(svc().on([L1, R1]));
+            let file = w.manifests().join("svc-slice-a.yaml");
+            let before = std::fs::read_to_string(&file).expect("written above");
+            let watch = Watch::start(w.netns(Node));
+            for version in ["1", "2"] {
+                let more = format!(
+                    "metadata:\n  annotations:\n    note: \"{version}\"\n  resourceVersion: \"{version}\"\n"
+                );
+                let text = before.replacen("metadata:\n", &more, 1);
+                assert_ne!(text, before);
+                let staged = w.manifests().join(".staged");
+                std::fs::write(&staged, text).expect("an own /run");
+                std::fs::rename(&staged, &file).expect("an own /run");
+                w.sleep(50);
+            }
+            w.sleep(300);
+            assert_eq!(watch.changes().commits, 0);
+            w.serve(slice([L1]));
+            assert!(watch.changes().commits > 0, "nothing was heard at all");
+            w.tcp(L2, w.cip(), 80).times(10).only([L1]);
+        }),
         case("18 each slice's own port number is used, targetPort is not", |w| {
             w.write(svc().ports([tcp("https", 443).target(1234)]));
             w.write(slice([L1]).named("one").ports([tcp("https", 8443)]));

@@ -71,7 +71,82 @@ pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
         )
         .numbers(json!({"large_us": large_cpu, "small_us": small})),
     );
+    drop((bare, subjects));
+    rows.extend(many_endpoints(effort)?);
     Ok(rows)
+}
+
+/// One endpoint of a service that has 5,000, beside one of as many plain elements: every object has
+/// a file of its own, so that a change is that of one EndpointSlice.
+fn many_endpoints(effort: Effort) -> Outcome<Vec<Row>> {
+    const BAR: f64 = 2.0;
+    let shapes = [Shape::new(1, 5_000), Shape::new(1_668, 2)];
+    let (at_rest, under_load) = effort.pick((50, 300), (200, 1_000));
+    progress(&format!("event: {at_rest} changes of one endpoint of 5,000, and of plain ones"));
+    let [mut special, mut plain] = [Slices::new(shapes[0])?, Slices::new(shapes[1])?];
+    let mut rest = [Vec::new(), Vec::new()];
+    for _ in 0..at_rest {
+        rest[0].push(one(&mut special)?);
+        rest[1].push(one(&mut plain)?);
+    }
+    let mut loaded = [Vec::new(), Vec::new()];
+    for _ in 0..under_load / BLOCK {
+        loaded[0].extend(block(&mut special)?);
+        loaded[1].extend(block(&mut plain)?);
+    }
+    let row = |how: &str, [special, plain]: [Vec<f64>; 2]| {
+        let quantiles =
+            |times: &[f64]| format!("{:.2} / {:.2} ms", median(times), quantile(times, 0.99));
+        let what = "rename → commit of one endpoint of a service with 5,000";
+        Row::new(format!("{what}, {how}, p50 / p99 (n={})", special.len()), quantiles(&special))
+            .floor(
+                format!("one of {}: {}", shapes[1].name(), quantiles(&plain)),
+                ratio(&special, &plain),
+            )
+            .ratio_bar(BAR)
+            .numbers(json!({"samples_ms": special, "plain_samples_ms": plain}))
+    };
+    Ok(vec![row("at rest", rest), row("under 100 changes/s", loaded)])
+}
+
+/// A cluster whose objects have a file each.
+struct Slices {
+    /// Ends before its directory does.
+    _daemon: Daemon,
+    cluster: Cluster,
+    manifests: Manifests,
+    watcher: Watcher,
+    next: usize,
+}
+
+impl Slices {
+    fn new(shape: Shape) -> Outcome<Self> {
+        let cluster = Cluster::new(shape);
+        let manifests = Manifests::write_objects_in_memory(&cluster)?;
+        let namespace = Namespace::new()?;
+        let mut daemon = Daemon::start(&namespace, &manifests)?;
+        daemon.settled(&mut Census::open(&namespace, "vipd")?, cluster.elements())?;
+        let watcher = Watcher::start(&namespace)?;
+        Ok(Self { _daemon: daemon, cluster, manifests, watcher, next: 0 })
+    }
+}
+
+impl Follower for Slices {
+    /// Renumbers an endpoint somewhere in the next service.
+    fn change(&mut self) -> Outcome<(Ipv4Addr, Instant)> {
+        let service = self.next % self.cluster.services.len();
+        let endpoint = self.next * 101 % self.cluster.services[service].endpoints.len();
+        self.next += 1;
+        let address = self.cluster.renumber_endpoint(service, endpoint);
+        let staged = self.manifests.stage_slice(&self.cluster, (service, endpoint))?;
+        let start = Instant::now();
+        staged.publish()?;
+        Ok((address, start))
+    }
+
+    fn watcher(&self) -> &Watcher {
+        &self.watcher
+    }
 }
 
 fn row(shape: Shape, how: &str, milliseconds: &[f64], floor: &[f64]) -> Row {
