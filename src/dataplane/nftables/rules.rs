@@ -10,9 +10,8 @@ use super::expr::{
 use super::set::{CLASS_MASK, Set, first_slot};
 use crate::model::{Family, Protocol};
 use crate::planner::Scope;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub type Chain = Cow<'static, str>;
 
@@ -116,17 +115,16 @@ fn to_network(net: IpNet, comparison: Comparison, verdict: Verdict) -> Rule {
     Rule(rule)
 }
 
+/// `ip daddr . meta l4proto . th dport`, into these registers.
+fn frontend(family: Family, (address, protocol, port): (Reg, Reg, Reg)) -> [Expr; 3] {
+    [destination(family, address), Expr::MetaLoad(Meta::Protocol, protocol), destination_port(port)]
+}
+
 /// `ip daddr . meta l4proto . th dport map @services`, into the priority.
 fn service_lookup(family: Family) -> Vec<Expr> {
-    let (address, protocol, port) = registers(family);
     let mut rule = is_family(family).to_vec();
-    rule.extend([
-        destination(family, address),
-        Expr::MetaLoad(Meta::Protocol, protocol),
-        destination_port(port),
-        lookup(Set::Services(family), Find::Data(1)),
-        Expr::MetaSet(Meta::Priority, 1),
-    ]);
+    rule.extend(frontend(family, registers(family)));
+    rule.extend([lookup(Set::Services(family), Find::Data(1)), Expr::MetaSet(Meta::Priority, 1)]);
     rule
 }
 
@@ -211,44 +209,32 @@ fn drop_at_cluster_ips(family: Family, from: Vec<Expr>) -> Rule {
 
 /// `ip daddr . meta l4proto . th dport @guarded jump chain`
 pub fn guard(family: Family, then: Chain) -> Rule {
-    let (address, protocol, port) = registers(family);
     let mut rule = is_family(family).to_vec();
-    rule.extend([
-        destination(family, address),
-        Expr::MetaLoad(Meta::Protocol, protocol),
-        destination_port(port),
-        lookup(Set::Guarded(family), Find::Present),
-        Expr::Verdict(Verdict::Jump(then)),
-    ]);
+    rule.extend(frontend(family, registers(family)));
+    rule.extend([lookup(Set::Guarded(family), Find::Present), Expr::Verdict(Verdict::Jump(then))]);
     Rule(rule)
 }
 
 /// `meta priority set ip saddr & MASK . ip daddr . meta l4proto . th dport map @allowed
 /// meta priority LENGTH return`: the client is in a network of this length that may ask.
 pub fn return_if_allowed(family: Family, length: u8) -> Rule {
-    let (to, protocol, port) = match family {
-        Family::V4 => (9, 10, 11),
-        Family::V6 => (2, 3, 17),
-    };
-    let mask = match family {
-        Family::V4 => Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).map(|net| net.netmask().into()),
-        Family::V6 => Ipv6Net::new(Ipv6Addr::UNSPECIFIED, length).map(|net| net.netmask().into()),
+    let (rest, bits, mask) = match family {
+        Family::V4 => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+            ((9, 10, 11), 32, mask.to_be_bytes().to_vec())
+        }
+        Family::V6 => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            ((2, 3, 17), 128, mask.to_be_bytes().to_vec())
+        }
     };
     let mut rule = is_family(family).to_vec();
     rule.push(source(family, 1));
-    match mask {
-        Ok(IpAddr::V4(mask)) if length < 32 => {
-            rule.push(Expr::Mask { register: 1, mask: mask.octets().to_vec() });
-        }
-        Ok(IpAddr::V6(mask)) if length < 128 => {
-            rule.push(Expr::Mask { register: 1, mask: mask.octets().to_vec() });
-        }
-        _ => {}
+    if length < bits {
+        rule.push(Expr::Mask { register: 1, mask });
     }
+    rule.extend(frontend(family, rest));
     rule.extend([
-        destination(family, to),
-        Expr::MetaLoad(Meta::Protocol, protocol),
-        destination_port(port),
         lookup(Set::Allowed(family), Find::Data(1)),
         Expr::MetaSet(Meta::Priority, 1),
         Expr::MetaLoad(Meta::Priority, 1),
