@@ -104,11 +104,9 @@ pub(super) fn check_outsiders(policy: &Policy, warnings: &mut Vec<Warning>) -> R
     match (policy.outsiders, &policy.detect) {
         (Outsiders::Dropped, DetectLocal::None) => Err(Error::NobodyIsLocal),
         (Outsiders::Dropped, DetectLocal::ClusterCidr(cidrs)) => {
-            for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
-                if cidrs.iter().all(|cidr| Family::of(cidr.addr()) != family) {
-                    warnings.push(Warning::OutsidersUnknown { family: name });
-                }
-            }
+            let unknown = |family: &Family| cidrs.iter().all(|c| Family::of(c.addr()) != *family);
+            let unknown = Family::BOTH.into_iter().filter(unknown);
+            warnings.extend(unknown.map(|family| Warning::OutsidersUnknown { family }));
             Ok(())
         }
         _ => Ok(()),
@@ -151,7 +149,7 @@ mod tests {
         assert_eq!(check_outsiders(&nothing, &mut warnings), Err(Error::NobodyIsLocal));
         let v6 = policy(DetectLocal::ClusterCidr(vec!["fd00::/48".parse().unwrap()]));
         assert_eq!(check_outsiders(&v6, &mut warnings), Ok(()));
-        assert_eq!(warnings, [Warning::OutsidersUnknown { family: "IPv4" }]);
+        assert_eq!(warnings, [Warning::OutsidersUnknown { family: Family::V4 }]);
         let by_node = policy(DetectLocal::NodeCidr);
         assert_eq!(check_outsiders(&by_node, &mut warnings), Ok(()));
         assert_eq!(warnings.len(), 1);

@@ -15,6 +15,7 @@ pub use detect::{ClusterIpOutsiders, Mode as DetectLocalMode};
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
 
 use crate::conntrack::Sysctls;
+use crate::model::Family;
 use crate::planner::Policy;
 use clap::ValueEnum;
 use std::collections::BTreeSet;
@@ -104,7 +105,7 @@ pub enum Warning {
         "--cluster-ip-outsiders drop: no {family} range in --cluster-cidr tells pods from others, \
          so in that family everybody is served"
     )]
-    OutsidersUnknown { family: &'static str },
+    OutsidersUnknown { family: Family },
     #[error("{flag} has no effect with --detect-local-mode {mode}")]
     NoEffect { flag: &'static str, mode: &'static str },
 }
