@@ -109,19 +109,12 @@ fn guards_go_last() {
     let (mut monitor, said) = notifications(&node);
     open(&node).resync(&cluster.plan()).expect("nobody is in the way");
     // Of the frontend itself nft says nothing; it goes before the endpoint that it led to.
-    let (mut endpoint, mut guard) = (None, None);
-    for line in 0.. {
-        let text = said.recv_timeout(Duration::from_secs(10)).expect("nft tells of everything");
-        if text.contains("delete element inet vipd endpoints4 {") {
-            endpoint = Some(line);
-        } else if text.contains("delete element inet vipd allowed4") {
-            guard = Some(line);
-        }
-        if endpoint.is_some() && guard.is_some() {
-            break;
-        }
-    }
-    assert!(endpoint < guard, "the endpoint went at line {endpoint:?}, the guard at {guard:?}");
+    let (endpoint, guard) = first_lines(
+        &said,
+        |text| text.contains("delete element inet vipd endpoints4 {"),
+        |text| text.contains("delete element inet vipd allowed4"),
+    );
+    assert!(endpoint < guard, "the endpoint went at line {endpoint}, the guard at {guard}");
     assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
     monitor.kill().and_then(|()| monitor.wait()).expect("it was running");
     remove(&node);
@@ -166,16 +159,29 @@ fn notifications(node: &Netns) -> (Child, Receiver<String>) {
 
 /// The lines that tell of the first hook and of the last of the services.
 fn first_hook_and_last_service(said: &Receiver<String>) -> (usize, usize) {
-    let (mut hook, mut last) = (None, None);
+    first_lines(
+        said,
+        |text| text.contains("type nat hook prerouting"),
+        |text| text.contains("add element") && text.contains("10.96.99.99"),
+    )
+}
+
+/// Which lines are the first of the one and of the other kind.
+fn first_lines(
+    said: &Receiver<String>,
+    one: impl Fn(&str) -> bool,
+    other: impl Fn(&str) -> bool,
+) -> (usize, usize) {
+    let (mut first, mut second) = (None, None);
     for line in 0.. {
         let text = said.recv_timeout(Duration::from_secs(10)).expect("nft tells of everything");
-        if text.contains("type nat hook prerouting") {
-            hook.get_or_insert(line);
-        } else if text.contains("add element") && text.contains("10.96.99.99") {
-            last.get_or_insert(line);
+        if one(&text) {
+            first.get_or_insert(line);
+        } else if other(&text) {
+            second.get_or_insert(line);
         }
-        if let (Some(hook), Some(last)) = (hook, last) {
-            return (hook, last);
+        if let (Some(first), Some(second)) = (first, second) {
+            return (first, second);
         }
     }
     unreachable!("lines come without end")
