@@ -109,6 +109,15 @@ fn many_endpoints(effort: Effort) -> Outcome<Vec<Row>> {
     Ok(vec![row("at rest", rest), row("under 100 changes/s", loaded)])
 }
 
+/// `vipd run` that has written the cluster, and who hears of what it commits from then on.
+fn watched(cluster: &Cluster, manifests: &Manifests) -> Outcome<(Daemon, Watcher)> {
+    let namespace = Namespace::new()?;
+    let mut daemon = Daemon::start(&namespace, manifests)?;
+    daemon.settled(&mut Census::open(&namespace, "vipd")?, cluster.elements())?;
+    let watcher = Watcher::start(&namespace)?;
+    Ok((daemon, watcher))
+}
+
 /// A cluster whose objects have a file each.
 struct Slices {
     /// Ends before its directory does.
@@ -123,10 +132,7 @@ impl Slices {
     fn new(shape: Shape) -> Outcome<Self> {
         let cluster = Cluster::new(shape);
         let manifests = Manifests::write_objects_in_memory(&cluster)?;
-        let namespace = Namespace::new()?;
-        let mut daemon = Daemon::start(&namespace, &manifests)?;
-        daemon.settled(&mut Census::open(&namespace, "vipd")?, cluster.elements())?;
-        let watcher = Watcher::start(&namespace)?;
+        let (daemon, watcher) = watched(&cluster, &manifests)?;
         Ok(Self { _daemon: daemon, cluster, manifests, watcher, next: 0 })
     }
 }
@@ -268,10 +274,7 @@ impl Subject {
     fn new(shape: Shape) -> Outcome<Self> {
         let cluster = Cluster::new(shape);
         let manifests = Manifests::write_in_memory(&cluster, Format::Json, SINGLES)?;
-        let namespace = Namespace::new()?;
-        let mut daemon = Daemon::start(&namespace, &manifests)?;
-        daemon.settled(&mut Census::open(&namespace, "vipd")?, cluster.elements())?;
-        let watcher = Watcher::start(&namespace)?;
+        let (daemon, watcher) = watched(&cluster, &manifests)?;
         Ok(Self { cluster, manifests, daemon, watcher, next: 0 })
     }
 }
