@@ -23,7 +23,7 @@ struct Node {
 
 impl Node {
     fn new(facts: &NodeFacts) -> Self {
-        let mut planner = Planner::new(policy(), facts.name.clone());
+        let mut planner = Planner::new(policy(), facts.name.clone()).following_from(1);
         planner.set_facts(facts.clone(), &[]);
         Self { store: Store::new(facts.name.clone()), planner }
     }

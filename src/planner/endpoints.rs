@@ -1,7 +1,8 @@
 //! Which endpoints of a service port may be used from this node.
 
-use super::{EndpointUse, Locality, Pool, PoolEndpoint, Scope, Target};
-use crate::model::{Endpoint, Family, Known, NodeFacts, PortName, Protocol};
+use super::hints::{Tally, Topology};
+use super::{EndpointUse, Locality, Member, Pool, Scope, Target};
+use crate::model::{Endpoint, EndpointPort, EndpointSet, Family, Known, NodeFacts, PortName, Protocol};
 use std::net::IpAddr;
 
 /// A service port in one family; endpoints carry the same name and protocol.
@@ -10,6 +11,14 @@ pub(super) struct PortRef<'a> {
     pub(super) name: &'a PortName,
     pub(super) protocol: Protocol,
     pub(super) family: Family,
+}
+
+impl PortRef<'_> {
+    /// The target ports that a set has for it.
+    pub(super) fn numbers(self, set: &EndpointSet) -> impl Iterator<Item = u16> {
+        let own = move |p: &&EndpointPort| p.name == *self.name && p.protocol == self.protocol;
+        set.ports.iter().filter(own).map(|p| p.port)
+    }
 }
 
 /// One mention of an endpoint.
@@ -32,23 +41,15 @@ impl Candidate<'_> {
     fn is_here(&self) -> bool {
         self.locality == Locality::Here
     }
-
-    fn node_hints(&self) -> &[Box<str>] {
-        &self.endpoint.place.hints.nodes
-    }
-
-    fn zone_hints(&self) -> &[Box<str>] {
-        &self.endpoint.place.hints.zones
-    }
 }
 
-/// Which hints count for a port: all or none, or a half-hinted port would send everyone to the
-/// hinted half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Topology {
-    Anywhere,
-    ThisNode,
-    ThisZone,
+/// Whether an endpoint runs on this node.
+pub(super) fn locality(endpoint: &Endpoint, facts: &NodeFacts) -> Locality {
+    match endpoint.place.node.as_deref() {
+        None => Locality::Unknown,
+        Some(node) if *node == *facts.name => Locality::Here,
+        Some(_) => Locality::Elsewhere,
+    }
 }
 
 /// Everything that could be said of a port's endpoints on this node.
@@ -76,15 +77,17 @@ impl<'a> Choice<'a> {
         {
             copies.push(candidate);
         }
-        let topology = topology(&candidates, facts);
-        let any_ready = candidates.iter().any(|candidate| candidate.ready);
+        let mut tally = Tally::default();
+        let ready = candidates.iter().filter(|candidate| candidate.ready);
+        ready.for_each(|candidate| tally.add(candidate.endpoint, facts));
+        let (topology, any_ready) = (tally.topology(), tally.ready > 0);
         let any_ready_here = candidates.iter().any(|c| c.ready && c.is_here());
         Self { facts, candidates, copies, topology, any_ready, any_ready_here, complete }
     }
 
     /// Addresses of the family that are in neither of these pools of the port, sorted. `None` if
     /// some endpoints do not have the port.
-    pub(super) fn unpooled(&self, pools: [&[PoolEndpoint]; 2]) -> Option<Vec<IpAddr>> {
+    pub(super) fn unpooled(&self, pools: [&Pool; 2]) -> Option<Vec<IpAddr>> {
         if !self.complete {
             return None;
         }
@@ -94,7 +97,7 @@ impl<'a> Choice<'a> {
         let mut left: Vec<IpAddr> = self.candidates.iter().map(|c| c.target.address).collect();
         left.dedup();
         for pool in pools {
-            without(&mut left, pool.iter().map(|endpoint| endpoint.target.address));
+            without(&mut left, pool.keys().map(|target| target.address));
         }
         Some(left)
     }
@@ -110,7 +113,7 @@ impl<'a> Choice<'a> {
                     _ => return None,
                 };
                 let Candidate { target, locality, .. } = *candidate;
-                Some(PoolEndpoint { target, locality, terminating })
+                Some((target, Member { locality, terminating }))
             })
             .collect()
     }
@@ -156,12 +159,9 @@ impl<'a> Choice<'a> {
         if candidate.ready {
             // Hints never thin out a Local pool: every endpoint in it is on this node.
             return match (scope, self.topology) {
-                (Scope::Cluster, Topology::ThisNode) if !self.hinted_here(candidate) => {
-                    EndpointUse::OtherNode
-                }
-                (Scope::Cluster, Topology::ThisZone) if !self.hinted_zone(candidate) => {
-                    EndpointUse::OtherZone
-                }
+                _ if self.topology.allows(candidate.endpoint, self.facts) => EndpointUse::Used,
+                (Scope::Cluster, Topology::ThisNode) => EndpointUse::OtherNode,
+                (Scope::Cluster, Topology::ThisZone) => EndpointUse::OtherZone,
                 _ => EndpointUse::Used,
             };
         }
@@ -170,14 +170,6 @@ impl<'a> Choice<'a> {
             Scope::Local => self.any_ready_here,
         };
         if better { EndpointUse::TerminatingUnneeded } else { EndpointUse::UsedTerminating }
-    }
-
-    fn hinted_here(&self, candidate: &Candidate<'_>) -> bool {
-        names(candidate.node_hints(), &self.facts.name)
-    }
-
-    fn hinted_zone(&self, candidate: &Candidate<'_>) -> bool {
-        self.facts.zone.as_deref().is_some_and(|zone| names(candidate.zone_hints(), zone))
     }
 }
 
@@ -228,45 +220,17 @@ fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Menti
         known.service.as_ref().is_some_and(|service| service.publish_not_ready_addresses);
     let mut found = Mentions { candidates: Vec::new(), complete: true };
     for set in known.sets().filter(|set| set.family == port.family) {
-        let numbers = set
-            .ports
-            .iter()
-            .filter(|p| p.name == *port.name && p.protocol == port.protocol)
-            .map(|p| p.port);
         let mut has_port = false;
-        for number in numbers {
+        for number in port.numbers(set) {
             has_port = true;
             found.candidates.extend(set.endpoints.iter().map(|endpoint| Candidate {
                 target: Target { address: endpoint.address, port: number },
                 endpoint,
-                locality: match endpoint.place.node.as_deref() {
-                    None => Locality::Unknown,
-                    Some(node) if *node == *facts.name => Locality::Here,
-                    Some(_) => Locality::Elsewhere,
-                },
+                locality: locality(endpoint, facts),
                 ready: endpoint.conditions.ready || publish_not_ready,
             }));
         }
         found.complete &= has_port || set.endpoints.is_empty();
     }
     found
-}
-
-fn topology(candidates: &[Candidate<'_>], facts: &NodeFacts) -> Topology {
-    let ready = || candidates.iter().filter(|candidate| candidate.ready);
-    let all_and_one = |hints: for<'c> fn(&'c Candidate<'_>) -> &'c [Box<str>], own: &str| {
-        ready().all(|candidate| !hints(candidate).is_empty())
-            && ready().any(|candidate| names(hints(candidate), own))
-    };
-    if all_and_one(|c| c.node_hints(), &facts.name) {
-        return Topology::ThisNode;
-    }
-    match facts.zone.as_deref() {
-        Some(zone) if all_and_one(|c| c.zone_hints(), zone) => Topology::ThisZone,
-        _ => Topology::Anywhere,
-    }
-}
-
-fn names(hints: &[Box<str>], own: &str) -> bool {
-    hints.iter().any(|hint| **hint == *own)
 }

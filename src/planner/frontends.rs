@@ -206,7 +206,7 @@ impl Site<'_> {
             let of_family = ports.iter().filter(|port| port.family == family);
             for pool in of_family.flat_map(|port| [&port.cluster, &port.local]) {
                 if !left.is_empty() {
-                    without(&mut left, pool.iter().map(|endpoint| endpoint.target.address));
+                    without(&mut left, pool.keys().map(|target| target.address));
                 }
             }
             idle.append(&mut left);

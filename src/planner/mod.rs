@@ -9,8 +9,10 @@
 mod claims;
 mod endpoints;
 mod explain;
+mod follow;
 mod frontends;
 mod health;
+mod hints;
 mod plan;
 mod policy;
 mod problems;

@@ -32,17 +32,17 @@ pub enum Locality {
     Unknown,
 }
 
-/// An endpoint in use.
+/// What is known of an endpoint in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PoolEndpoint {
-    pub target: Target,
+pub struct Member {
     pub locality: Locality,
     /// Used although it terminates, because nothing better is left.
     pub terminating: bool,
 }
 
-/// The endpoints that a connection is spread over, sorted by target, without duplicates.
-pub type Pool = Box<[PoolEndpoint]>;
+/// The endpoints that a connection is spread over. Two pools of which one came from the other share
+/// most of their memory, and to find their difference costs little more than the difference has.
+pub type Pool = OrdMap<Target, Member>;
 
 /// One Service port in one address family: the unit that affinity, pools and counters hang on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +71,13 @@ impl PortPlan {
             Scope::Cluster => &self.cluster,
             Scope::Local => &self.local,
         }
+    }
+
+    /// Whether a pool has an endpoint at this address, whatever its port.
+    pub fn has_endpoint(&self, address: IpAddr) -> bool {
+        let [first, last] = [0, u16::MAX].map(|port| Target { address, port });
+        let has = |pool: &Pool| pool.range(first..=last).next().is_some();
+        has(&self.cluster) || has(&self.local)
     }
 }
 
@@ -272,7 +279,7 @@ impl Listening {
                 protocol: port.protocol,
                 port: frontend.at.port,
                 affinity: port.affinity,
-                targets: port.cluster.iter().map(|endpoint| endpoint.target).collect(),
+                targets: port.cluster.keys().copied().collect(),
             })
             .collect();
         let any = plan.health.is_some() || !node_ports.is_empty();
@@ -382,13 +389,18 @@ impl Plan {
     /// As [`Plan::service`], from an entry of `known`.
     pub fn service_of(&self, known: &Known) -> Option<ServicePlan> {
         let mut plan = plan_service(known, &self.facts, &self.policy)?;
+        self.settle(&mut plan);
+        Some(plan)
+    }
+
+    /// Says of each frontend of a service who holds it.
+    pub(super) fn settle(&self, plan: &mut ServicePlan) {
         for frontend in plan.ports.iter_mut().flat_map(|port| &mut port.frontends) {
             // Not the holder's key is compared: to find it costs a walk down the tree of all claims.
-            if self.claims.losers(&frontend.at).contains(&plan.key) {
-                frontend.lost_to = self.claims.holder(&frontend.at).cloned();
-            }
+            let lost = self.claims.losers(&frontend.at).contains(&plan.key);
+            let holder = lost.then(|| self.claims.holder(&frontend.at)).flatten();
+            frontend.lost_to = holder.cloned();
         }
-        Some(plan)
     }
 }
 

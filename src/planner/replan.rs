@@ -1,6 +1,7 @@
 //! The plan, kept up to date service by service.
 
 use super::claims::{Claim, Wish, settle};
+use super::follow::Footing;
 use super::frontends::wanted_frontends;
 use super::{
     Frontend, FrontendKey, Listening, Plan, PlanDelta, Policy, PortPlan, ServiceDelta, ServicePlan,
@@ -33,29 +34,45 @@ pub struct Planner {
     large: LargePlans,
 }
 
-/// The plans of the large services that changed last, the latest last: to make one again takes as
-/// long as to make its successor. Each is as the services, the facts and the claims are now.
-#[derive(Debug, Default)]
-struct LargePlans(Vec<Arc<ServicePlan>>);
+/// The plans of the large services that changed last, the latest last: the next one is made from it.
+/// Each is as the services, the facts and the claims are now.
+#[derive(Debug)]
+struct LargePlans {
+    plans: Vec<Kept>,
+    /// How many endpoints make a service large.
+    endpoints: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    plan: Arc<ServicePlan>,
+    footing: Option<Footing>,
+}
+
+impl Default for LargePlans {
+    fn default() -> Self {
+        Self { plans: Vec::new(), endpoints: 100 }
+    }
+}
 
 impl LargePlans {
-    /// A plan takes 22 bytes per endpoint.
-    const KEPT: usize = 4;
-    const ENDPOINTS: usize = 256;
+    /// A plan takes up to 50 bytes per endpoint.
+    const KEPT: usize = 8;
 
-    fn take(&mut self, key: &ServiceKey) -> Option<Arc<ServicePlan>> {
-        let at = self.0.iter().position(|plan| plan.key == *key)?;
-        Some(self.0.remove(at))
+    fn take(&mut self, key: &ServiceKey) -> Option<Kept> {
+        let at = self.plans.iter().position(|kept| kept.plan.key == *key)?;
+        Some(self.plans.remove(at))
     }
 
-    fn keep(&mut self, plan: &Arc<ServicePlan>, known: &Known) {
-        let endpoints: usize = known.sets().map(|set| set.endpoints.len()).sum();
-        if endpoints >= Self::ENDPOINTS {
-            if self.0.len() == Self::KEPT {
-                self.0.remove(0);
-            }
-            self.0.push(Arc::clone(plan));
+    fn is_large(&self, known: &Known) -> bool {
+        known.sets().map(|set| set.endpoints.len()).sum::<usize>() >= self.endpoints
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        if self.plans.len() == Self::KEPT {
+            self.plans.remove(0);
         }
+        self.plans.push(kept);
     }
 }
 
@@ -68,6 +85,13 @@ impl Planner {
             node_pending: true,
             large: LargePlans::default(),
         }
+    }
+
+    /// Has plans of services with so many endpoints followed change by change; the others are made
+    /// anew each time, which is the same plan.
+    pub fn following_from(mut self, endpoints: usize) -> Self {
+        self.large.endpoints = endpoints;
+        self
     }
 
     /// A copy is free and does not follow later changes.
@@ -118,16 +142,37 @@ impl Planner {
     }
 
     fn planned(&mut self, turn: Turn, before: &Plan) -> ServiceDelta {
-        let Turn { key, old, new } = turn;
+        let Turn { key, old: was, new: is } = turn;
         let plan = |plan: &Plan, known: &Known| plan.service_of(known).map(Arc::new);
-        let kept = self.large.take(&key);
-        let old = kept.or_else(|| plan(before, old.as_deref()?));
-        let known = new;
-        let new = known.as_deref().and_then(|known| plan(&self.plan, known));
-        if let (Some(plan), Some(known)) = (&new, &known) {
-            self.large.keep(plan, known);
+        let kept = self.large.take(&key).or_else(|| {
+            let plan = plan(before, was.as_deref()?)?;
+            Some(Kept { plan, footing: None })
+        });
+        let next = is.as_deref().and_then(|is| {
+            let large = self.large.is_large(is);
+            let known = kept.as_ref().zip(was.as_deref()).filter(|_| large);
+            let followed = known.and_then(|(kept, was)| self.followed(kept, (was, is), before));
+            let next =
+                followed.or_else(|| Some(Kept { plan: plan(&self.plan, is)?, footing: None }))?;
+            if large {
+                self.large.keep(next.clone());
+            }
+            Some(next)
+        });
+        ServiceDelta { key, old: kept.map(|kept| kept.plan), new: next.map(|next| next.plan) }
+    }
+
+    /// The next plan of a large service from the one before, where that is possible.
+    fn followed(&self, kept: &Kept, (was, is): (&Known, &Known), before: &Plan) -> Option<Kept> {
+        let facts = &self.plan.facts;
+        if !Arc::ptr_eq(&before.facts, facts) {
+            return None;
         }
-        ServiceDelta { key, old, new }
+        let Kept { plan, footing } = kept;
+        let footing = footing.or_else(|| Footing::of(plan, was, facts))?;
+        let (mut plan, footing) = footing.follow(plan, (was, is), facts)?;
+        self.plan.settle(&mut plan);
+        Some(Kept { plan: Arc::new(plan), footing: Some(footing) })
     }
 
     /// As [`Planner::replan`], where nobody asks for the delta because a resync comes next.
@@ -137,7 +182,7 @@ impl Planner {
         known: &OrdMap<ServiceKey, Arc<Known>>,
     ) {
         let (before, turns) = self.follow(changed, known);
-        self.large = LargePlans::default();
+        self.large.plans.clear();
         let mut udp = Vec::new();
         for Turn { key, old, new } in turns {
             let plan = |plan: &Plan, known: Option<Arc<Known>>| {

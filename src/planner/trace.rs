@@ -237,7 +237,7 @@ impl<'a> Tracer<'a> {
             );
             return Ok(self.end(Verdict::Drop));
         }
-        let targets: Vec<String> = pool.iter().map(|e| e.target.to_string()).collect();
+        let targets: Vec<String> = pool.keys().map(ToString::to_string).collect();
         let what = match &targets[..] {
             [only] => format!("it is sent to the one endpoint, {only}"),
             [rest @ .., last] => format!(
@@ -247,7 +247,7 @@ impl<'a> Tracer<'a> {
             ),
             [] => "it is sent nowhere".to_owned(),
         };
-        let why = match (scope, pool.iter().any(|endpoint| endpoint.terminating)) {
+        let why = match (scope, pool.values().any(|member| member.terminating)) {
             (Scope::Cluster, false) => "ready, and no hint keeps it from this node",
             (Scope::Cluster, true) => "nothing ready is left; it serves while it terminates",
             (Scope::Local, false) => "ready and on this node, as policy Local asks for",
@@ -265,9 +265,9 @@ impl<'a> Tracer<'a> {
             );
         }
         let hairpin = |target: Target| target.address == source;
-        let others = !pool.iter().all(|endpoint| hairpin(endpoint.target));
+        let others = !pool.keys().all(|target| hairpin(*target));
         let remote = if others { self.masquerade(forward.masquerade)? } else { true };
-        if pool.iter().any(|endpoint| hairpin(endpoint.target)) {
+        if pool.keys().any(|target| hairpin(*target)) {
             self.step(
                 format!("towards {source} itself the source becomes this node's"),
                 "an endpoint must answer itself through this node",
@@ -276,17 +276,17 @@ impl<'a> Tracer<'a> {
         // What is delivered here leaves by no interface, where sources are changed.
         let facts = &self.plan.facts;
         let delivered = |target: Target| facts.owns(target.address) && !facts.owns(source);
-        if remote && pool.iter().any(|endpoint| delivered(endpoint.target)) {
+        if remote && pool.keys().any(|target| delivered(*target)) {
             self.step(
                 "towards this node itself the source is kept",
                 "an endpoint on its own network gets the packet where it is",
             );
         }
         let endpoints: Vec<TracedEndpoint> = pool
-            .iter()
-            .map(|endpoint| TracedEndpoint {
-                target: endpoint.target,
-                masquerade: (remote || hairpin(endpoint.target)) && !delivered(endpoint.target),
+            .keys()
+            .map(|&target| TracedEndpoint {
+                target,
+                masquerade: (remote || hairpin(target)) && !delivered(target),
             })
             .collect();
         let mut all = endpoints.iter().map(|endpoint| endpoint.masquerade);

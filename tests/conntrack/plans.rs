@@ -63,8 +63,8 @@ pub fn of_protocol(
         port: frontends.first().map_or(0, |f| f.at.port),
         family: frontends.first().map_or(Family::V4, |f| f.at.at.family()),
         affinity: None,
-        cluster: Box::default(),
-        local: Box::default(),
+        cluster: Default::default(),
+        local: Default::default(),
         serving: serving.into(),
         frontends,
     };

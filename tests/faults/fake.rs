@@ -265,7 +265,7 @@ impl Flows {
                 answerer,
                 asker: client,
             };
-            let flows = port.cluster.iter().map(|endpoint| flow(endpoint.target));
+            let flows = port.cluster.keys().map(|target| flow(*target));
             self.0.borrow_mut().open.extend(flows);
         }
     }

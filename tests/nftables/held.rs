@@ -120,8 +120,8 @@ impl Held {
                 held.frontends.insert(at, treatment);
             }
             let pooled =
-                service.ports.iter().flat_map(|port| port.cluster.iter().chain(&port.local));
-            held.hairpin.extend(pooled.map(|endpoint| endpoint.target.address));
+                service.ports.iter().flat_map(|port| port.cluster.keys().chain(port.local.keys()));
+            held.hairpin.extend(pooled.map(|target| target.address));
             held.hairpin.extend(&service.idle);
             held.pinned.extend(pools.into_values().flatten());
         }
@@ -275,7 +275,7 @@ fn place(frontend: &Frontend) -> (String, String, u16) {
 }
 
 fn targets(port: &PortPlan, scope: Scope) -> Vec<Socket> {
-    port.pool(scope).iter().map(|e| (e.target.address, e.target.port)).collect()
+    port.pool(scope).keys().map(|target| (target.address, target.port)).collect()
 }
 
 /// What classes lead to.

@@ -108,8 +108,8 @@ pub fn not_found(snapshot: &Snapshot, key: &ServiceKey) -> String {
 fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> DescribedPort {
     let detector = snapshot.plan.node.local_detector(port.family);
     let endpoints = planner::explain(known, &snapshot.plan.facts, port);
-    let pool = || port.cluster.iter().chain(port.local.iter());
-    let locality = |at| pool().find(|e| e.target == at).map(|e| locality_name(e.locality));
+    let member = |at| port.cluster.get(&at).or_else(|| port.local.get(&at));
+    let locality = |at| member(at).map(|member| locality_name(member.locality));
     DescribedPort {
         name: port.name.0.to_string(),
         protocol: port.protocol.name().to_owned(),

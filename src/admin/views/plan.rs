@@ -4,7 +4,7 @@ use super::describe::locality_name;
 use super::target;
 use crate::model::Family;
 use crate::planner::{
-    Action, Frontend, Masquerade, Outsiders, Plan, PoolEndpoint, PortPlan, Reach, ServicePlan,
+    Action, Frontend, Masquerade, Member, Outsiders, Plan, PortPlan, Reach, ServicePlan, Target,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -190,12 +190,12 @@ impl From<&Frontend> for FrontendView {
     }
 }
 
-impl From<&PoolEndpoint> for PoolView {
-    fn from(endpoint: &PoolEndpoint) -> Self {
+impl From<(&Target, &Member)> for PoolView {
+    fn from((at, member): (&Target, &Member)) -> Self {
         Self {
-            address: target(endpoint.target),
-            locality: locality_name(endpoint.locality).to_owned(),
-            terminating: endpoint.terminating,
+            address: target(*at),
+            locality: locality_name(member.locality).to_owned(),
+            terminating: member.terminating,
         }
     }
 }

@@ -107,8 +107,8 @@ fn count_endpoints(known: &Known, plan: Option<&ServicePlan>) -> Count {
     let used: BTreeSet<IpAddr> = plan
         .iter()
         .flat_map(|plan| plan.ports.iter())
-        .flat_map(|port| port.cluster.iter().chain(port.local.iter()))
-        .map(|endpoint| endpoint.target.address)
+        .flat_map(|port| port.cluster.keys().chain(port.local.keys()))
+        .map(|target| target.address)
         .collect();
     Count { used: used.len(), total: total.len() }
 }

@@ -18,7 +18,8 @@ use super::set::{
 };
 use super::state::{
     HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, endpoint_addresses,
-    frontend_addresses, frontend_place, frontends, guarded, locals, targets, used_pools,
+    endpoint_difference, frontend_addresses, frontend_place, frontends, guarded, locals,
+    used_pools,
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{FrontendKind, NodePlan, ServicePlan};
@@ -28,12 +29,14 @@ use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Slots of a pool that is compared with its plan after every change.
+const SMALL: usize = 64;
+
 /// What several services may share, and the kernel holds once.
 #[derive(Default)]
 struct Shared {
     cluster_ips: Vec<IpAddr>,
     others: Vec<IpAddr>,
-    endpoints: Vec<IpAddr>,
     /// Node ports, and frontends that not everybody may ask, per family.
     node_ports: [u64; 2],
     guarded: [u64; 2],
@@ -46,7 +49,6 @@ impl Shared {
         let mut shared = Self {
             cluster_ips: frontend_addresses(plan, true),
             others: frontend_addresses(plan, false),
-            endpoints: endpoint_addresses(plan),
             ..Self::default()
         };
         for (_, frontend) in plan.held() {
@@ -87,7 +89,7 @@ impl State {
         let after = new.map(Shared::of).unwrap_or_default();
         self.count_cluster_ips((&before.cluster_ips, &after.cluster_ips), changes);
         self.count_others((&before.others, &after.others));
-        self.count_endpoints((&before.endpoints, &after.endpoints), changes);
+        self.count_endpoints(endpoint_difference(old, new), changes);
         for at in [0, 1] {
             self.node_ports[at] =
                 self.node_ports[at] + after.node_ports[at] - before.node_ports[at];
@@ -107,7 +109,7 @@ impl State {
         for address in shared.others {
             self.external.add(address);
         }
-        for address in shared.endpoints {
+        for address in endpoint_addresses(plan) {
             self.endpoints.add(address);
         }
         for at in [0, 1] {
@@ -176,9 +178,18 @@ impl State {
                 key: PoolKey::of(port, scope),
                 affinity: port.affinity,
                 external,
-                targets: targets(port, scope),
+                targets: port.pool(scope).clone(),
             };
-            next.extend(self.place(key, old, (wanted, sibling), changes));
+            let known = old.is_some();
+            let Some(mut pool) = self.place(key, old, (wanted, sibling), changes) else {
+                continue;
+            };
+            // Once it has changed a large pool is hardly ever in order again, and to look costs more
+            // than the change.
+            if let Some(plan) = new.filter(|_| !known || pool.slots.len() <= SMALL) {
+                pool.forget_slots_of(plan);
+            }
+            next.push(pool);
         }
         for former in pools {
             self.drop_pool(former.pool, changes);
@@ -191,9 +202,6 @@ impl State {
             guards: new.map_or_else(Vec::new, guard_elements),
         };
         self.write_held(held, wanted, changes);
-        for (pool, plan) in next.iter_mut().filter_map(|pool| Some((pool, new?))) {
-            pool.forget_slots_of(plan);
-        }
         if !next.is_empty() {
             self.services.insert(key.clone(), next.into());
         }
@@ -301,8 +309,7 @@ impl State {
         }
     }
 
-    pub fn count_endpoints(&mut self, change: (&[IpAddr], &[IpAddr]), changes: &mut Changes) {
-        let (gone, come) = difference(change);
+    fn count_endpoints(&mut self, (gone, come): (Vec<IpAddr>, Vec<IpAddr>), changes: &mut Changes) {
         for address in come {
             if self.endpoints.add(address) {
                 let set = Set::Hairpin(Family::of(address));

@@ -7,12 +7,11 @@
 
 use super::changes::Changes;
 use super::classes::{ClassKey, Way};
-use super::lower::difference;
 use super::set::{Element, Set, Value, endpoint_element, first_slot, pinned_element, token};
-use super::slots::{Among, exchange, rebalance};
-use super::state::{PoolKey, PoolState, Retimed, State, targets_of};
+use super::slots::{Among, Turned, exchange, rebalance};
+use super::state::{PoolKey, PoolState, Retimed, State, pool_difference, pool_of};
 use crate::model::{Family, ServiceKey};
-use crate::planner::{Scope, ServicePlan, Target};
+use crate::planner::{Pool, Scope, ServicePlan, Target};
 use foldhash::HashSet;
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -22,7 +21,7 @@ pub struct Wanted {
     pub affinity: Option<NonZeroU32>,
     /// How connections come that do not come by a cluster IP.
     pub external: Option<Way>,
-    pub targets: Box<[Target]>,
+    pub targets: Pool,
 }
 
 impl Wanted {
@@ -35,8 +34,42 @@ impl Wanted {
 /// A pool as it is.
 pub struct Former {
     pub pool: PoolState,
+    targets: Targets,
+}
+
+/// What a pool's slots lead to.
+enum Targets {
     /// Sorted, each once.
-    targets: Box<[Target]>,
+    Seen(Box<[Target]>),
+    Planned(Pool),
+}
+
+impl Targets {
+    fn len(&self) -> usize {
+        match self {
+            Targets::Seen(targets) => targets.len(),
+            Targets::Planned(pool) => pool.len(),
+        }
+    }
+
+    fn all(&self) -> Vec<Target> {
+        match self {
+            Targets::Seen(targets) => targets.to_vec(),
+            Targets::Planned(pool) => pool.keys().copied().collect(),
+        }
+    }
+
+    /// What is not wanted any more, and what was not there before; both sorted.
+    fn difference(&self, wanted: &Pool) -> (Vec<Target>, Vec<Target>) {
+        match self {
+            Targets::Planned(pool) => pool_difference(pool, wanted),
+            Targets::Seen(targets) => {
+                let gone = targets.iter().filter(|target| !wanted.contains_key(*target));
+                let come = wanted.keys().filter(|target| targets.binary_search(target).is_err());
+                (gone.copied().collect(), come.copied().collect())
+            }
+        }
+    }
 }
 
 impl Former {
@@ -45,16 +78,16 @@ impl Former {
         let mut targets = pool.slots.to_vec();
         targets.sort_unstable();
         targets.dedup();
-        Self { pool, targets: targets.into() }
+        Self { pool, targets: Targets::Seen(targets.into()) }
     }
 
     /// As it was made by a plan.
     pub fn planned(mut pool: PoolState, plan: &ServicePlan) -> Self {
-        let targets = targets_of(&pool.key, plan);
+        let targets = pool_of(&pool.key, plan).cloned().unwrap_or_default();
         if pool.slots.is_empty() {
-            pool.slots = targets.clone();
+            pool.slots = targets.keys().copied().collect();
         }
-        Self { pool, targets }
+        Self { pool, targets: Targets::Planned(targets) }
     }
 
     /// Every target has one slot.
@@ -97,11 +130,14 @@ impl State {
         changes: &mut Changes,
     ) -> Option<PoolState> {
         debug_assert!(!wanted.targets.is_empty(), "a pool that is forwarded to has endpoints");
-        if old.as_ref().is_some_and(|former| self.is_as_wanted(former, &wanted)) {
+        let (gone, come) = match &old {
+            Some(former) => former.targets.difference(&wanted.targets),
+            None => Default::default(),
+        };
+        let same = gone.is_empty() && come.is_empty();
+        if old.as_ref().is_some_and(|former| same && self.is_as_wanted(former, &wanted)) {
             return old.map(|former| former.pool);
         }
-        let before = old.as_ref().map_or(&[][..], |former| &former.targets);
-        let (gone, come) = difference((before, &wanted.targets));
         // Pins name endpoints by a hash over pool and endpoint: a number where two would clash
         // is not usable for this pool.
         let old = match old {
@@ -141,15 +177,13 @@ impl State {
             number,
             first: first_slot(wanted.key.scope),
         };
-        let turn = match old {
-            Some(_) => Turn { wanted: &wanted, gone: &gone, come: &come },
-            None => Turn { wanted: &wanted, gone: &[], come: &wanted.targets },
-        };
+        let turn = Turn { wanted: &wanted, gone: &gone, come: &come };
         let slots = self.fill(old, turn, (place, size), changes);
         let value = Value::new(number, class);
         Some(PoolState { key: wanted.key, value, external, affinity: wanted.affinity, slots })
     }
 
+    /// Of one that has the targets that it shall have.
     fn is_as_wanted(&self, former: &Former, wanted: &Wanted) -> bool {
         let pool = &former.pool;
         let way = pool.external_class().and_then(|class| self.classes.key(class));
@@ -157,7 +191,6 @@ impl State {
             && way.map(|class| class.way) == wanted.external
             && former.is_exact()
             && pool.slots.len() == self.size(pool) as usize
-            && former.targets == wanted.targets
     }
 
     /// The number of a class for a pool that was in another, or in none.
@@ -198,25 +231,35 @@ impl State {
         let left = left.filter(|old| old.set != place.set);
         let exact = old.as_ref().is_some_and(Former::is_exact) && left.is_none();
         let exact = exact && size as usize == wanted.targets.len();
-        let (old_slots, old_targets) =
-            old.map(|former| (former.pool.slots, former.targets)).unwrap_or_default();
-        let kept = if left.is_some() { &[] } else { &*old_slots };
-        let slots = match exact {
+        let (old_slots, old_targets) = match old {
+            Some(former) => (former.pool.slots.into_vec(), former.targets),
+            None => (Vec::new(), Targets::Seen(Box::default())),
+        };
+        let (kept, abandoned) = match left {
+            Some(left) => (Vec::new(), Some((left, old_slots))),
+            None => (old_slots, None),
+        };
+        let turned = match exact {
             true => exchange(kept, turn.gone, turn.come),
-            false => rebalance(kept, &wanted.targets, size as usize),
+            false => {
+                let targets: Vec<Target> = wanted.targets.keys().copied().collect();
+                Turned::between(&kept, rebalance(&kept, &targets, size as usize))
+            }
         };
-        self.write_slots(place, kept, (&slots, turn.gone), changes);
-        if let Some(left) = left {
-            self.leave_slots(left, old_slots.iter().enumerate(), (&slots, turn.gone), changes);
+        self.write_slots(place, &turned, turn.gone, changes);
+        if let Some((left, old_slots)) = abandoned {
+            let slots = old_slots.iter().enumerate();
+            self.leave_slots(left, slots, (&turned.slots, turn.gone), changes);
         }
-        let (gone, come) = match (old_affinity, wanted.affinity) {
-            (Some(_), Some(_)) => (turn.gone, turn.come),
-            (Some(_), None) => (&*old_targets, &[][..]),
-            (None, Some(_)) => (&[][..], &*wanted.targets),
-            (None, None) => (&[][..], &[][..]),
-        };
-        self.write_tokens((family, scope, place.number), gone, come, changes);
-        slots.into()
+        let number = (family, scope, place.number);
+        let all = |targets: &Pool| targets.keys().copied().collect::<Vec<_>>();
+        match (old_affinity, wanted.affinity) {
+            (Some(_), Some(_)) => self.write_tokens(number, turn.gone, turn.come, changes),
+            (Some(_), None) => self.write_tokens(number, &old_targets.all(), &[], changes),
+            (None, Some(_)) => self.write_tokens(number, &[], &all(&wanted.targets), changes),
+            (None, None) => {}
+        }
+        turned.slots.into()
     }
 
     /// Where the kernel holds a pool's slots.
@@ -225,26 +268,24 @@ impl State {
         Place { set: self.map_of(pool), number: pool.number(), first }
     }
 
-    /// `old`: what the map holds of the pool.
     fn write_slots(
         &mut self,
         place: Place,
-        old: &[Target],
-        (new, gone): (&[Target], &[Target]),
+        turned: &Turned,
+        gone: &[Target],
         changes: &mut Changes,
     ) {
-        for (slot, target) in new.iter().enumerate() {
-            match old.get(slot) {
-                Some(before) if before == target => {}
-                Some(_) => changes.replaced_targets.push(place.element(slot, target)),
-                None => {
-                    self.slots[place.set.index()] += 1;
-                    changes.new_targets.push(place.element(slot, target));
-                }
+        for &slot in &turned.written {
+            let element = place.element(slot, &turned.slots[slot]);
+            if slot < turned.former {
+                changes.replaced_targets.push(element);
+            } else {
+                self.slots[place.set.index()] += 1;
+                changes.new_targets.push(element);
             }
         }
-        let beyond = old.iter().enumerate().skip(new.len());
-        self.leave_slots(place, beyond, (new, gone), changes);
+        let beyond = (turned.slots.len()..).zip(&turned.beyond);
+        self.leave_slots(place, beyond, (&turned.slots, gone), changes);
     }
 
     /// Packets that met the former class may still pick these slots: they lead to living endpoints
@@ -296,15 +337,20 @@ impl State {
             (None, _) => false,
             // Those that stay have their tokens.
             (Some(_), Some(_)) => self.clashes(pool.number(), wanted, come),
-            (Some(_), None) => self.clashes(pool.number(), wanted, &wanted.targets),
+            (Some(_), None) => self.clashes(pool.number(), wanted, wanted.targets.keys()),
         }
     }
 
     /// Whether targets that have no tokens yet could have them under this number.
-    fn clashes(&self, number: u32, wanted: &Wanted, targets: &[Target]) -> bool {
+    fn clashes<'a>(
+        &self,
+        number: u32,
+        wanted: &Wanted,
+        targets: impl IntoIterator<Item = &'a Target>,
+    ) -> bool {
         let tokens = &self.tokens[wanted.key.family.index()][wanted.key.scope as usize];
         let mut seen = HashSet::default();
-        targets.iter().any(|target| {
+        targets.into_iter().any(|target| {
             let token = token(number, target);
             !seen.insert(token) || tokens.contains_key(&token)
         })
@@ -317,7 +363,7 @@ impl State {
         sibling: Option<u32>,
     ) -> Option<u32> {
         let usable = |state: &Self, number| {
-            wanted.affinity.is_none() || !state.clashes(number, wanted, &wanted.targets)
+            wanted.affinity.is_none() || !state.clashes(number, wanted, wanted.targets.keys())
         };
         if let Some(sibling) = sibling.filter(|number| usable(self, *number)) {
             return Some(sibling);
@@ -361,7 +407,7 @@ mod tests {
     use crate::model::{Family, Protocol, ServiceKey};
     use crate::planner::{
         Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Locality,
-        Masquerade, PoolEndpoint, PortPlan, Reach, ServicePlan, Target,
+        Masquerade, Member, Pool, PortPlan, Reach, ServicePlan, Target,
     };
     use std::collections::BTreeSet;
     use std::net::IpAddr;
@@ -386,11 +432,8 @@ mod tests {
             allow: None,
             lost_to: None,
         };
-        let endpoint = |last| PoolEndpoint {
-            target: target(last),
-            locality: Locality::Unknown,
-            terminating: false,
-        };
+        let member = Member { locality: Locality::Unknown, terminating: false };
+        let endpoint = |last| (target(last), member);
         let port = PortPlan {
             name: "http".into(),
             protocol: Protocol::Tcp,
@@ -398,7 +441,7 @@ mod tests {
             family: Family::V4,
             affinity: None,
             cluster: endpoints.map(endpoint).collect(),
-            local: Box::default(),
+            local: Pool::new(),
             serving: Box::default(),
             frontends: [frontend].into(),
         };

@@ -25,24 +25,47 @@ pub fn rebalance(old: &[Target], targets: &[Target], size: usize) -> Vec<Target>
     fill(table, targets, (shares, extra))
 }
 
+/// A table, and how it came from the former one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Turned {
+    pub slots: Vec<Target>,
+    /// How many slots the former one had.
+    pub former: usize,
+    /// The slots that lead elsewhere than before, or did not exist; ascending.
+    pub written: Vec<usize>,
+    /// What stood in the slots that do not exist any more.
+    pub beyond: Vec<Target>,
+}
+
+impl Turned {
+    pub fn between(old: &[Target], slots: Vec<Target>) -> Self {
+        let differs = |slot: &usize| old.get(*slot) != Some(&slots[*slot]);
+        let written = (0..slots.len()).filter(differs).collect();
+        let beyond = old.get(slots.len()..).unwrap_or_default().to_vec();
+        Self { former: old.len(), written, beyond, slots }
+    }
+}
+
 /// The new table where each target has one slot, before and after: what is gone makes room for what
 /// has come, and what stands beyond the end comes in.
-pub fn exchange(old: &[Target], gone: &[Target], come: &[Target]) -> Vec<Target> {
-    let size = old.len() + come.len() - gone.len();
+pub fn exchange(mut slots: Vec<Target>, gone: &[Target], come: &[Target]) -> Turned {
+    let former = slots.len();
+    let size = former + come.len() - gone.len();
     let gone = Among::new(gone);
-    let (within, beyond) = old.split_at(size.min(old.len()));
+    let beyond = slots.split_off(size.min(former));
     let stays = beyond.iter().filter(|target| !gone.has(target));
     let mut free = come.iter().chain(stays).copied();
-    let mut table = Vec::with_capacity(size);
-    for target in within {
-        match gone.has(target) {
-            true => table.push(free.next().expect("as many free slots as targets without one")),
-            false => table.push(*target),
+    let mut written = Vec::new();
+    for (slot, target) in slots.iter_mut().enumerate() {
+        if gone.has(target) {
+            *target = free.next().expect("as many free slots as targets without one");
+            written.push(slot);
         }
     }
-    table.extend(free);
-    debug_assert_eq!(table.len(), size);
-    table
+    slots.extend(free);
+    written.extend(former..slots.len());
+    debug_assert_eq!(slots.len(), size);
+    Turned { slots, former, written, beyond }
 }
 
 /// Targets, to be asked for one.
@@ -176,7 +199,9 @@ mod tests {
             let come: Vec<_> = new.iter().copied().filter(|t| !old.contains(t)).collect();
             let mut turned = old.clone();
             turned.rotate_left(old.len() / 2);
-            let table = exchange(&turned, &gone, &come);
+            let exchanged = exchange(turned.clone(), &gone, &come);
+            let table = exchanged.slots.clone();
+            assert_eq!(exchanged, Turned::between(&turned, table.clone()));
             assert_eq!(sorted(table.clone()), new, "{before:?} to {after:?}");
             for (slot, target) in turned.iter().enumerate().take(table.len()) {
                 assert!(gone.contains(target) || table[slot] == *target);

@@ -3,6 +3,7 @@
 use super::changes::Changes;
 use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
 use super::layout::{Features, Lengths, Needs};
+use super::lower::difference;
 use super::pools::PoolNumbers;
 use super::set::{
     Bytes, Element, PerSet, Set, Value, allowed_element, frontend_key, guarded_element,
@@ -14,6 +15,7 @@ use crate::planner::{
     Scope, ServiceDelta, ServicePlan, Target,
 };
 use foldhash::{HashMap, HashSet};
+use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -84,8 +86,7 @@ impl PoolState {
 
     /// Leaves to the plan what the plan has.
     pub fn forget_slots_of(&mut self, plan: &ServicePlan) {
-        let planned = pool_of(&self.key, plan).map(|pool| pool.iter().map(|e| &e.target));
-        if planned.is_some_and(|planned| planned.eq(self.slots.iter())) {
+        if pool_of(&self.key, plan).is_some_and(|pool| pool.keys().eq(self.slots.iter())) {
             self.slots = Box::default();
         }
     }
@@ -297,20 +298,11 @@ pub fn moved_frontends(deltas: &[ServiceDelta]) -> Moved {
     moved
 }
 
-pub fn targets(port: &PortPlan, scope: Scope) -> Box<[Target]> {
-    port.pool(scope).iter().map(|endpoint| endpoint.target).collect()
-}
-
 /// The endpoints that a plan has for a pool.
-fn pool_of<'a>(key: &PoolKey, plan: &'a ServicePlan) -> Option<&'a Pool> {
+pub fn pool_of<'a>(key: &PoolKey, plan: &'a ServicePlan) -> Option<&'a Pool> {
     used(plan)
         .find(|(port, _, scope)| key.is(port, *scope))
         .map(|(port, _, scope)| port.pool(scope))
-}
-
-/// The targets that a plan has for a pool.
-pub fn targets_of(key: &PoolKey, plan: &ServicePlan) -> Box<[Target]> {
-    pool_of(key, plan).into_iter().flatten().map(|endpoint| endpoint.target).collect()
 }
 
 /// Every frontend that leads to endpoints, with each of the pools that it leads to.
@@ -401,12 +393,73 @@ pub fn frontend_addresses(plan: &ServicePlan, cluster_ips: bool) -> Vec<IpAddr> 
 
 /// Addresses of the endpoints, in use or not, sorted, each once.
 pub fn endpoint_addresses(plan: &ServicePlan) -> Vec<IpAddr> {
-    let pools = plan.ports.iter().flat_map(|port| port.cluster.iter().chain(&port.local));
-    let mut addresses: Vec<IpAddr> =
-        pools.map(|e| e.target.address).chain(plan.idle.iter().copied()).collect();
+    let pools = plan.ports.iter().flat_map(|port| port.cluster.keys().chain(port.local.keys()));
+    let addresses = pools.map(|target| target.address).chain(plan.idle.iter().copied());
+    in_order(addresses.collect())
+}
+
+fn in_order(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
+}
+
+/// The addresses that two plans do not both have by [`endpoint_addresses`]: only the old one, only
+/// the new one. Costs what differs, not what is the same.
+pub fn endpoint_difference(
+    old: Option<&ServicePlan>,
+    new: Option<&ServicePlan>,
+) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let (old, new) = match (old, new) {
+        (Some(old), Some(new)) => (old, new),
+        (one, other) => {
+            let all = |plan: Option<&ServicePlan>| plan.map_or_else(Vec::new, endpoint_addresses);
+            return (all(one), all(other));
+        }
+    };
+    let (mut gone, mut come) = difference((&old.idle, &new.idle));
+    let nothing = Pool::new();
+    for port in &old.ports {
+        let now = same_port(new, port);
+        for scope in [Scope::Cluster, Scope::Local] {
+            let now = now.map_or(&nothing, |port| port.pool(scope));
+            let (fewer, more) = pool_difference(port.pool(scope), now);
+            gone.extend(fewer.into_iter().map(|target| target.address));
+            come.extend(more.into_iter().map(|target| target.address));
+        }
+    }
+    let fresh = new.ports.iter().filter(|port| same_port(old, port).is_none());
+    let fresh = fresh.flat_map(|port| port.cluster.keys().chain(port.local.keys()));
+    come.extend(fresh.map(|target| target.address));
+    gone.retain(|address| !has_endpoint(new, *address));
+    come.retain(|address| !has_endpoint(old, *address));
+    (in_order(gone), in_order(come))
+}
+
+/// A plan's ports are sorted by what makes two the same.
+fn same_port<'a>(plan: &'a ServicePlan, port: &PortPlan) -> Option<&'a PortPlan> {
+    let key = |port: &PortPlan| (port.port, port.protocol, port.family);
+    let at = plan.ports.binary_search_by(|other| key(other).cmp(&key(port))).ok()?;
+    Some(&plan.ports[at])
+}
+
+/// Whether a plan has an endpoint at this address, in use or not.
+fn has_endpoint(plan: &ServicePlan, address: IpAddr) -> bool {
+    plan.idle.binary_search(&address).is_ok()
+        || plan.ports.iter().any(|port| port.has_endpoint(address))
+}
+
+/// Targets of one pool that the other lacks: (only before, only after), sorted.
+pub fn pool_difference(before: &Pool, after: &Pool) -> (Vec<Target>, Vec<Target>) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    for item in before.diff(after) {
+        match item {
+            DiffItem::Remove(target, _) => gone.push(*target),
+            DiffItem::Add(target, _) => come.push(*target),
+            DiffItem::Update { .. } => {}
+        }
+    }
+    (gone, come)
 }
 
 impl State {

@@ -102,7 +102,7 @@ fn duplicates(#[case] first: &[&str], #[case] second: &[&str], #[case] expected:
         [slice("web-1", set(&[":8080/TCP"], first)), slice("web-2", set(&[":8080/TCP"], second))];
     known.slices = slices.into_iter().collect();
     let port = only_port(&known);
-    let pool = port.cluster.iter().map(|e| format!("{} {:?}", e.target, e.locality));
+    let pool = port.cluster.iter().map(|(target, member)| format!("{target} {:?}", member.locality));
     assert_eq!(pool.collect::<Vec<_>>().join(" "), expected);
 }
 
@@ -193,7 +193,7 @@ fn explain_names_the_use_of_every_mention() {
             TrafficPolicy::Cluster => &port.cluster,
             TrafficPolicy::Local => &port.local,
         };
-        assert_eq!(used, pool.iter().map(|e| e.target).collect::<Vec<_>>());
+        assert_eq!(used, pool.keys().copied().collect::<Vec<_>>());
         uses.into_iter().map(|(_, u)| u).collect::<Vec<_>>()
     };
     let mixed = [

@@ -168,9 +168,9 @@ pub(super) fn outcome(port: &PortPlan) -> String {
 /// those outside.
 pub(super) fn outcome_at(port: &PortPlan, frontend: &Frontend) -> String {
     let pool = |scope: &Scope| {
-        let pool = port.pool(*scope).iter().map(|endpoint| {
-            let terminating = if endpoint.terminating { "~" } else { "" };
-            format!("{terminating}{}", endpoint.target)
+        let pool = port.pool(*scope).iter().map(|(target, member)| {
+            let terminating = if member.terminating { "~" } else { "" };
+            format!("{terminating}{target}")
         });
         pool.collect::<Vec<_>>().join(" ")
     };
