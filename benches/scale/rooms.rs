@@ -29,7 +29,9 @@ pub struct Rooms {
 /// One change, step by step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// From manifest text to plan delta.
+    /// From manifest text to an object in the store.
+    pub decode_us: f64,
+    /// From there to plan delta.
     pub think_us: f64,
     /// From plan delta to committed.
     pub commit_us: f64,
@@ -80,15 +82,17 @@ impl Rooms {
     pub fn change(&mut self, text: &str) -> Outcome<Step> {
         let start = Instant::now();
         self.learn(text)?;
+        let decode = start.elapsed();
         let changed = self.store.take_dirty().services;
         let delta = self.planner.replan(changed, self.store.known());
-        let think = start.elapsed();
+        let think = start.elapsed() - decode;
         let applied = self.dataplane.apply(&delta, self.planner.plan())?;
-        let commit = start.elapsed() - think;
+        let commit = start.elapsed() - think - decode;
         if applied.operations == 0 {
             return Err("a change that changed nothing was to be measured".into());
         }
         Ok(Step {
+            decode_us: decode.as_secs_f64() * 1e6,
             think_us: think.as_secs_f64() * 1e6,
             commit_us: commit.as_secs_f64() * 1e6,
             applied,

@@ -2,7 +2,9 @@
 
 use super::hints::{Tally, Topology};
 use super::{EndpointUse, Locality, Member, Pool, Scope, Target};
-use crate::model::{Endpoint, EndpointPort, EndpointSet, Family, Known, NodeFacts, PortName, Protocol};
+use crate::model::{
+    Endpoint, EndpointPort, EndpointSet, Family, Known, NodeFacts, PortName, Protocol,
+};
 use std::net::IpAddr;
 
 /// A service port in one family; endpoints carry the same name and protocol.

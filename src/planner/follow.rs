@@ -61,7 +61,7 @@ impl Footing {
         let turns = turns(&before.slices, &now.slices);
         let tallies = self.recount(&turns, service, facts)?;
         let mut next = plan.clone();
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        let (mut gone, mut come, mut used) = (Vec::new(), Vec::new(), Vec::new());
         // Whoever moves from one slice to another goes first.
         for Part { set, endpoints } in turns.iter().filter_map(|turn| turn.gone) {
             let numbers = numbers(&next.ports, set)?;
@@ -86,6 +86,7 @@ impl Footing {
                     come.push(endpoint.address);
                     continue;
                 }
+                used.push(endpoint.address);
                 let member = Member { locality: locality(endpoint, facts), terminating: false };
                 for &(port, number) in &numbers {
                     let target = Target { address: endpoint.address, port: number };
@@ -94,6 +95,10 @@ impl Footing {
             }
         }
         next.idle = turned(next.idle, gone, come)?;
+        // Named by a slice that stayed the same, as not ready.
+        if used.iter().any(|address| next.idle.binary_search(address).is_ok()) {
+            return None;
+        }
         Some((next, Self { tallies }))
     }
 
@@ -220,12 +225,19 @@ fn turns<'a>(
     before: &'a [Arc<EndpointSlice>],
     now: &'a [Arc<EndpointSlice>],
 ) -> SmallVec<[Turn<'a>; 2]> {
-    let own = |slice: &&Arc<EndpointSlice>| slice.origin == SliceOrigin::Own;
-    let mut before = before.iter().filter(own).peekable();
-    let mut now = now.iter().filter(own).peekable();
+    let set = |slice: Option<&'a Arc<EndpointSlice>>| {
+        slice.filter(|slice| slice.origin == SliceOrigin::Own).map(|slice| &slice.set)
+    };
+    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
     let mut turns = SmallVec::new();
     loop {
         let order = match (before.peek(), now.peek()) {
+            // Most are, and are not even looked into.
+            (Some(one), Some(other)) if Arc::ptr_eq(one, other) => {
+                before.next();
+                now.next();
+                continue;
+            }
             (Some(one), Some(other)) => one.key.cmp(&other.key),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
@@ -233,9 +245,6 @@ fn turns<'a>(
         };
         let one = before.next_if(|_| order.is_le());
         let other = now.next_if(|_| order.is_ge());
-        match (one, other) {
-            (Some(one), Some(other)) if Arc::ptr_eq(one, other) => {}
-            _ => turns.push(Turn::between(one.map(|s| &s.set), other.map(|s| &s.set))),
-        }
+        turns.push(Turn::between(set(one), set(other)));
     }
 }

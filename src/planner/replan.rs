@@ -65,7 +65,11 @@ impl LargePlans {
     }
 
     fn is_large(&self, known: &Known) -> bool {
-        known.sets().map(|set| set.endpoints.len()).sum::<usize>() >= self.endpoints
+        let mut endpoints = 0;
+        known.sets().any(|set| {
+            endpoints += set.endpoints.len();
+            endpoints >= self.endpoints
+        })
     }
 
     fn keep(&mut self, kept: Kept) {

@@ -84,7 +84,7 @@ fn latency(shape: Shape, subject: &mut Subject) -> Outcome<Vec<Row>> {
                 std::thread::sleep(pause);
             }
             let step = subject.rooms.change(&text)?;
-            think.push(step.think_us);
+            think.push(step.decode_us + step.think_us);
             commit.push(step.commit_us);
         }
         let (p50, p99) = (median(&commit), quantile(&commit, 0.99));

@@ -55,12 +55,9 @@ pub fn exchange(mut slots: Vec<Target>, gone: &[Target], come: &[Target]) -> Tur
     let beyond = slots.split_off(size.min(former));
     let stays = beyond.iter().filter(|target| !gone.has(target));
     let mut free = come.iter().chain(stays).copied();
-    let mut written = Vec::new();
-    for (slot, target) in slots.iter_mut().enumerate() {
-        if gone.has(target) {
-            *target = free.next().expect("as many free slots as targets without one");
-            written.push(slot);
-        }
+    let mut written = gone.places(&slots);
+    for slot in &written {
+        slots[*slot] = free.next().expect("as many free slots as targets without one");
     }
     slots.extend(free);
     written.extend(former..slots.len());
@@ -88,6 +85,25 @@ impl<'a> Among<'a> {
             Among::Few(targets) => targets.contains(target),
             Among::Many(targets) => targets.contains(target),
         }
+    }
+
+    /// Where they stand in a table that names nobody twice, ascending.
+    fn places(&self, slots: &[Target]) -> Vec<usize> {
+        let mut places: Vec<usize> = match self {
+            // To walk over all that stays is most of what it costs: the port tells little, and is
+            // quickly compared.
+            Among::Few(targets) => targets
+                .iter()
+                .filter_map(|Target { address, port }| {
+                    slots.iter().position(|slot| slot.port == *port && slot.address == *address)
+                })
+                .collect(),
+            Among::Many(targets) => {
+                (0..slots.len()).filter(|slot| targets.contains(&slots[*slot])).collect()
+            }
+        };
+        places.sort_unstable();
+        places
     }
 }
 

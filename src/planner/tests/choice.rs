@@ -102,7 +102,8 @@ fn duplicates(#[case] first: &[&str], #[case] second: &[&str], #[case] expected:
         [slice("web-1", set(&[":8080/TCP"], first)), slice("web-2", set(&[":8080/TCP"], second))];
     known.slices = slices.into_iter().collect();
     let port = only_port(&known);
-    let pool = port.cluster.iter().map(|(target, member)| format!("{target} {:?}", member.locality));
+    let pool =
+        port.cluster.iter().map(|(target, member)| format!("{target} {:?}", member.locality));
     assert_eq!(pool.collect::<Vec<_>>().join(" "), expected);
 }
 

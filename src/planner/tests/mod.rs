@@ -3,6 +3,7 @@
 mod choice;
 mod claims;
 mod external;
+mod follow;
 mod frontends;
 mod large;
 mod listening;

@@ -79,11 +79,13 @@ fn endpoint(
     (index, family): (usize, Family),
     findings: &mut Findings<'_>,
 ) -> Result<Endpoint, Fault> {
-    let field = format!("endpoints[{index}].addresses[0]");
-    let address = routable_ip(&field, address)?;
-    if Family::of(address) != family {
-        return Err(Fault::new(field, format!("{address} is not of the slice's addressType")));
-    }
+    let right = routable_ip("", address).and_then(|address| match Family::of(address) {
+        own if own == family => Ok(address),
+        _ => Err(Fault::new("", format!("{address} is not of the slice's addressType"))),
+    });
+    // Which field it is costs more to say than to read.
+    let named = |fault| Fault { field: format!("endpoints[{index}].addresses[0]"), ..fault };
+    let address = right.map_err(named)?;
     let conditions = one.conditions.as_ref();
     Ok(Endpoint {
         address,
