@@ -2,10 +2,10 @@
 //! pass where a service's connection is.
 
 use super::support::manifests::svc;
-use super::support::plan::{L1, L2, L3, NodeB, Who};
+use super::support::plan::{L1, L2, L3, Node, NodeB, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
-use super::support::sniff::{ACK, RST, SYN, Segment, Sniffer, send_segment};
+use super::support::sniff::{ACK, RST, SYN, Segment, Sniffer, offer_segment, send_segment};
 use super::support::world::World;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -74,6 +74,34 @@ pub fn cases() -> Vec<Case> {
             w.withdraw(svc());
             let uplink = w.sniff(NodeB);
             strays_to_service(w, flow.local);
+            w.sleep(300);
+            uplink.nothing_of(w.cip());
+            flow.undisturbed(start);
+        }),
+        case("strays of who was an endpoint until lately reach nobody", |w| {
+            for last in [svc().on([L3]), svc()] {
+                w.serve(svc().on([L1]));
+                let flow = w.talking(L2, Tcp, w.cip(), 80);
+                w.serve(last);
+                let start = Instant::now();
+                let client = w.sniff(L2);
+                strays_from_endpoint(w, flow.local);
+                w.sleep(300);
+                assert_eq!(seen_from(&client, w.address(L1)), 0, "it saw the former endpoint");
+                flow.undisturbed(start);
+            }
+        }),
+        case("strays of the node itself to a service stay on the node", |w| {
+            w.serve(svc().on([L1]));
+            let start = Instant::now();
+            let flow = w.talking(Node, Tcp, w.cip(), 80);
+            let uplink = w.sniff(NodeB);
+            let (service, nobody) =
+                (SocketAddr::new(w.cip(), 80), SocketAddr::new(flow.local.ip(), 19_998));
+            let into = segments(flow.local, service, ACK).into_iter();
+            let all = into.chain(segments(nobody, service, RST));
+            let dropped = all.filter(|segment| offer_segment(w.netns(Node), *segment).is_err());
+            assert!(dropped.count() >= 5, "the node's own strays left it");
             w.sleep(300);
             uplink.nothing_of(w.cip());
             flow.undisturbed(start);

@@ -5,7 +5,7 @@
 
 use super::netns::Netns;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -171,7 +171,13 @@ pub struct Segment {
 /// Sends it from inside `netns`, where its source must be an address.
 #[track_caller]
 pub fn send_segment(netns: &Netns, segment: Segment) {
-    send_raw(netns, Protocol::TCP, (segment.from, segment.to), &encode(segment));
+    offer_segment(netns, segment).expect("a route");
+}
+
+/// As [`send_segment`], where the sender's own node may drop it: then the sender is told.
+#[track_caller]
+pub fn offer_segment(netns: &Netns, segment: Segment) -> io::Result<()> {
+    send_raw(netns, Protocol::TCP, (segment.from, segment.to), &encode(segment))
 }
 
 /// Sends the first packet of an SCTP association, which needs no socket of that protocol.
@@ -187,7 +193,7 @@ pub fn send_sctp_init(netns: &Netns, from: SocketAddr, to: SocketAddr) {
     bytes.extend([0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
     let checksum = crc32c(&bytes);
     bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
-    send_raw(netns, Protocol::from(i32::from(SCTP)), (from, to), &bytes);
+    send_raw(netns, Protocol::from(i32::from(SCTP)), (from, to), &bytes).expect("a route");
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {
@@ -196,14 +202,19 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 #[track_caller]
-fn send_raw(netns: &Netns, protocol: Protocol, way: (SocketAddr, SocketAddr), bytes: &[u8]) {
+fn send_raw(
+    netns: &Netns,
+    protocol: Protocol,
+    way: (SocketAddr, SocketAddr),
+    bytes: &[u8],
+) -> io::Result<()> {
     let (from, to) = way;
     netns.enter(|| {
         let domain = Domain::for_address(to);
         let socket = Socket::new(domain, Type::RAW, Some(protocol)).expect("root in its namespace");
         socket.bind(&SocketAddr::new(from.ip(), 0).into()).expect("its own address");
-        socket.send_to(bytes, &SocketAddr::new(to.ip(), 0).into()).expect("a route");
-    });
+        socket.send_to(bytes, &SocketAddr::new(to.ip(), 0).into()).map(drop)
+    })
 }
 
 fn encode(segment: Segment) -> Vec<u8> {

@@ -22,8 +22,8 @@
 //!  input ── dnat'ed ─► arrivals ── ours ─► arrived4 ── record pin, clear priority
 //!  (nat 100; only for endpoints on this node)
 //!
-//!  invalid ── INVALID ─► stray ── of an endpoint, to a service range or a frontend ─► drop
-//!  (filter prerouting 0; output 0 too, for endpoints on this node)
+//!  invalid ── INVALID ─► stray ── of an endpoint, or who was one; to a service range or a
+//!  (filter prerouting 0, output 0)                              frontend ─► drop
 //! ```
 //! The skeleton depends on the node and on little else ([`Needs`]). What grows with services are
 //! elements; what grows with the *kinds* of services are class chains.
@@ -259,14 +259,12 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
             Hook { kind: "filter", number: NF_INET_PRE_ROUTING, priority: 0 },
             vec![rules::if_invalid(STRAY.into())],
         ));
-        // What endpoints on this node send passes no prerouting hook.
-        if all.clone().any(|family| needs.of(family).hosted) {
-            chains.push(ChainDefinition::hooked(
-                "invalid-output",
-                Hook { kind: "filter", number: NF_INET_LOCAL_OUT, priority: 0 },
-                vec![rules::if_invalid("stray".into())],
-            ));
-        }
+        // What this node sends, as a client or as an endpoint, passes no prerouting hook.
+        chains.push(ChainDefinition::hooked(
+            "invalid-output",
+            Hook { kind: "filter", number: NF_INET_LOCAL_OUT, priority: 0 },
+            vec![rules::if_invalid(STRAY.into())],
+        ));
     }
     chains
 }
@@ -288,7 +286,7 @@ fn originals(needs: Needs<'_>, family: Family, then: &'static str) -> Vec<Rule> 
 /// INVALID packets of services: nobody translates them, so that they would show an endpoint's
 /// address to a client, or be answered by whoever has the frontend's address.
 fn stray(needs: Needs<'_>, family: Family) -> Vec<Rule> {
-    let mut out = vec![rules::from_endpoint_counted(family)];
+    let mut out = vec![rules::from_endpoint_counted(family), rules::from_departed_counted(family)];
     // All that is in a service range is a service's, or was.
     let ranges: Vec<IpNet> = needs.ranges(family).copied().collect();
     if ranges.len() <= FEW {

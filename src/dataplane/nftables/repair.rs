@@ -86,8 +86,9 @@ impl Nftables {
                 .collect();
             match set {
                 _ if keys.is_empty() => {}
-                // Pins are the packet path's own; a lost one is a new choice.
-                Set::Affinity(_) => {}
+                // Pins are the packet path's own; a lost one is a new choice. Nor is it remembered
+                // who has departed.
+                Set::Affinity(_) | Set::Departed(_) => {}
                 Set::Ranges(_) => ranges = true,
                 _ => self.repair_keys(set, keys, plan, &mut changes)?,
             }
@@ -200,7 +201,7 @@ impl State {
                     .find(|(s, element)| *s == set && element.key == *key)
                     .map(|(_, element)| element)
             }
-            Set::Ranges(_) | Set::Affinity(_) => None,
+            Set::Ranges(_) | Set::Affinity(_) | Set::Departed(_) => None,
         }
     }
 }

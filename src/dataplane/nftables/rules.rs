@@ -366,6 +366,14 @@ pub fn from_endpoint_counted(family: Family) -> Rule {
     Rule(rule)
 }
 
+/// `ip saddr @departed counter drop`: the source was an endpoint until lately.
+pub fn from_departed_counted(family: Family) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    rule.extend([source(family, 1), lookup(Set::Departed(family), Find::Present)]);
+    rule.extend([Expr::Counter, Expr::Verdict(Verdict::Drop)]);
+    Rule(rule)
+}
+
 /// `meta priority & 0:fff vmap @map`
 pub fn by_class(map: Set) -> Rule {
     Rule(class_lookup(map).to_vec())

@@ -10,6 +10,7 @@
 //! locals     pool → pool:class                           where its port's clients from outside go
 //! addresses  address                                     active cluster IPs
 //! hairpin    address . address                           endpoint addresses, twice each
+//! departed   address                                     which were until lately; end by themselves
 //! ranges     address interval                            service ranges
 //! affinity   client . pool → token                       pins, written by the packet path
 //! pinned     token → address . port                      endpoints that a pin may name
@@ -37,6 +38,7 @@ pub enum Set {
     Endpoints(Family, PoolSize),
     Addresses(Family),
     Hairpin(Family),
+    Departed(Family),
     Ranges(Family),
     Affinity(Family),
     Pinned(Family, Scope),
@@ -75,7 +77,7 @@ impl PoolSize {
 }
 
 impl Set {
-    pub const ALL: [Set; 33] = {
+    pub const ALL: [Set; 35] = {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
         [
@@ -91,6 +93,8 @@ impl Set {
             Set::Addresses(V6),
             Set::Hairpin(V4),
             Set::Hairpin(V6),
+            Set::Departed(V4),
+            Set::Departed(V6),
             Set::Ranges(V4),
             Set::Ranges(V6),
             Set::Affinity(V4),
@@ -131,6 +135,8 @@ impl Set {
             Set::Addresses(V6) => "addresses6",
             Set::Hairpin(V4) => "hairpin4",
             Set::Hairpin(V6) => "hairpin6",
+            Set::Departed(V4) => "departed4",
+            Set::Departed(V6) => "departed6",
             Set::Ranges(V4) => "ranges4",
             Set::Ranges(V6) => "ranges6",
             Set::Affinity(V4) => "affinity4",
@@ -185,19 +191,20 @@ impl Set {
             Set::Endpoints(f, PoolSize::Large) => of(6, f),
             Set::Addresses(f) => of(8, f),
             Set::Hairpin(f) => of(10, f),
-            Set::Ranges(f) => of(12, f),
-            Set::Affinity(f) => of(14, f),
-            Set::Pinned(f, Scope::Cluster) => of(16, f),
-            Set::Pinned(f, Scope::Local) => of(18, f),
-            Set::Nodes(f) => of(20, f),
-            Set::NodePorts(f) => of(22, f),
-            Set::Guarded(f) => of(24, f),
-            Set::Allowed(f) => of(26, f),
-            Set::Locals => 28,
-            Set::Classes => 29,
-            Set::Inners => 30,
-            Set::Departures => 31,
-            Set::Recorders => 32,
+            Set::Departed(f) => of(12, f),
+            Set::Ranges(f) => of(14, f),
+            Set::Affinity(f) => of(16, f),
+            Set::Pinned(f, Scope::Cluster) => of(18, f),
+            Set::Pinned(f, Scope::Local) => of(20, f),
+            Set::Nodes(f) => of(22, f),
+            Set::NodePorts(f) => of(24, f),
+            Set::Guarded(f) => of(26, f),
+            Set::Allowed(f) => of(28, f),
+            Set::Locals => 30,
+            Set::Classes => 31,
+            Set::Inners => 32,
+            Set::Departures => 33,
+            Set::Recorders => 34,
         }
     }
 }
@@ -278,6 +285,10 @@ pub enum Data {
         expires_ms: u64,
     },
     Verdict(Verdict),
+    /// None, and the element ends by itself.
+    Expiring {
+        timeout_ms: u64,
+    },
     /// A verdict that vipd never writes.
     Foreign,
     /// No data, and the flag that the interval begun before ends here.
@@ -374,6 +385,14 @@ pub fn address_element(address: IpAddr) -> Element {
     let mut key = Bytes::new();
     put_address(&mut key, address);
     Element { key, data: Data::None }
+}
+
+/// How long an address that no endpoint has any more is known as one that had: as long as conntrack
+/// may keep a connection that one end has closed.
+const DEPARTED_MS: u64 = 3_600_000;
+
+pub fn departed_element(address: IpAddr) -> Element {
+    Element { data: Data::Expiring { timeout_ms: DEPARTED_MS }, ..address_element(address) }
 }
 
 pub fn hairpin_element(address: IpAddr) -> Element {
@@ -494,6 +513,7 @@ impl Element {
         if with == With::Data {
             match &self.data {
                 Data::None | Data::IntervalEnd | Data::Foreign => {}
+                Data::Expiring { timeout_ms } => out.attr_u64(NFTA_SET_ELEM_TIMEOUT, *timeout_ms),
                 Data::Value(bytes) => {
                     let data = out.nest(NFTA_SET_ELEM_DATA);
                     out.attr(NFTA_DATA_VALUE, bytes);
@@ -541,7 +561,10 @@ impl Element {
                 }
             },
             None if flags & NFT_SET_ELEM_INTERVAL_END != 0 => Data::IntervalEnd,
-            None => Data::None,
+            None => match time(NFTA_SET_ELEM_TIMEOUT) {
+                Some(timeout_ms) => Data::Expiring { timeout_ms },
+                None => Data::None,
+            },
         };
         Some(Self { key: Bytes::from_slice(key), data })
     }

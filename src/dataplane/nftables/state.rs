@@ -6,8 +6,8 @@ use super::layout::{Features, Lengths, Needs};
 use super::lower::difference;
 use super::pools::PoolNumbers;
 use super::set::{
-    Bytes, Element, PerSet, Set, Value, allowed_element, frontend_key, guarded_element,
-    node_port_key, read_frontend_key, read_node_port_key, read_set_address,
+    Bytes, Element, PerSet, Set, Value, allowed_element, departed_element, frontend_key,
+    guarded_element, node_port_key, read_frontend_key, read_node_port_key, read_set_address,
 };
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
@@ -471,6 +471,22 @@ impl State {
     /// The map that holds a pool's slots.
     pub fn map_of(&self, pool: &PoolState) -> Set {
         Set::endpoints(pool.key.family, self.size(pool))
+    }
+
+    /// Whose connections may go on although nobody has them as an endpoint any more: their strays
+    /// must still be told from others. To be called when it is known what is removed.
+    pub fn remember_departed(&self, changes: &mut Changes) {
+        if !self.node.as_ref().is_some_and(|node| node.drop_invalid) {
+            return;
+        }
+        let departed = changes.removed.iter().filter_map(|(set, element)| match set {
+            Set::Hairpin(family) => {
+                let address = read_set_address(*set, &element.key)?;
+                Some((Set::Departed(*family), departed_element(address)))
+            }
+            _ => None,
+        });
+        changes.new_targets.extend(departed);
     }
 
     /// Deletions come last in a transaction: what one service gave up and another took up in the

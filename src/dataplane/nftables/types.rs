@@ -178,6 +178,7 @@ impl Definition {
             }
             Set::Locals => (vec![Part::Priority], vec![Part::Priority], 0),
             Set::Hairpin(f) => (vec![Part::Source(f), Part::Destination(f)], vec![], 0),
+            Set::Departed(f) => (vec![Part::Source(f)], vec![], NFT_SET_TIMEOUT),
             Set::Ranges(f) => (vec![Part::Destination(f)], vec![], NFT_SET_INTERVAL),
             Set::Affinity(Family::V4) => (
                 vec![Part::Source(Family::V4), Part::Priority],

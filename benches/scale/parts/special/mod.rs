@@ -14,10 +14,10 @@
 //! committed. Of the feature's cluster that is an EndpointSlice (of up to 100 endpoints) with another
 //! address in the place of one, or a Service with another node port or source range; of the plain one
 //! the EndpointSlice of two, in which one is replaced. The bar is on the times as they are: a plain
-//! change has four operations (an element of `endpoints` and one of `hairpin`, removed and added each),
-//! and what the feature writes more is not taken off. One endpoint of 5,000 is four operations too:
-//! twice the plain change is the bar for these four, so nothing is left for work that grows with
-//! the service.
+//! change has five operations (an element of `endpoints` and one of `hairpin`, removed and added each,
+//! and one of `departed`), and what the feature writes more is not taken off. One endpoint of 5,000 is
+//! five operations too: twice the plain change is the bar for these, so little is left for work that
+//! grows with the service.
 
 mod features;
 
