@@ -82,7 +82,8 @@ pub struct NodeFlags {
     #[arg(default_value = "true")]
     external_ips: bool,
 
-    /// Drop packets of service addresses that conntrack calls INVALID
+    /// Drop packets of services and their endpoints, also of those that went within an hour, that
+    /// conntrack calls INVALID
     #[arg(long, env = "VIPD_DROP_INVALID", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]

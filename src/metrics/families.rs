@@ -217,7 +217,7 @@ fn packets(text: &mut Text, counted: Counted) {
     text.one(
         counter(
             "vipd_invalid_packets_dropped_total",
-            "Packets of service addresses or endpoints that conntrack calls INVALID, dropped.",
+            "Packets of service addresses or endpoints, present or of late, that conntrack calls INVALID, dropped.",
         ),
         counted.invalid,
     );

@@ -16,8 +16,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What must be known of a plan's endpoints to follow them one by one. It is known only of a service
-/// whose ports all lead to the same endpoints, each of which is either in every pool or idle: under
-/// policy Cluster, with an endpoint that is ready, and nobody mentioned twice.
+/// whose ports all lead to the same endpoints, each mention of which is either in every pool or idle:
+/// of slices, TCP or SCTP, under policy Cluster. It is followed while an endpoint is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footing {
     tallies: [Tally; 2],

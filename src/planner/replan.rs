@@ -56,7 +56,7 @@ impl Default for LargePlans {
 }
 
 impl LargePlans {
-    /// A plan takes up to 50 bytes per endpoint.
+    /// A plan takes up to 50 bytes per port and endpoint.
     const KEPT: usize = 8;
 
     fn take(&mut self, key: &ServiceKey) -> Option<Kept> {

@@ -165,6 +165,7 @@ impl Node {
     fn new(policy: Policy, facts: &NodeFacts) -> Self {
         let (store, planner) =
             (Store::new(facts.name.clone()), Planner::new(policy, facts.name.clone()));
+        let planner = planner.following_from(1);
         Self { store, planner, table: Table::new() }
     }
 

@@ -7,10 +7,12 @@ use super::packet::Packet;
 use super::table::Table;
 use super::{expected, run};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use vipd::dataplane::nftables::expr::Verdict;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set, Value};
+use vipd::dataplane::nftables::state::pool_difference;
 use vipd::model::{Family, NodeFacts, Protocol};
-use vipd::planner::{Planner, Target};
+use vipd::planner::{Locality, Member, Planner, Pool, Target};
 use vipd::store::Store;
 
 /// So many endpoints, from this number on; TCP port 80 of both families.
@@ -58,6 +60,36 @@ fn arrivals(table: &mut Table, in_flight: &InFlight) -> Vec<Target> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
+    /// One pool comes from the other, and they share what stayed: on that rests what is written.
+    #[test]
+    fn the_difference_of_pools_is_that_of_their_targets(
+        first in prop::collection::btree_set(0u16..2000, 0..600),
+        gone in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        come in prop::collection::btree_set(0u16..2000, 0..20),
+        moved in any::<prop::sample::Index>(),
+    ) {
+        let target = |n: &u16| Target { address: [10, 1, (n >> 8) as u8, *n as u8].into(), port: 80 };
+        let member = |locality| Member { locality, terminating: false };
+        let here = |n: &u16| (target(n), member(Locality::Here));
+        let before: Pool = first.iter().map(here).collect();
+        let (mut after, mut last) = (before.clone(), first.clone());
+        for index in gone.iter().filter(|_| !first.is_empty()) {
+            let n = *index.get(&first.iter().copied().collect::<Vec<_>>());
+            after.remove(&target(&n));
+            last.remove(&n);
+        }
+        after.extend(come.iter().map(here));
+        last.extend(&come);
+        if !last.is_empty() {
+            let n = *moved.get(&last.iter().copied().collect::<Vec<_>>());
+            after.insert(target(&n), member(Locality::Elsewhere));
+        }
+        let targets = |set: BTreeSet<u16>| set.iter().map(target).collect::<Vec<_>>();
+        let expected = (targets(&first - &last), targets(&last - &first));
+        prop_assert_eq!(pool_difference(&before, &after), expected);
+        prop_assert_eq!(after.keys().copied().collect::<Vec<_>>(), targets(last));
+    }
+
     #[test]
     fn pools_change_their_map(
         steps in prop::collection::vec(
@@ -66,7 +98,7 @@ proptest! {
         ),
     ) {
         let mut store = Store::new("n0".into());
-        let mut planner = Planner::new(policy(), "n0".into());
+        let mut planner = Planner::new(policy(), "n0".into()).following_from(1);
         let facts = NodeFacts { name: "n0".into(), ..NodeFacts::default() };
         planner.set_facts(facts.clone(), &[]);
         let mut table = Table::new();

@@ -291,6 +291,24 @@ pub fn cases() -> Vec<Case> {
                 flow.undisturbed(start);
             }
         }),
+        case("strays to an address that was a service's until lately go nowhere either", |w| {
+            for at in [w.vip(), w.family.external_ip()] {
+                w.serve(balanced(w).external_ips([w.family.external_ip()]).on([L1]));
+                let at = SocketAddr::new(at, 80);
+                let flow = w.talking(Ext, Tcp, at.ip(), 80);
+                w.serve(svc().on([L1]));
+                let (start, uplink) = (Instant::now(), w.sniff(NodeB));
+                super::invalid::strays(w, Ext, (flow.local, at), ACK);
+                w.sleep(300);
+                uplink.nothing_of(at.ip());
+                flow.undisturbed(start);
+                // A port that never was the service's is none of vipd's business.
+                super::invalid::strays(w, Ext, (flow.local, SocketAddr::new(at.ip(), 81)), ACK);
+                w.sleep(300);
+                let passed = uplink.packets(|packet| packet.dst == at.ip());
+                assert!(!passed.is_empty(), "a stray of no service was dropped");
+            }
+        }),
         case("with the switch off strays to the address leave the node", |w| {
             w.serve(balanced(w).on([L1]));
             let flow = w.talking(Ext, Tcp, w.vip(), 80);

@@ -327,6 +327,18 @@ pub fn cases() -> Vec<Case> {
                 assert!(!resets.is_empty(), "a stray to a port of the node's own was dropped");
             },
         ),
+        case("strays to what was a node port until lately are answered by nobody either", |w| {
+            w.serve(exposed().on([L1]));
+            let flow = w.talking(Ext, Tcp, w.address(Node), NODE_PORT);
+            w.serve(svc().on([L1]));
+            let (start, client) = (Instant::now(), w.sniff(Ext));
+            let at = SocketAddr::new(w.address(Node), NODE_PORT);
+            super::invalid::strays(w, Ext, (flow.local, at), ACK);
+            w.sleep(300);
+            let resets = client.packets(|p| p.src == at.ip() && p.tcp_flags & RST != 0);
+            assert!(resets.is_empty(), "the node answers for the service: {:?}", resets[0]);
+            flow.undisturbed(start);
+        }),
         case("with the switch off the node answers strays to a node port", |w| {
             w.serve(exposed().on([L1]));
             let flow = w.talking(Ext, Tcp, w.address(Node), NODE_PORT);

@@ -358,7 +358,12 @@ fn elements(node: &Netns) -> HashMap<String, Vec<Expression<'static>>> {
             NfListObject::Map(map) => (map.name.clone(), map.elem.clone()),
             _ => continue,
         };
-        found.insert(name.into_owned(), elements.unwrap_or_default().into_owned());
+        let elements = elements.unwrap_or_default().into_owned();
+        if ["departed", "closed"].iter().any(|set| name.starts_with(set)) {
+            let ends = |one: &Expression<'_>| matches!(one, Expression::Named(NamedExpression::Elem(elem)) if elem.expires.is_some());
+            assert!(elements.iter().all(ends), "{name} remembers for ever: {elements:?}");
+        }
+        found.insert(name.into_owned(), elements);
     }
     found
 }

@@ -17,8 +17,9 @@ use serde_json::json;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Elements that a changed service may cost at a restart, out and in together.
-const OPERATIONS_PER_SERVICE: f64 = 4.0;
+/// Elements that a changed service may cost at a restart, out and in together, and one that remembers
+/// the endpoint that went.
+const OPERATIONS_PER_SERVICE: f64 = 5.0;
 /// Besides, the first service with three endpoints needs a class: a chain, its rules, an element.
 const NEW_CLASS: f64 = 4.0;
 

@@ -7,7 +7,7 @@
 //! of services (the skeleton, and a few per class), however many services there are.
 //! The kernel answers under RCU, without the lock that commits take, so that no commit waits for it;
 //! a commit in between makes the dump begin again. The counters are per CPU and summed up for each
-//! rule that has one: at most eight of the skeleton, and one per family and affinity timeout.
+//! rule that has one: at most sixteen of the skeleton, and one per family and affinity timeout.
 
 use super::error::Error;
 use super::kernel::{Kernel, Without};

@@ -28,7 +28,7 @@
 //! The skeleton depends on the node and on little else ([`Needs`]). What grows with services are
 //! elements; what grows with the *kinds* of services are class chains.
 //!
-//! Every packet passes `invalid`, and the first one of every connection the nat chains, whether it
+//! Every packet passes `invalid` or `invalid-output`, and the first one of every connection the nat chains, whether it
 //! is about services or not. So these begin with what is cheap and tells most packets apart:
 //! comparisons with constants; and nobody is sent to another chain without need. (Linux 6.18 with
 //! retpolines: a comparison costs 5 to 10 ns, another chain 10, a look-up in a hash table 30, in an
@@ -301,6 +301,7 @@ fn stray(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     if needs.of(family).node_ports {
         out.push(rules::drop_node_port_counted(family));
     }
+    out.extend([rules::drop_closed_counted(family), rules::drop_closed_port_counted(family)]);
     out
 }
 

@@ -88,10 +88,14 @@ fn line(set: Set, element: &Element) -> String {
         Set::NodePorts(_) => read_node_port_key(&element.key).map(|(protocol, port)| {
             format!("{} . {port} : {}", protocol.name().to_lowercase(), leads_to(value))
         }),
-        Set::Guarded(_) => read_frontend_key(&element.key).map(|(address, protocol, port)| {
-            format!("{address} . {} . {port}", protocol.name().to_lowercase())
-        }),
+        Set::Guarded(_) | Set::Closed(_) => {
+            read_frontend_key(&element.key).map(|(address, protocol, port)| {
+                format!("{address} . {} . {port}", protocol.name().to_lowercase())
+            })
+        }
         Set::Allowed(family) => allowed(family, element, value),
+        Set::ClosedPorts(_) => read_node_port_key(&element.key)
+            .map(|(protocol, port)| format!("{} . {port}", protocol.name().to_lowercase())),
         Set::Locals => {
             let pool = Value(number(&element.key)).pool();
             Some(format!("pool {pool} : {}", leads_to(value)))

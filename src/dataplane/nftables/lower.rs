@@ -29,9 +29,6 @@ use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Slots of a pool that is compared with its plan after every change.
-const SMALL: usize = 64;
-
 /// What several services may share, and the kernel holds once.
 #[derive(Default)]
 struct Shared {
@@ -180,13 +177,11 @@ impl State {
                 external,
                 targets: port.pool(scope).clone(),
             };
-            let known = old.is_some();
+            let compare = old.as_ref().is_none_or(|former| former.may_be_in_order);
             let Some(mut pool) = self.place(key, old, (wanted, sibling), changes) else {
                 continue;
             };
-            // Once it has changed a large pool is hardly ever in order again, and to look costs more
-            // than the change.
-            if let Some(plan) = new.filter(|_| !known || pool.slots.len() <= SMALL) {
+            if let Some(plan) = new.filter(|_| compare) {
                 pool.forget_slots_of(plan);
             }
             next.push(pool);

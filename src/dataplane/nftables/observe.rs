@@ -389,8 +389,22 @@ impl Nftables {
             let maybe: Vec<IpAddr> = maybe.collect();
             self.observe_addresses((set, hairpin_element), endpoints, maybe, &mut changes)?;
         }
+        self.state.remember_removed(&mut changes);
+        self.observe_remembered(&mut changes)?;
         self.observe_pinned(&mut changes)?;
         self.commit(&changes)
+    }
+
+    /// Nothing is remembered for ever, or for every key.
+    fn observe_remembered(&mut self, changes: &mut Changes) -> Result<(), Error> {
+        for set in Set::ALL.into_iter().filter(|set| set.is_remembered()) {
+            let foreign = |element: &Element| {
+                element.key.is_empty() || !matches!(element.data, Data::Expiring { .. })
+            };
+            let seen = self.kernel.dump(set)?.into_iter().filter(foreign);
+            changes.removed.extend(seen.map(|element| (set, element)));
+        }
+        Ok(())
     }
 
     /// One set of addresses; `maybe` are those that may be there although unwanted.

@@ -15,6 +15,10 @@ use crate::planner::{Pool, Scope, ServicePlan, Target};
 use foldhash::HashSet;
 use std::num::{NonZeroU16, NonZeroU32};
 
+/// Slots of a pool that is compared with its plan after every change. Once a larger one has changed
+/// it is hardly ever in order again, and to look costs more than the change.
+const SMALL: usize = 64;
+
 /// What a pool shall be.
 pub struct Wanted {
     pub key: PoolKey,
@@ -35,6 +39,8 @@ impl Wanted {
 pub struct Former {
     pub pool: PoolState,
     targets: Targets,
+    /// Its slots may be in the order of a plan.
+    pub may_be_in_order: bool,
 }
 
 /// What a pool's slots lead to.
@@ -78,16 +84,17 @@ impl Former {
         let mut targets = pool.slots.to_vec();
         targets.sort_unstable();
         targets.dedup();
-        Self { pool, targets: Targets::Seen(targets.into()) }
+        Self { pool, targets: Targets::Seen(targets.into()), may_be_in_order: true }
     }
 
     /// As it was made by a plan.
     pub fn planned(mut pool: PoolState, plan: &ServicePlan) -> Self {
         let targets = pool_of(&pool.key, plan).cloned().unwrap_or_default();
+        let may_be_in_order = pool.slots.is_empty() || pool.slots.len() <= SMALL;
         if pool.slots.is_empty() {
             pool.slots = targets.keys().copied().collect();
         }
-        Self { pool, targets: Targets::Planned(targets) }
+        Self { pool, targets: Targets::Planned(targets), may_be_in_order }
     }
 
     /// Every target has one slot.
@@ -241,7 +248,11 @@ impl State {
         };
         let turned = match exact {
             true => exchange(kept, turn.gone, turn.come),
-            false => {
+            false => Err(kept),
+        };
+        let turned = match turned {
+            Ok(turned) => turned,
+            Err(kept) => {
                 let targets: Vec<Target> = wanted.targets.keys().copied().collect();
                 Turned::between(&kept, rebalance(&kept, &targets, size as usize))
             }

@@ -9,9 +9,9 @@ use super::monitor::{Edits, Scope};
 use super::observe::hooks_differ;
 use super::place::Former;
 use super::set::{
-    Bytes, Element, LOCAL_SLOTS, Set, Value, address_element, allowed_frontend, endpoint_element,
-    hairpin_element, local_element, pinned_element, read_set_address, read_slot_key,
-    service_element,
+    Bytes, Data, Element, LOCAL_SLOTS, Set, Value, address_element, allowed_frontend,
+    endpoint_element, hairpin_element, local_element, pinned_element, read_set_address,
+    read_slot_key, service_element,
 };
 use super::state::{PoolState, State, frontends, locals, read_frontend};
 use crate::dataplane::{Applied, Dataplane};
@@ -86,9 +86,15 @@ impl Nftables {
                 .collect();
             match set {
                 _ if keys.is_empty() => {}
-                // Pins are the packet path's own; a lost one is a new choice. Nor is it remembered
-                // who has departed.
-                Set::Affinity(_) | Set::Departed(_) => {}
+                // Pins are the packet path's own; a lost one is a new choice.
+                Set::Affinity(_) => {}
+                // What went is not known any more; what others put there is not to be remembered.
+                _ if set.is_remembered() => {
+                    let seen = self.kernel.get(set, &keys)?;
+                    let present = keys.into_iter().zip(seen).filter(|(_, data)| data.is_some());
+                    let element = |key| (set, Element { key, data: Data::None });
+                    changes.removed.extend(present.map(|(key, _)| element(key)));
+                }
                 Set::Ranges(_) => ranges = true,
                 _ => self.repair_keys(set, keys, plan, &mut changes)?,
             }
@@ -201,7 +207,11 @@ impl State {
                     .find(|(s, element)| *s == set && element.key == *key)
                     .map(|(_, element)| element)
             }
-            Set::Ranges(_) | Set::Affinity(_) | Set::Departed(_) => None,
+            Set::Ranges(_)
+            | Set::Affinity(_)
+            | Set::Departed(_)
+            | Set::Closed(_)
+            | Set::ClosedPorts(_) => None,
         }
     }
 }

@@ -128,6 +128,15 @@ fn service_lookup(family: Family) -> Vec<Expr> {
     rule
 }
 
+/// `ip daddr . meta l4proto . th dport @closed counter drop`
+pub fn drop_closed_counted(family: Family) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    rule.extend(frontend(family, registers(family)));
+    rule.extend([lookup(Set::Closed(family), Find::Present), Expr::Counter]);
+    rule.push(Expr::Verdict(Verdict::Drop));
+    Rule(rule)
+}
+
 /// `meta priority set ip daddr . meta l4proto . th dport map @services goto chain`
 pub fn find_service(family: Family, then: Chain) -> Rule {
     let mut rule = service_lookup(family);
@@ -145,16 +154,29 @@ pub fn find_class(family: Family) -> Rule {
 
 /// `ip daddr @nodes meta priority set meta l4proto . th dport map @nodeports`, into the priority.
 fn node_port_lookup(family: Family) -> Vec<Expr> {
+    let mut rule = node_port(family);
+    rule.extend([lookup(Set::NodePorts(family), Find::Data(1)), Expr::MetaSet(Meta::Priority, 1)]);
+    rule
+}
+
+/// `ip daddr @nodes meta l4proto . th dport`: what a look-up of node ports looks for.
+fn node_port(family: Family) -> Vec<Expr> {
     let mut rule = is_family(family).to_vec();
     rule.extend([
         destination(family, 1),
         lookup(Set::Nodes(family), Find::Present),
         Expr::MetaLoad(Meta::Protocol, 1),
         destination_port(9),
-        lookup(Set::NodePorts(family), Find::Data(1)),
-        Expr::MetaSet(Meta::Priority, 1),
     ]);
     rule
+}
+
+/// `ip daddr @nodes meta l4proto . th dport @closedports counter drop`
+pub fn drop_closed_port_counted(family: Family) -> Rule {
+    let mut rule = node_port(family);
+    rule.extend([lookup(Set::ClosedPorts(family), Find::Present), Expr::Counter]);
+    rule.push(Expr::Verdict(Verdict::Drop));
+    Rule(rule)
 }
 
 /// `ip daddr @nodes meta priority set meta l4proto . th dport map @nodeports

@@ -10,7 +10,9 @@
 //! locals     pool → pool:class                           where its port's clients from outside go
 //! addresses  address                                     active cluster IPs
 //! hairpin    address . address                           endpoint addresses, twice each
-//! departed   address                                     which were until lately; end by themselves
+//! departed   address                                     which were until lately
+//! closed     address . protocol . port                   destinations that lately were frontends
+//! closedports protocol . port                            node ports that lately were
 //! ranges     address interval                            service ranges
 //! affinity   client . pool → token                       pins, written by the packet path
 //! pinned     token → address . port                      endpoints that a pin may name
@@ -19,6 +21,7 @@
 //! departures class → jump or goto chain                  what it does on the way out
 //! recorders  class → jump chain                          how a sticky class writes its pins
 //! ```
+//! Elements of `affinity`, `departed`, `closed` and `closedports` end by themselves.
 //! All but `locals` and the last four exist once per family, `endpoints` once per family and size
 //! of pools, `pinned` once per family and scope. A service port has one pool number, whatever the
 //! scope: slots of local endpoints are counted from [`LOCAL_SLOTS`].
@@ -39,6 +42,8 @@ pub enum Set {
     Addresses(Family),
     Hairpin(Family),
     Departed(Family),
+    Closed(Family),
+    ClosedPorts(Family),
     Ranges(Family),
     Affinity(Family),
     Pinned(Family, Scope),
@@ -77,7 +82,7 @@ impl PoolSize {
 }
 
 impl Set {
-    pub const ALL: [Set; 35] = {
+    pub const ALL: [Set; 39] = {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
         [
@@ -95,6 +100,10 @@ impl Set {
             Set::Hairpin(V6),
             Set::Departed(V4),
             Set::Departed(V6),
+            Set::Closed(V4),
+            Set::Closed(V6),
+            Set::ClosedPorts(V4),
+            Set::ClosedPorts(V6),
             Set::Ranges(V4),
             Set::Ranges(V6),
             Set::Affinity(V4),
@@ -137,6 +146,10 @@ impl Set {
             Set::Hairpin(V6) => "hairpin6",
             Set::Departed(V4) => "departed4",
             Set::Departed(V6) => "departed6",
+            Set::Closed(V4) => "closed4",
+            Set::Closed(V6) => "closed6",
+            Set::ClosedPorts(V4) => "closedports4",
+            Set::ClosedPorts(V6) => "closedports6",
             Set::Ranges(V4) => "ranges4",
             Set::Ranges(V6) => "ranges6",
             Set::Affinity(V4) => "affinity4",
@@ -177,6 +190,11 @@ impl Set {
         Self::ALL.into_iter().filter(|set| matches!(set, Set::Endpoints(..)))
     }
 
+    /// Whether its elements tell what lately was.
+    pub fn is_remembered(self) -> bool {
+        matches!(self, Set::Departed(_) | Set::Closed(_) | Set::ClosedPorts(_))
+    }
+
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|set| set.name() == name)
     }
@@ -192,19 +210,21 @@ impl Set {
             Set::Addresses(f) => of(8, f),
             Set::Hairpin(f) => of(10, f),
             Set::Departed(f) => of(12, f),
-            Set::Ranges(f) => of(14, f),
-            Set::Affinity(f) => of(16, f),
-            Set::Pinned(f, Scope::Cluster) => of(18, f),
-            Set::Pinned(f, Scope::Local) => of(20, f),
-            Set::Nodes(f) => of(22, f),
-            Set::NodePorts(f) => of(24, f),
-            Set::Guarded(f) => of(26, f),
-            Set::Allowed(f) => of(28, f),
-            Set::Locals => 30,
-            Set::Classes => 31,
-            Set::Inners => 32,
-            Set::Departures => 33,
-            Set::Recorders => 34,
+            Set::Closed(f) => of(14, f),
+            Set::ClosedPorts(f) => of(16, f),
+            Set::Ranges(f) => of(18, f),
+            Set::Affinity(f) => of(20, f),
+            Set::Pinned(f, Scope::Cluster) => of(22, f),
+            Set::Pinned(f, Scope::Local) => of(24, f),
+            Set::Nodes(f) => of(26, f),
+            Set::NodePorts(f) => of(28, f),
+            Set::Guarded(f) => of(30, f),
+            Set::Allowed(f) => of(32, f),
+            Set::Locals => 34,
+            Set::Classes => 35,
+            Set::Inners => 36,
+            Set::Departures => 37,
+            Set::Recorders => 38,
         }
     }
 }
@@ -387,12 +407,13 @@ pub fn address_element(address: IpAddr) -> Element {
     Element { key, data: Data::None }
 }
 
-/// How long an address that no endpoint has any more is known as one that had: as long as conntrack
-/// may keep a connection that one end has closed.
-const DEPARTED_MS: u64 = 3_600_000;
+/// How long it is remembered who was an endpoint or a frontend. A compromise: connections may last
+/// longer, and who has the address next loses INVALID packets meanwhile.
+const REMEMBERED_MS: u64 = 3_600_000;
 
-pub fn departed_element(address: IpAddr) -> Element {
-    Element { data: Data::Expiring { timeout_ms: DEPARTED_MS }, ..address_element(address) }
+/// An element that says what was and is not any more.
+pub fn remembered_element(key: Bytes) -> Element {
+    Element { key, data: Data::Expiring { timeout_ms: REMEMBERED_MS } }
 }
 
 pub fn hairpin_element(address: IpAddr) -> Element {
@@ -513,7 +534,11 @@ impl Element {
         if with == With::Data {
             match &self.data {
                 Data::None | Data::IntervalEnd | Data::Foreign => {}
-                Data::Expiring { timeout_ms } => out.attr_u64(NFTA_SET_ELEM_TIMEOUT, *timeout_ms),
+                Data::Expiring { timeout_ms } => {
+                    out.attr_u64(NFTA_SET_ELEM_TIMEOUT, *timeout_ms);
+                    // One that is there begins anew by it (Linux 6.12).
+                    out.attr_u64(NFTA_SET_ELEM_EXPIRATION, *timeout_ms);
+                }
                 Data::Value(bytes) => {
                     let data = out.nest(NFTA_SET_ELEM_DATA);
                     out.attr(NFTA_DATA_VALUE, bytes);

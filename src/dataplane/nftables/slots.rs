@@ -47,22 +47,31 @@ impl Turned {
 }
 
 /// The new table where each target has one slot, before and after: what is gone makes room for what
-/// has come, and what stands beyond the end comes in.
-pub fn exchange(mut slots: Vec<Target>, gone: &[Target], come: &[Target]) -> Turned {
+/// has come, and what stands beyond the end comes in. Gives the table back if it does not hold each of
+/// those that are gone once.
+pub fn exchange(
+    mut slots: Vec<Target>,
+    gone: &[Target],
+    come: &[Target],
+) -> Result<Turned, Vec<Target>> {
     let former = slots.len();
-    let size = former + come.len() - gone.len();
-    let gone = Among::new(gone);
-    let beyond = slots.split_off(size.min(former));
-    let stays = beyond.iter().filter(|target| !gone.has(target));
-    let mut free = come.iter().chain(stays).copied();
+    let Some(size) = (former + come.len()).checked_sub(gone.len()) else { return Err(slots) };
+    let (all, gone) = (gone.len(), Among::new(gone));
+    let mut beyond = slots.split_off(size.min(former));
     let mut written = gone.places(&slots);
+    let stays: Vec<Target> = beyond.iter().filter(|target| !gone.has(target)).copied().collect();
+    if written.len() + beyond.len() - stays.len() != all {
+        slots.append(&mut beyond);
+        return Err(slots);
+    }
+    let mut free = come.iter().copied().chain(stays);
     for slot in &written {
         slots[*slot] = free.next().expect("as many free slots as targets without one");
     }
     slots.extend(free);
     written.extend(former..slots.len());
     debug_assert_eq!(slots.len(), size);
-    Turned { slots, former, written, beyond }
+    Ok(Turned { slots, former, written, beyond })
 }
 
 /// Targets, to be asked for one.
@@ -215,7 +224,9 @@ mod tests {
             let come: Vec<_> = new.iter().copied().filter(|t| !old.contains(t)).collect();
             let mut turned = old.clone();
             turned.rotate_left(old.len() / 2);
-            let exchanged = exchange(turned.clone(), &gone, &come);
+            let stranger = [target(900)];
+            assert_eq!(exchange(turned.clone(), &stranger, &come), Err(turned.clone()));
+            let exchanged = exchange(turned.clone(), &gone, &come).expect("each once");
             let table = exchanged.slots.clone();
             assert_eq!(exchanged, Turned::between(&turned, table.clone()));
             assert_eq!(sorted(table.clone()), new, "{before:?} to {after:?}");

@@ -6,8 +6,9 @@ use super::layout::{Features, Lengths, Needs};
 use super::lower::difference;
 use super::pools::PoolNumbers;
 use super::set::{
-    Bytes, Element, PerSet, Set, Value, allowed_element, departed_element, frontend_key,
-    guarded_element, node_port_key, read_frontend_key, read_node_port_key, read_set_address,
+    Bytes, Element, PerSet, Set, Value, address_element, allowed_element, frontend_key,
+    guarded_element, hairpin_element, node_port_key, read_frontend_key, read_node_port_key,
+    read_set_address, remembered_element,
 };
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
@@ -473,20 +474,32 @@ impl State {
         Set::endpoints(pool.key.family, self.size(pool))
     }
 
-    /// Whose connections may go on although nobody has them as an endpoint any more: their strays
-    /// must still be told from others. To be called when it is known what is removed.
-    pub fn remember_departed(&self, changes: &mut Changes) {
+    /// Connections of who is removed may go on, and their strays must still be told from others. To
+    /// be called when it is known what is removed. Frontends in a service range are nobody else's, and
+    /// an address of this node has other uses.
+    pub fn remember_removed(&self, changes: &mut Changes) {
         if !self.node.as_ref().is_some_and(|node| node.drop_invalid) {
             return;
         }
-        let departed = changes.removed.iter().filter_map(|(set, element)| match set {
+        let remembered = |(set, Element { key, .. }): &(Set, Element)| match *set {
             Set::Hairpin(family) => {
-                let address = read_set_address(*set, &element.key)?;
-                Some((Set::Departed(*family), departed_element(address)))
+                let address = read_set_address(*set, key)?;
+                let element = remembered_element(address_element(address).key);
+                let former = *key == hairpin_element(address).key && self.delivered(address) == 0;
+                former.then_some((Set::Departed(family), element))
+            }
+            Set::Services(family) => {
+                let (address, ..) = read_frontend_key(key)?;
+                let outside = self.strays(address) == 1;
+                outside.then(|| (Set::Closed(family), remembered_element(key.clone())))
+            }
+            Set::NodePorts(family) => {
+                Some((Set::ClosedPorts(family), remembered_element(key.clone())))
             }
             _ => None,
-        });
-        changes.new_targets.extend(departed);
+        };
+        let remembered: Vec<_> = changes.removed.iter().filter_map(remembered).collect();
+        changes.new_targets.extend(remembered);
     }
 
     /// Deletions come last in a transaction: what one service gave up and another took up in the

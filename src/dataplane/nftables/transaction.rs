@@ -260,6 +260,9 @@ impl Encoder {
             out.close(description);
         }
         out.attr_u32(10, set.index() as u32 + 1);
+        if let Some(interval) = definition.collect_ms {
+            out.attr_u32(12, interval);
+        }
         out.attr(13, &definition.user_data);
         self.batch.operations += 1;
     }

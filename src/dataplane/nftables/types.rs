@@ -152,6 +152,8 @@ pub struct Definition {
     pub data: Option<(u32, u32)>,
     /// Most elements; only where the packet path adds them.
     pub size: Option<u32>,
+    /// How often the kernel looks for elements that have ended; each second if it is not told.
+    pub collect_ms: Option<u32>,
     pub user_data: Vec<u8>,
 }
 
@@ -179,6 +181,8 @@ impl Definition {
             Set::Locals => (vec![Part::Priority], vec![Part::Priority], 0),
             Set::Hairpin(f) => (vec![Part::Source(f), Part::Destination(f)], vec![], 0),
             Set::Departed(f) => (vec![Part::Source(f)], vec![], NFT_SET_TIMEOUT),
+            Set::Closed(f) => (frontend(f), vec![], NFT_SET_TIMEOUT),
+            Set::ClosedPorts(_) => (vec![Part::Protocol, Part::Port], vec![], NFT_SET_TIMEOUT),
             Set::Ranges(f) => (vec![Part::Destination(f)], vec![], NFT_SET_INTERVAL),
             Set::Affinity(Family::V4) => (
                 vec![Part::Source(Family::V4), Part::Priority],
@@ -214,6 +218,8 @@ impl Definition {
             key_length: length(&key),
             data: map.then(|| (type_number(&data), length(&data))),
             size: matches!(set, Set::Affinity(_)).then_some(MAX_PINS),
+            // Ended elements match nothing: there is no hurry.
+            collect_ms: set.is_remembered().then_some(60_000),
             user_data,
         }
     }

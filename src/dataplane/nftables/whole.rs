@@ -29,18 +29,19 @@ pub(super) fn planned_guards(plan: &Plan) -> Vec<(Set, Element)> {
 
 /// Whether `observe` dumps the set anyway.
 pub(super) fn is_dumped(set: Set) -> bool {
-    matches!(
-        set,
-        Set::Pinned(..)
-            | Set::Nodes(_)
-            | Set::Guarded(_)
-            | Set::Allowed(_)
-            | Set::Locals
-            | Set::Classes
-            | Set::Inners
-            | Set::Departures
-            | Set::Recorders
-    )
+    set.is_remembered()
+        || matches!(
+            set,
+            Set::Pinned(..)
+                | Set::Nodes(_)
+                | Set::Guarded(_)
+                | Set::Allowed(_)
+                | Set::Locals
+                | Set::Classes
+                | Set::Inners
+                | Set::Departures
+                | Set::Recorders
+        )
 }
 
 impl Nftables {
