@@ -27,7 +27,6 @@ pub use {
     endpoints::endpoints,
     pod::pod,
     service::service,
-    slice::endpoint_slice,
 };
 
 use crate::model::{Object, ObjectRef, Origin, Problem, Severity};

@@ -106,7 +106,7 @@ fn convert(kind: Kind, text: &str, findings: &mut Findings<'_>) -> Result<Conver
 }
 
 /// Knowing the path costs time, so it is only looked for once something is wrong.
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|first| {
         let traced =
             serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text));

@@ -1,6 +1,6 @@
 //! discovery.k8s.io/v1 EndpointSlice.
 //!
-//! In: a slice of k8s-openapi. Out: a model EndpointSlice, or that it is not used.
+//! In: a slice as the API writes it. Out: a model EndpointSlice, or that it is not used.
 //! Never: an endpoint list that is lost because of one bad endpoint.
 
 use super::Names;
@@ -11,6 +11,12 @@ use crate::model::{
     PortName, Ports, SliceKey, SliceOrigin,
 };
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -18,23 +24,102 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MIRRORING: &str = "endpointslicemirroring-controller.k8s.io";
 
-pub fn endpoint_slice(
-    object: &discovery::EndpointSlice,
+/// As k8s-openapi's, but for the strings: it has one of its own for each of six names per endpoint. What
+/// is not read must be of its type all the same.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Slice<'a> {
+    metadata: Option<ObjectMeta>,
+    #[serde(borrow)]
+    address_type: Option<Text<'a>>,
+    endpoints: Option<Vec<OneEndpoint<'a>>>,
+    ports: Option<Vec<discovery::EndpointPort>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", rename = "Endpoint")]
+struct OneEndpoint<'a> {
+    #[serde(borrow)]
+    addresses: Option<Vec<Text<'a>>>,
+    conditions: Option<discovery::EndpointConditions>,
+    #[serde(rename = "deprecatedTopology")]
+    _deprecated_topology: Option<BTreeMap<String, Unread>>,
+    hints: Option<discovery::EndpointHints>,
+    #[serde(rename = "hostname")]
+    _hostname: Option<Unread>,
+    node_name: Option<Text<'a>>,
+    #[serde(rename = "targetRef")]
+    _target_ref: Option<Reference>,
+    #[serde(rename = "zone")]
+    _zone: Option<Unread>,
+}
+
+/// core/v1 ObjectReference
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", rename = "ObjectReference")]
+struct Reference {
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<Unread>,
+    #[serde(rename = "fieldPath")]
+    _field_path: Option<Unread>,
+    #[serde(rename = "kind")]
+    _kind: Option<Unread>,
+    #[serde(rename = "name")]
+    _name: Option<Unread>,
+    #[serde(rename = "namespace")]
+    _namespace: Option<Unread>,
+    #[serde(rename = "resourceVersion")]
+    _resource_version: Option<Unread>,
+    #[serde(rename = "uid")]
+    _uid: Option<Unread>,
+}
+
+/// A string that stays where it is, unless it is written with escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A string of which nothing is kept.
+struct Unread;
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl Visitor<'_> for Any {
+            type Value = Unread;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Unread, E> {
+                Ok(Unread)
+            }
+        }
+
+        from.deserialize_str(Any)
+    }
+}
+
+pub(super) fn endpoint_slice(
+    object: &Slice<'_>,
     findings: &mut Findings<'_>,
 ) -> Result<Converted, Fault> {
-    let meta = &object.metadata;
+    let nothing = ObjectMeta::default();
+    let meta = object.metadata.as_ref().unwrap_or(&nothing);
+    let address_type = object.address_type.as_ref().map_or("", |text| &*text.0);
     let (namespace, name) = namespaced(meta)?;
     if label_of(meta, HEADLESS).is_some() {
         return Ok(Converted::Ignored("of a headless Service (label headless)"));
     }
-    if object.address_type == "FQDN" {
+    if address_type == "FQDN" {
         return Ok(Converted::Ignored("addressType FQDN has no addresses"));
     }
     let Some(service) = label_of(meta, SERVICE_NAME).filter(|service| !service.is_empty()) else {
         return Ok(Converted::Ignored("of no Service (no label kubernetes.io/service-name)"));
     };
     subdomain("metadata.labels[kubernetes.io/service-name]", service)?;
-    let family = family("addressType", &object.address_type)?;
+    let family = family("addressType", address_type)?;
     let origin = match label_of(meta, MANAGED_BY) {
         Some(MIRRORING) => SliceOrigin::Mirrored,
         _ => SliceOrigin::Own,
@@ -44,8 +129,8 @@ pub fn endpoint_slice(
     let mut endpoints = Vec::with_capacity(given.len());
     let mut addresses = Addresses::default();
     for (index, one) in given.iter().enumerate() {
-        let Some(address) = one.addresses.first() else { continue };
-        let endpoint = endpoint((one, address), (index, family), findings);
+        let Some(address) = one.addresses.iter().flatten().next() else { continue };
+        let endpoint = endpoint((one, &address.0), (index, family), findings);
         endpoints.extend(addresses.take(endpoint));
     }
     addresses.check(findings)?;
@@ -75,7 +160,7 @@ fn ports(
 }
 
 fn endpoint(
-    (one, address): (&discovery::Endpoint, &str),
+    (one, address): (&OneEndpoint<'_>, &str),
     (index, family): (usize, Family),
     findings: &mut Findings<'_>,
 ) -> Result<Endpoint, Fault> {
@@ -95,7 +180,7 @@ fn endpoint(
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         },
         place: findings.names.place(
-            one.node_name.as_deref().filter(|name| !name.is_empty()),
+            one.node_name.as_ref().map(|name| &*name.0).filter(|name| !name.is_empty()),
             one.hints.as_ref().map(hints).unwrap_or_default(),
         ),
     })

@@ -218,3 +218,35 @@ fn a_service_cidr_is_read_and_refused() {
     assert_eq!(&*rejected(&text("[10.254.0.0]")).field, "spec.cidrs[0]");
     assert_eq!(&*rejected(&text("[]")).field, "spec.cidrs");
 }
+
+/// What no proxy reads must be what the API server would take all the same.
+#[rstest]
+#[case("hostname: 5", "endpoints[0].hostname")]
+#[case("zone: [a]", "endpoints[0].zone")]
+#[case("targetRef: {kind: Pod, name: 5}", "endpoints[0].targetRef.name")]
+#[case("targetRef: web", "endpoints[0].targetRef")]
+#[case("deprecatedTopology: {a: 5}", "endpoints[0].deprecatedTopology.a")]
+#[case("nodeName: 5", "endpoints[0].nodeName")]
+fn a_field_of_another_type_is_refused(#[case] field: &str, #[case] named: &str) {
+    let endpoints = format!("[{{addresses: [10.1.0.1], {field}}}]");
+    let problem = rejected(&slice_text(&format!("ports: [{{port: 80}}], endpoints: {endpoints}")));
+    assert_eq!(&*problem.field, named);
+    assert!(problem.reason.starts_with("invalid type: "), "{problem}");
+}
+
+#[test]
+fn strings_may_be_written_with_escapes_and_fields_be_null() {
+    let text = r#"{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv\u0034", "ports": [{"port": 80}], "endpoints": [
+        {"addresses": ["10.1\u002e0.1"], "nodeName": "node\u002da", "hostname": null, "zone": "\u0061",
+         "targetRef": {"uid": null, "name": "web\u002d1"}, "conditions": null, "hints": null}]}"#;
+    let documents = super::documents(text, super::Format::Json);
+    let [document] = &*documents else { panic!("{documents:?}") };
+    let Decoded::Object(Object::EndpointSlice(slice)) = &document.decoded else {
+        panic!("{document:?}")
+    };
+    let [endpoint] = &*slice.set.endpoints else { panic!("{slice:?}") };
+    assert_eq!(endpoint.address.to_string(), "10.1.0.1");
+    assert_eq!(endpoint.place.node.as_deref(), Some("node-a"));
+}
