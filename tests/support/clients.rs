@@ -8,6 +8,7 @@ use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -107,8 +108,24 @@ async fn connection(tries: &Tries) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(tries.to), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_linger(Some(Duration::ZERO))?;
-    socket.bind(&SocketAddr::new(tries.from, 0).into())?;
+    bind_anew(&socket, tries.from)?;
     TcpSocket::from_std_stream(socket.into()).connect(tries.to).await
+}
+
+/// A port that no former try of the case had. The kernel picks one at random, and conntrack remembers
+/// for two minutes that a tuple was not translated: a case that tries before it serves would meet one of
+/// its own tuples again, once in some hundred runs.
+fn bind_anew(socket: &Socket, from: IpAddr) -> io::Result<()> {
+    /// Above all ports that cases serve at.
+    const FIRST: u16 = 34_000;
+    static TRIES: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let port = FIRST + TRIES.fetch_add(1, Ordering::Relaxed) % (u16::MAX - FIRST);
+        match socket.bind(&SocketAddr::new(from, port).into()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
 }
 
 async fn greeting(stream: TcpStream) -> io::Result<String> {

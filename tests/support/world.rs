@@ -451,7 +451,7 @@ impl World {
     pub fn state(&self) -> String {
         let mut text = String::new();
         for command in
-            ["nft list ruleset | head -400", "conntrack -L 2>&1 | head -50", "ip -br addr"]
+            ["nft list ruleset | head -400", "conntrack -L 2>&1 | head -400", "ip -br addr"]
         {
             text += &format!("--- node: {command}\n{}\n", self.netns(Node).try_sh(command).out);
         }

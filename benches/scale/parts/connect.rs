@@ -74,9 +74,53 @@ fn floors() -> Outcome<[Course; 2]> {
     Ok([direct, netfilter])
 }
 
+/// What else is in the rule set: its chains have parts that are only there while a service needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kinds {
+    /// ClusterIP services alone.
+    Plain,
+    /// Beside them node ports, load balancers' addresses for some clients and for all, affinity, and
+    /// policy Local.
+    Every,
+}
+
+impl Kinds {
+    fn name(self, services: u32) -> String {
+        match self {
+            Kinds::Plain => format!("{services} services"),
+            Kinds::Every => format!("{services} services and some of every kind"),
+        }
+    }
+
+    /// Nobody connects to these.
+    fn others(self) -> Vec<ServiceSpec> {
+        let endpoints =
+            vec![EndpointSpec { address: Ipv4Addr::new(10, 61, 255, 1), node: NODES[1] }];
+        let vip = |last, ranges| Outside::Vip { address: Ipv4Addr::new(198, 18, 0, last), ranges };
+        let range = "64.1.0.0/16".parse().expect("a network");
+        let other = |number: u8, outside, (sticky, local)| ServiceSpec {
+            name: format!("other-{number}"),
+            cluster_ip: Ipv4Addr::new(10, 143, 255, number),
+            sticky,
+            local,
+            outside,
+            endpoints: endpoints.clone(),
+        };
+        match self {
+            Kinds::Plain => Vec::new(),
+            Kinds::Every => vec![
+                other(1, Outside::NodePort(30_001), (false, false)),
+                other(2, vip(2, vec![range]), (false, false)),
+                other(3, vip(3, Vec::new()), (true, false)),
+                other(4, Outside::Nowhere, (false, true)),
+            ],
+        }
+    }
+}
+
 /// What `vipd run` leaves behind for so many services, beside the peers.
-fn skeleton(services: u32) -> Outcome<Course> {
-    progress(&format!("connect: programming {services} services"));
+fn skeleton((services, kinds): (u32, Kinds)) -> Outcome<Course> {
+    progress(&format!("connect: programming {}", kinds.name(services)));
     let path = Path::new()?;
     path.node.nft(PEERS)?;
     let mut cluster = Cluster::new(Shape::new(services, 2));
@@ -90,6 +134,7 @@ fn skeleton(services: u32) -> Outcome<Course> {
         outside: Outside::Nowhere,
         endpoints,
     });
+    cluster.services.extend(kinds.others());
     let manifests = Manifests::write(&cluster, Format::Json, 0)?;
     let mut daemon = Daemon::start(&path.node, &manifests)?;
     daemon.settled(&mut Census::open(&path.node, "vipd")?, cluster.elements())?;
@@ -108,17 +153,22 @@ fn skeleton(services: u32) -> Outcome<Course> {
 }
 
 pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
-    let sizes = effort.pick(&[1_000, 10_000][..], &[1_000, 10_000, 100_000]);
+    let every = (10_000, Kinds::Every);
+    let [small, middle, large] = [1_000, 10_000, 100_000].map(|services| (services, Kinds::Plain));
+    let sizes = match effort {
+        Effort::Quick => vec![small, middle, every],
+        Effort::Full => vec![small, middle, every, large],
+    };
     let mut courses = Vec::from(floors()?);
-    for &services in sizes {
-        courses.push(skeleton(services)?);
+    for &size in &sizes {
+        courses.push(skeleton(size)?);
     }
     let mut rows = Vec::new();
     for server in [Server::Absent, Server::Accepting] {
         let amount = effort.pick((20, 500), (40, 1_000));
         progress(&format!("connect: {} rounds, server {server:?}", amount.0));
         let results = measure(&courses, amount, server)?;
-        rows.extend(judge(&courses, &results, (sizes, server))?);
+        rows.extend(judge(&courses, &results, (&sizes, server))?);
     }
     Ok(rows)
 }
@@ -126,7 +176,7 @@ pub fn run(effort: Effort) -> Outcome<Vec<Row>> {
 fn judge(
     courses: &[Course],
     results: &[Vec<Vec<f64>>],
-    (sizes, server): (&[u32], Server),
+    (sizes, server): (&[(u32, Kinds)], Server),
 ) -> Outcome<Vec<Row>> {
     let row = |what: &str, p50s: &[f64], (name, floor): (&str, &[f64])| {
         let how = match server {
@@ -152,12 +202,13 @@ fn judge(
         row(name(3), &peers[3], ("plain conntrack", &peers[0])),
         row(name(4), &peers[4], ("one DNAT rule", &peers[3])),
     ];
-    for (services, found) in sizes.iter().zip(&results[2..]) {
+    for ((services, kinds), found) in sizes.iter().zip(&results[2..]) {
         let [to_service, one_rule, to_plain, conntrack, empty_nat] = &found[..] else {
             return Err("a variant was not measured".into());
         };
-        let service = format!("vipd at {services} services, to a service");
-        let plain = format!("vipd at {services} services, to a plain address");
+        let cluster = kinds.name(*services);
+        let service = format!("vipd at {cluster}, to a service");
+        let plain = format!("vipd at {cluster}, to a plain address");
         rows.extend([
             bar(row(&service, to_service, ("one DNAT rule", one_rule)), 1.05),
             // Any address translation needs the nat hooks, whatever its rules: a bar that they miss
