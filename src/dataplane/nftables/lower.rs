@@ -17,7 +17,7 @@ use super::set::{
     local_element, service_element,
 };
 use super::state::{
-    HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, endpoint_addresses,
+    HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, difference, endpoint_addresses,
     endpoint_difference, frontend_addresses, frontend_place, frontends, guarded, locals,
     used_pools,
 };
@@ -411,27 +411,6 @@ pub fn range_elements(ranges: &[IpNet]) -> Vec<(Set, Element)> {
         }
     }
     elements
-}
-
-/// Elements of one sorted list that the other lacks: (only before, only after). Neither has
-/// duplicates.
-pub fn difference<T: Copy + Ord>((mut before, mut after): (&[T], &[T])) -> (Vec<T>, Vec<T>) {
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
-    while let ([old, before_rest @ ..], [new, after_rest @ ..]) = (before, after) {
-        // Mostly there is one element among many: equality first, it is cheaper.
-        if old == new {
-            (before, after) = (before_rest, after_rest);
-        } else if old < new {
-            gone.push(*old);
-            before = before_rest;
-        } else {
-            come.push(*new);
-            after = after_rest;
-        }
-    }
-    gone.extend_from_slice(before);
-    come.extend_from_slice(after);
-    (gone, come)
 }
 
 /// What the kernel holds of a service beside its pools, or shall hold.

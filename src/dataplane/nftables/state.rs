@@ -3,7 +3,6 @@
 use super::changes::Changes;
 use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
 use super::layout::{Features, Lengths, Needs};
-use super::lower::difference;
 use super::pools::PoolNumbers;
 use super::set::{
     Bytes, Element, PerSet, Set, Value, address_element, allowed_element, frontend_key,
@@ -435,6 +434,27 @@ pub fn endpoint_difference(
     gone.retain(|address| !has_endpoint(new, *address));
     come.retain(|address| !has_endpoint(old, *address));
     (in_order(gone), in_order(come))
+}
+
+/// Elements of one sorted list that the other lacks: (only before, only after). Neither has
+/// duplicates.
+pub fn difference<T: Copy + Ord>((mut before, mut after): (&[T], &[T])) -> (Vec<T>, Vec<T>) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    while let ([old, before_rest @ ..], [new, after_rest @ ..]) = (before, after) {
+        // Mostly there is one element among many: equality first, it is cheaper.
+        if old == new {
+            (before, after) = (before_rest, after_rest);
+        } else if old < new {
+            gone.push(*old);
+            before = before_rest;
+        } else {
+            come.push(*new);
+            after = after_rest;
+        }
+    }
+    gone.extend_from_slice(before);
+    come.extend_from_slice(after);
+    (gone, come)
 }
 
 /// A plan's ports are sorted by what makes two the same.
