@@ -3,7 +3,7 @@
 use super::hints::{Tally, Topology};
 use super::{EndpointUse, Locality, Member, Pool, Scope, Target};
 use crate::model::{
-    Endpoint, EndpointPort, EndpointSet, Family, Known, NodeFacts, PortName, Protocol,
+    Endpoint, EndpointPort, EndpointSet, Family, Known, NodeFacts, PortName, Protocol, Service,
 };
 use std::net::IpAddr;
 
@@ -43,6 +43,11 @@ impl Candidate<'_> {
     fn is_here(&self) -> bool {
         self.locality == Locality::Here
     }
+}
+
+/// Whether an endpoint counts as ready for a Service.
+pub(super) fn is_ready(endpoint: &Endpoint, service: &Service) -> bool {
+    endpoint.conditions.ready || service.publish_not_ready_addresses
 }
 
 /// Whether an endpoint runs on this node.
@@ -160,10 +165,10 @@ impl<'a> Choice<'a> {
         }
         if candidate.ready {
             // Hints never thin out a Local pool: every endpoint in it is on this node.
+            let allowed = || self.topology.allows(candidate.endpoint, self.facts);
             return match (scope, self.topology) {
-                _ if self.topology.allows(candidate.endpoint, self.facts) => EndpointUse::Used,
-                (Scope::Cluster, Topology::ThisNode) => EndpointUse::OtherNode,
-                (Scope::Cluster, Topology::ThisZone) => EndpointUse::OtherZone,
+                (Scope::Cluster, Topology::ThisNode) if !allowed() => EndpointUse::OtherNode,
+                (Scope::Cluster, Topology::ThisZone) if !allowed() => EndpointUse::OtherZone,
                 _ => EndpointUse::Used,
             };
         }
@@ -218,8 +223,7 @@ struct Mentions<'a> {
 
 /// All that is said of endpoints for a port.
 fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Mentions<'a> {
-    let publish_not_ready =
-        known.service.as_ref().is_some_and(|service| service.publish_not_ready_addresses);
+    let service = known.service.as_deref();
     let mut found = Mentions { candidates: Vec::new(), complete: true };
     for set in known.sets().filter(|set| set.family == port.family) {
         let mut has_port = false;
@@ -229,7 +233,7 @@ fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Menti
                 target: Target { address: endpoint.address, port: number },
                 endpoint,
                 locality: locality(endpoint, facts),
-                ready: endpoint.conditions.ready || publish_not_ready,
+                ready: service.map_or(endpoint.conditions.ready, |s| is_ready(endpoint, s)),
             }));
         }
         found.complete &= has_port || set.endpoints.is_empty();

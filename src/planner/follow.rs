@@ -3,7 +3,7 @@
 //! In: a plan, and what was known and is known now. Out: the plan that would be made from nothing.
 //! Never: a look at endpoints of a slice that stayed the same, but once to begin with.
 
-use super::endpoints::{PortRef, locality, without};
+use super::endpoints::{PortRef, is_ready, locality, without};
 use super::hints::Tally;
 use super::{Member, PortPlan, ServicePlan, Target};
 use crate::model::{
@@ -109,22 +109,21 @@ impl Footing {
     }
 
     /// `None` where a turn brings other endpoints into question than its own.
-    fn recount(
+    fn recount<'a>(
         &self,
-        turns: &[Turn<'_>],
+        turns: &[Turn<'a>],
         service: &Service,
         facts: &NodeFacts,
     ) -> Option<[Tally; 2]> {
         let (mut tallies, mut touched) = (self.tallies, [false; 2]);
-        for part in turns.iter().filter_map(|turn| turn.gone) {
-            touched[part.set.family.index()] = true;
-            let tally = &mut tallies[part.set.family.index()];
-            part.ready(service).for_each(|endpoint| tally.remove(endpoint, facts));
-        }
-        for part in turns.iter().filter_map(|turn| turn.come) {
-            touched[part.set.family.index()] = true;
-            let tally = &mut tallies[part.set.family.index()];
-            part.ready(service).for_each(|endpoint| tally.add(endpoint, facts));
+        type Count = fn(&mut Tally, &Endpoint, &NodeFacts);
+        let counts =
+            |turn: &Turn<'a>| [(turn.gone, Tally::remove as Count), (turn.come, Tally::add)];
+        for (part, count) in turns.iter().flat_map(counts) {
+            let Some(part) = part else { continue };
+            let family = part.set.family.index();
+            touched[family] = true;
+            part.ready(service).for_each(|endpoint| count(&mut tallies[family], endpoint, facts));
         }
         let stays = |family: Family| {
             let [before, now] = [self.tallies, tallies].map(|tallies| tallies[family.index()]);
@@ -133,11 +132,6 @@ impl Footing {
         };
         Family::BOTH.into_iter().all(stays).then_some(tallies)
     }
-}
-
-/// As the planner takes it.
-fn is_ready(endpoint: &Endpoint, service: &Service) -> bool {
-    endpoint.conditions.ready || service.publish_not_ready_addresses
 }
 
 /// Whether each endpoint of a family stands once in every pool of its ports, or once among the idle.
