@@ -53,7 +53,6 @@ impl Table {
             self.state.lower(&service.key, old, new, &mut changes);
         }
         self.state.keep_shared(&mut changes);
-        self.state.remember_removed(&mut changes);
         self.commit(changes);
     }
 

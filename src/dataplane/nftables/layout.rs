@@ -28,8 +28,8 @@
 //! The skeleton depends on the node and on little else ([`Needs`]). What grows with services are
 //! elements; what grows with the *kinds* of services are class chains.
 //!
-//! Every packet passes `invalid` or `invalid-output`, and the first one of every connection the nat chains, whether it
-//! is about services or not. So these begin with what is cheap and tells most packets apart:
+//! Every packet passes `invalid` or `invalid-output`, and the first one of every connection the nat
+//! chains, whether it is about services or not. So these begin with what is cheap and tells most packets apart:
 //! comparisons with constants; and nobody is sent to another chain without need. (Linux 6.18 with
 //! retpolines: a comparison costs 5 to 10 ns, another chain 10, a look-up in a hash table 30, in an
 //! interval set 60, setting a meta key 25, a base chain 40.)

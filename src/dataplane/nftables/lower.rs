@@ -7,6 +7,7 @@
 
 use super::changes::{Changes, Structure};
 use super::classes::{Acquired, CLASS_DROP, CLASS_REFUSE, ClassKey};
+use super::difference::{difference, endpoint_addresses, endpoint_difference, frontend_addresses};
 use super::expr::Verdict;
 use super::layout::{
     ChainDefinition, Features, OPTIONAL, class_chains, departure, entry, inner, recorder, skeleton,
@@ -17,9 +18,8 @@ use super::set::{
     local_element, service_element,
 };
 use super::state::{
-    HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, difference, endpoint_addresses,
-    endpoint_difference, frontend_addresses, frontend_place, frontends, guarded, locals,
-    used_pools,
+    HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, guarded,
+    locals, used_pools,
 };
 use crate::model::{Family, ServiceKey};
 use crate::planner::{FrontendKind, NodePlan, ServicePlan};

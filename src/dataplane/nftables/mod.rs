@@ -7,6 +7,7 @@
 pub mod changes;
 mod classes;
 mod counters;
+pub mod difference;
 mod error;
 pub mod expr;
 pub mod hash;
@@ -139,7 +140,6 @@ impl Nftables {
         for (done, delta) in deltas.iter().enumerate() {
             if done > 0 && done % SERVICES_AT_ONCE == 0 {
                 self.state.keep_shared(&mut changes);
-                self.state.remember_removed(&mut changes);
                 applied += self.commit(&changes)?;
                 changes = Changes::default();
                 self.state.take_overdue(&mut changes);
@@ -147,7 +147,6 @@ impl Nftables {
             self.state.lower(&delta.key, delta.old.as_deref(), delta.new.as_deref(), &mut changes);
         }
         self.state.keep_shared(&mut changes);
-        self.state.remember_removed(&mut changes);
         applied += self.commit(&changes)?;
         Ok(applied)
     }

@@ -7,9 +7,10 @@
 
 use super::changes::Changes;
 use super::classes::{ClassKey, Way};
+use super::difference::pool_difference;
 use super::set::{Element, Set, Value, endpoint_element, first_slot, pinned_element, token};
 use super::slots::{Among, Turned, exchange, rebalance};
-use super::state::{PoolKey, PoolState, Retimed, State, pool_difference, pool_of};
+use super::state::{PoolKey, PoolState, Retimed, State, pool_of};
 use crate::model::{Family, ServiceKey};
 use crate::planner::{Pool, Scope, ServicePlan, Target};
 use foldhash::HashSet;
