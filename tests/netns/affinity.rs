@@ -17,6 +17,34 @@ fn pins(w: &World, clients: &[IpAddr]) -> Vec<Who> {
     clients.iter().map(pin).collect()
 }
 
+/// Starts vipd anew with room for so many pins: a new one takes up twice the room, for a second or so.
+pub fn leave_room(w: &World, clients: usize) {
+    w.terminate();
+    // As vipd makes it otherwise: a listing can be read again.
+    let made = w.sh(Node, "nft list table inet vipd");
+    let small = made.replace("size 1048576", &format!("size {}", 2 * clients));
+    assert_ne!(made, small, "pins have another room");
+    w.netns(Node).nft(&format!("delete table inet vipd\n{small}"));
+    w.start(&[]);
+    let sets = w.sh(Node, "nft -t list table inet vipd");
+    assert!(!sets.contains("size 1048576"), "vipd made the sets anew: {sets}");
+}
+
+/// Takes up what room is left for pins, with those of a pool that there is not.
+pub fn fill(w: &World) {
+    // What was deleted has its room until the kernel's next round.
+    w.sleep(2500);
+    let map = if w.family == V4 { "affinity4" } else { "affinity6" };
+    let mut others = 1..100;
+    let refused = others.find(|other| {
+        let client = if w.family == V4 { format!("192.0.2.{other}") } else { other.to_string() };
+        let pin = format!("{client} . ffff:f000 timeout 1h : 0:1");
+        let add = format!("nft 'add element inet vipd {map} {{ {pin} }}' 2>&1 || true");
+        w.sh(Node, &add).contains("Too many open files in system")
+    });
+    assert!(refused.is_some(), "there was room for a hundred");
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case("37 ClientIP affinity: one endpoint per client, and a time-out that slides", |w| {
@@ -77,15 +105,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("a full set of pins: further clients are served, spread and counted", |w| {
             w.serve(svc().sticky(600).on(FOUR));
-            w.terminate();
-            // As vipd makes it, but for the room that pins have: a listing can be read again.
-            let made = w.sh(Node, "nft list table inet vipd");
-            let small = made.replace("size 1048576", "size 10");
-            assert_ne!(made, small, "pins have another room");
-            w.netns(Node).nft(&format!("delete table inet vipd\n{small}"));
-            w.start(&[]);
-            let sets = w.sh(Node, "nft -t list table inet vipd");
-            assert!(!sets.contains("size 1048576"), "vipd made the sets anew: {sets}");
+            leave_room(w, 10);
             let crowd = w.family.crowd();
             let (inside, outside) = crowd.split_at(10);
             let chain = if w.family == V4 { "record4-600" } else { "record6-600" };
@@ -96,17 +116,28 @@ pub fn cases() -> Vec<Case> {
                     .and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<u32>().ok());
                 count.unwrap_or_else(|| panic!("no counter: {listed}"))
             };
-            // One connection each: a pin that is written again takes up room twice for a while.
             for client in inside {
                 w.tcp(Ext, w.cip(), 80).from(*client).untraced().reached();
             }
             assert_eq!(unpinned(), 0, "there was room for ten");
+            fill(w);
             for client in &outside[..2] {
                 let client = w.tcp(Ext, w.cip(), 80).from(*client).times(100).untraced();
                 client.spread(FOUR);
             }
             assert_eq!(unpinned(), 200, "each connection without a pin counts");
         }),
+        case("affinity holds where INVALID packets are left alone", |w| {
+            w.serve(svc().sticky(600).on(FOUR));
+            let crowd = w.family.crowd();
+            let before = pins(w, &crowd);
+            let all: BTreeSet<&Who> = before.iter().collect();
+            assert!(all.len() > 1, "20 clients all on {all:?}");
+            assert_eq!(pins(w, &crowd), before, "pins moved");
+            w.serve(svc());
+            w.tcp(L2, w.cip(), 80).times(400).spread(FOUR);
+        })
+        .flag("--drop-invalid", "false"),
         case("39 affinity switched on, off, on", |w| {
             w.serve(svc().sticky(600).on(FOUR));
             w.tcp(L2, w.cip(), 80).times(15).one_server();

@@ -1,5 +1,6 @@
 //! What vipd counts, as `vipd metrics` prints it.
 
+use super::affinity::{fill, leave_room};
 use super::invalid::strays;
 use super::support::manifests::{slice, svc};
 use super::support::nft::TABLE;
@@ -82,31 +83,23 @@ pub fn cases() -> Vec<Case> {
         case("a full table of pins counts each connection that is not pinned", |w| {
             const FULL: &str = "vipd_affinity_table_full_total";
             w.serve(svc().sticky(600).on([L1, R1]));
-            w.terminate();
-            // As vipd makes it, but for the room that pins have.
-            let made = w.sh(Node, "nft list table inet vipd");
-            let small = made.replace("size 1048576", "size 1");
-            assert_ne!(made, small, "pins have another room");
-            w.netns(Node).nft(&format!("delete table inet vipd\n{small}"));
-            w.start(&[]);
+            leave_room(w, 1);
             let crowd = w.family.crowd();
             w.tcp(Ext, w.cip(), 80).from(crowd[0]).untraced().reached();
             assert_eq!(metric(w, FULL), 0.0, "there was room for one");
+            fill(w);
             w.tcp(Ext, w.cip(), 80).from(crowd[1]).times(30).untraced().reached();
             assert_eq!(metric(w, FULL), 30.0);
         }),
         case("a full table of pins is told in the log, once", |w| {
             w.serve(svc().sticky(600).on([L1, R1]));
-            w.terminate();
-            let made = w.sh(Node, "nft list table inet vipd");
-            let small = made.replace("size 1048576", "size 1");
-            w.netns(Node).nft(&format!("delete table inet vipd\n{small}"));
-            w.start(&[]);
+            leave_room(w, 1);
             let crowd = w.family.crowd();
             let told = |w: &World| w.log().matches("affinity table is full").count();
             w.tcp(Ext, w.cip(), 80).from(crowd[0]).untraced().reached();
             w.sleep(65_000);
             assert_eq!(told(w), 0, "there was room for one");
+            fill(w);
             for _ in 0..2 {
                 w.tcp(Ext, w.cip(), 80).from(crowd[1]).times(30).untraced().reached();
                 w.sleep(65_000);

@@ -129,7 +129,7 @@ fn broken_off() {
     let plan = cluster.plan();
     open(&node).resync(&plan).expect("an empty namespace takes it");
     // What a daemon leaves that is killed in between: no hook, not all services.
-    for chain in ["prerouting", "output", "postrouting", "invalid"] {
+    for chain in ["prerouting", "output", "postrouting", "state", "state-output"] {
         node.nft(&format!("delete chain inet vipd {chain}"));
     }
     node.nft("delete element inet vipd services4 { 10.96.99.99 . tcp . 80 }");

@@ -162,6 +162,7 @@ impl Held {
             entries: verdicts("classes"),
             inners: verdicts("inners"),
             departures: verdicts("departures"),
+            recorders: verdicts("recorders"),
         };
         let mut slots: HashMap<&str, BTreeMap<(u32, u32), Socket>> = HashMap::new();
         for (map, elements) in listed.iter().filter(|(name, _)| name.starts_with("endpoints")) {
@@ -283,22 +284,22 @@ struct Classes<'a> {
     entries: HashMap<u32, Verdict<'a>>,
     inners: HashMap<u32, Verdict<'a>>,
     departures: HashMap<u32, Verdict<'a>>,
+    recorders: HashMap<u32, Verdict<'a>>,
 }
 
 impl Classes<'_> {
     fn departure(&self, class: u32, (family, sticky): (char, Option<u32>)) -> Source {
-        let seconds = sticky.map(|seconds| format!("-{seconds}")).unwrap_or_default();
-        match (self.departures.get(&class), sticky) {
-            (None, None) => Source::Detected,
-            (Some(Verdict::Jump(to)), Some(_)) => {
-                assert_eq!(to.target, format!("record{family}{seconds}"));
-                Source::Detected
-            }
-            (Some(Verdict::Goto(to)), _) if to.target == format!("leave{family}{seconds}") => {
-                Source::Masqueraded
-            }
-            (Some(Verdict::Goto(to)), _) => {
-                assert_eq!(to.target, format!("leave-local{family}{seconds}"));
+        let recorder = match self.recorders.get(&class) {
+            None => None,
+            Some(Verdict::Jump(to)) => Some(to.target.to_string()),
+            other => panic!("class {class} is pinned by {other:?}"),
+        };
+        assert_eq!(recorder, sticky.map(|seconds| format!("record{family}-{seconds}")));
+        match self.departures.get(&class) {
+            None => Source::Detected,
+            Some(Verdict::Goto(to)) if to.target == format!("leave{family}") => Source::Masqueraded,
+            Some(Verdict::Goto(to)) => {
+                assert_eq!(to.target, format!("leave-local{family}"));
                 Source::Kept
             }
             other => panic!("class {class} leaves by {other:?}"),

@@ -20,13 +20,22 @@ const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 143, 255, 254);
 
 /// What stands beside vipd's table. `tracking` is the least that makes netfilter track
 /// connections: the expression alone enables it, and no packet passes a chain. `empty_nat` adds the hooks
-/// of address translation with no rule in them; `one_rule` a rule; `same_rule` is its twin.
+/// of address translation with no rule in them; `one_rule` a rule; `same_rule` is its twin. `least` is
+/// what it takes to drop INVALID packets and to look at translated ones on their way out.
 const PEERS: &str = "
 table inet tracking {
     chain unhooked { ct state new accept; }
 }
 table inet empty_nat {
     chain prerouting { type nat hook prerouting priority dstnat; }
+}
+table inet least {
+    chain prerouting { type nat hook prerouting priority dstnat; }
+    chain postrouting { type nat hook postrouting priority srcnat; }
+    chain state {
+        type filter hook prerouting priority filter;
+        ct state == invalid drop
+    }
 }
 table inet one_rule {
     chain prerouting {
@@ -62,13 +71,14 @@ fn floors() -> Outcome<[Course; 2]> {
     path.node.nft(PEERS)?;
     let netfilter = Course {
         path,
-        tables: vec!["empty_nat", "one_rule", "same_rule"],
+        tables: vec!["empty_nat", "least", "one_rule", "same_rule"],
         variants: vec![
             variant("plain conntrack, to a plain address", None, POD),
             variant("conntrack and empty nat hooks, to a plain address", Some("empty_nat"), POD),
             variant("one DNAT rule, to a plain address", Some("one_rule"), POD),
             variant("one DNAT rule, to the service", Some("one_rule"), SERVICE),
             variant("the same rule again (A/A)", Some("same_rule"), SERVICE),
+            variant("the hooks that vipd has, with one rule", Some("least"), POD),
         ],
     };
     Ok([direct, netfilter])
@@ -141,7 +151,7 @@ fn skeleton((services, kinds): (u32, Kinds)) -> Outcome<Course> {
     daemon.terminate()?;
     Ok(Course {
         path,
-        tables: vec!["vipd", "empty_nat", "one_rule", "same_rule"],
+        tables: vec!["vipd", "empty_nat", "least", "one_rule", "same_rule"],
         variants: vec![
             variant("vipd, to a service", Some("vipd"), SERVICE),
             variant("one DNAT rule, to the service", Some("one_rule"), SERVICE),
@@ -201,6 +211,7 @@ fn judge(
         row(name(2), &peers[2], ("plain conntrack", &peers[0])),
         row(name(3), &peers[3], ("plain conntrack", &peers[0])),
         row(name(4), &peers[4], ("one DNAT rule", &peers[3])),
+        row(name(5), &peers[5], ("empty nat hooks", &peers[1])),
     ];
     for ((services, kinds), found) in sizes.iter().zip(&results[2..]) {
         let [to_service, one_rule, to_plain, conntrack, empty_nat] = &found[..] else {

@@ -11,7 +11,8 @@
 
 use super::error::Error;
 use super::kernel::{Kernel, Without};
-use super::layout::{STRAY, is_record};
+use super::layout::STRAY;
+use super::treatment::is_record;
 
 /// Packets, since the rules that count them were last written. A counter starts again at 0 where a
 /// rule is written anew: at the first service of a kind, after a foreign edit, with the table.

@@ -4,10 +4,12 @@
 //!  prerouting ─┐  a frontend or node port   class chain
 //!  (nat −100)  ├──────────────────────────► spread4-tcp-3 ── dnat to @endpoints[pool . random]
 //!  output ─────┘  │                         sticky4-tcp-3-60 ─► pinned4-tcp-3 ── dnat to @pinned[token]
-//!  (nat −100)     │                         refuse            └► spread4-tcp-3
+//!  (nat −100)     │                         refuse            └► spread4-tcp-3 └► repin4-tcp-3 ─► spread4-tcp-3
 //!                 │                         drop
 //!                 │                         local4 ── a local pod, this node ─► as a cluster IP
 //!                 │                                └─ from outside ─► @locals[pool] ─► class chain
+//!                 ├─ not in the service range ─► outside4 ── a frontend that not everybody may ask ─► guarded4
+//!                 │  (where there is one)                  └─ another, or a node port ─► class chain
 //!                 ├─ guarded ─► guard4 ── not allowed ─► drop
 //!                 ├─ a cluster IP, and not for everybody ── not from a local pod ─► drop
 //!                 │  (prerouting alone)
@@ -15,34 +17,30 @@
 //!                    or of a service                  ├─ TCP that opens nothing ─► refuse
 //!                                                     └─ unallocated service address ─► drop
 //!
-//!  postrouting ── dnat'ed; to be masqueraded, ─► originals ── ours ─► ours4 ── record pin, clear
-//!  (nat 100)      recorded or cleared, if ours                         │       priority, masquerade
+//!  state ── INVALID ─► stray ── of an endpoint, or who was one; to a service range or a frontend ─► drop
+//!  (filter  └─ new, to be pinned ─► pins ── ours ─► pins4 ── record4-60, clear priority
+//!  prerouting 0, output 0)
+//!
+//!  postrouting ── dnat'ed; to be masqueraded, ─► originals ── ours ─► ours4 ── clear priority, masquerade
+//!  (nat 100)      or cleared, if ours                                  │
 //!                                              came from outside ──────┴─────► leave4, leave-local4
-//!
-//!  input ── dnat'ed ─► arrivals ── ours ─► arrived4 ── record pin, clear priority
-//!  (nat 100; only for endpoints on this node)
-//!
-//!  invalid ── INVALID ─► stray ── of an endpoint, or who was one; to a service range or a
-//!  (filter prerouting 0, output 0)                              frontend ─► drop
 //! ```
 //! The skeleton depends on the node and on little else ([`Needs`]). What grows with services are
 //! elements; what grows with the *kinds* of services are class chains.
 //!
-//! Every packet passes `invalid` or `invalid-output`, and the first one of every connection the nat
+//! Every packet passes `state` or `state-output`, and the first one of every connection the nat
 //! chains, whether it is about services or not. So these begin with what is cheap and tells most packets apart:
 //! comparisons with constants; and nobody is sent to another chain without need. (Linux 6.18 with
 //! retpolines: a comparison costs 5 to 10 ns, another chain 10, a look-up in a hash table 30, in an
 //! interval set 60, setting a meta key 25, a base chain 40.)
 
-use super::classes::{ClassKey, Way};
-use super::expr::{Expr, Rule, Verdict};
+use super::expr::{Expr, Rule};
 use super::rules;
 use super::set::Set;
 use crate::model::{Family, Protocol};
-use crate::planner::{LocalDetector, NodePlan, Outsiders, Scope};
+use crate::planner::{LocalDetector, NodePlan, Outsiders};
 use ipnet::IpNet;
 use std::borrow::Cow;
-use std::num::NonZeroU32;
 
 pub const TABLE: &str = "vipd";
 /// Whose counters see the INVALID packets that are dropped.
@@ -64,7 +62,7 @@ pub struct ChainDefinition {
 }
 
 impl ChainDefinition {
-    fn new(name: impl Into<Cow<'static, str>>, rules: Vec<Rule>) -> Self {
+    pub fn new(name: impl Into<Cow<'static, str>>, rules: Vec<Rule>) -> Self {
         Self { name: name.into(), hook: None, rules }
     }
 
@@ -89,7 +87,9 @@ pub struct Needs<'a> {
 pub struct Features {
     /// Sticky classes.
     pub sticky: bool,
-    /// Frontends outside the service ranges.
+    /// Cluster IPs outside the service ranges.
+    pub cluster_outside: bool,
+    /// Other frontends outside of them.
     pub outside: bool,
     /// Classes for connections that do not come by a cluster IP.
     pub external: bool,
@@ -97,8 +97,6 @@ pub struct Features {
     pub local: bool,
     /// Frontends within the service ranges that are no cluster IPs.
     pub external_inside: bool,
-    /// Endpoints at this node's own addresses.
-    pub hosted: bool,
     pub node_ports: bool,
     /// Frontends that not everybody may ask.
     pub guarded: bool,
@@ -141,7 +139,7 @@ impl<'a> Needs<'a> {
 /// Service ranges that are compared one by one: more would cost more than a look-up.
 const FEW: usize = 4;
 
-fn suffix(family: Family) -> char {
+pub fn suffix(family: Family) -> char {
     match family {
         Family::V4 => '4',
         Family::V6 => '6',
@@ -163,29 +161,49 @@ fn ours_name(family: Family) -> &'static str {
 }
 
 /// Chains of the skeleton that are not always there.
-pub const OPTIONAL: [&str; 11] = [
-    "invalid",
-    "invalid-output",
+pub const OPTIONAL: [&str; 14] = [
+    "state",
+    "state-output",
     STRAY,
-    "input",
-    "arrivals",
-    arrived_name(Family::V4),
-    arrived_name(Family::V6),
+    "pins",
+    pins_name(Family::V4),
+    pins_name(Family::V6),
+    outside_name(Family::V4),
+    outside_name(Family::V6),
+    guarded_name(Family::V4),
+    guarded_name(Family::V6),
     local_name(Family::V4),
     local_name(Family::V6),
     guard_name(Family::V4),
     guard_name(Family::V6),
 ];
 
-const fn arrived_name(family: Family) -> &'static str {
+/// Where pins of clients are written.
+const fn pins_name(family: Family) -> &'static str {
     match family {
-        Family::V4 => "arrived4",
-        Family::V6 => "arrived6",
+        Family::V4 => "pins4",
+        Family::V6 => "pins6",
+    }
+}
+
+/// What destinations outside the service range mean.
+const fn outside_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "outside4",
+        Family::V6 => "outside6",
+    }
+}
+
+/// Frontends outside the service range, where some are not for everybody.
+const fn guarded_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "guarded4",
+        Family::V6 => "guarded6",
     }
 }
 
 /// Where connections under policy Local find out who they are.
-const fn local_name(family: Family) -> &'static str {
+pub const fn local_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "local4",
         Family::V6 => "local6",
@@ -203,7 +221,6 @@ const fn guard_name(family: Family) -> &'static str {
 /// The constant chains, every chain before those that refer to it.
 pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     const NF_INET_PRE_ROUTING: u32 = 0;
-    const NF_INET_LOCAL_IN: u32 = 1;
     const NF_INET_LOCAL_OUT: u32 = 3;
     const NF_INET_POST_ROUTING: u32 = 4;
     let nat = |number, priority| Hook { kind: "nat", number, priority };
@@ -225,48 +242,56 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     let all = Family::BOTH.into_iter();
     let found = all.clone().flat_map(|family| originals(needs, family, ours_name(family)));
     chains.push(ChainDefinition::new("originals", found.collect()));
-    // Pins of endpoints on this node: what is delivered here passes no postrouting hook.
-    let arriving = |family: &Family| needs.of(*family).sticky && needs.of(*family).hosted;
-    if all.clone().any(|family| arriving(&family)) {
-        for family in all.clone().filter(arriving) {
-            let rules = vec![rules::by_class(Set::Recorders), rules::clear_priority()];
-            chains.push(ChainDefinition::new(arrived_name(family), rules));
-        }
-        let found = all.clone().filter(arriving);
-        let found = found.flat_map(|family| originals(needs, family, arrived_name(family)));
-        chains.push(ChainDefinition::new("arrivals", found.collect()));
-        chains.push(ChainDefinition::hooked(
-            "input",
-            nat(NF_INET_LOCAL_IN, 100),
-            vec![rules::accept_unless_dnat(), rules::goto("arrivals".into())],
-        ));
-    }
+    chains.extend(all.clone().flat_map(|family| outside(needs, family)));
     let arriving = all.clone().flat_map(|f| destinations(needs, f, outsiders(needs, f)));
     let prerouting = nat(NF_INET_PRE_ROUTING, -100);
     chains.push(ChainDefinition::hooked("prerouting", prerouting, arriving.collect()));
-    let own = all.clone().flat_map(|family| destinations(needs, family, Vec::new()));
+    let own = all.flat_map(|family| destinations(needs, family, Vec::new()));
     chains.push(ChainDefinition::hooked("output", nat(NF_INET_LOCAL_OUT, -100), own.collect()));
     chains.push(ChainDefinition::hooked(
         "postrouting",
         nat(NF_INET_POST_ROUTING, 100),
         translated(needs),
     ));
+    let (chains_by_state, by_state) = by_state(needs);
+    chains.extend(chains_by_state);
+    if !by_state.is_empty() {
+        let filter = |number| Hook { kind: "filter", number, priority: 0 };
+        let arriving = filter(NF_INET_PRE_ROUTING);
+        chains.push(ChainDefinition::hooked("state", arriving, by_state.clone()));
+        // What this node sends, as a client or as an endpoint, passes no prerouting hook.
+        let own = filter(NF_INET_LOCAL_OUT);
+        chains.push(ChainDefinition::hooked("state-output", own, by_state));
+    }
+    chains
+}
+
+/// What is done with packets that belong to no connection, and with those that open one whose client
+/// is to be pinned, now that its destination is translated; with the chains that it leads to.
+fn by_state(needs: Needs<'_>) -> (Vec<ChainDefinition>, Vec<Rule>) {
+    let (mut chains, mut out) = (Vec::new(), Vec::new());
+    let sticky = |family: &Family| needs.of(*family).sticky;
+    let sticky: Vec<Family> = Family::BOTH.into_iter().filter(sticky).collect();
+    if !sticky.is_empty() {
+        out.push(rules::accept_established());
+    }
     if needs.node.drop_invalid {
         let stray = Family::BOTH.into_iter().flat_map(|family| stray(needs, family));
         chains.push(ChainDefinition::new(STRAY, stray.collect()));
-        chains.push(ChainDefinition::hooked(
-            "invalid",
-            Hook { kind: "filter", number: NF_INET_PRE_ROUTING, priority: 0 },
-            vec![rules::if_invalid(STRAY.into())],
-        ));
-        // What this node sends, as a client or as an endpoint, passes no prerouting hook.
-        chains.push(ChainDefinition::hooked(
-            "invalid-output",
-            Hook { kind: "filter", number: NF_INET_LOCAL_OUT, priority: 0 },
-            vec![rules::if_invalid(STRAY.into())],
-        ));
+        out.push(rules::if_invalid(STRAY.into()));
     }
-    chains
+    if !sticky.is_empty() {
+        for family in &sticky {
+            let rules = vec![rules::by_class(Set::Recorders), rules::clear_priority()];
+            chains.push(ChainDefinition::new(pins_name(*family), rules));
+        }
+        let found = sticky.iter().flat_map(|family| originals(needs, *family, pins_name(*family)));
+        let pins = [rules::accept_unless_dnat()].into_iter().chain(found).collect();
+        chains.push(ChainDefinition::new("pins", pins));
+        // So it looks when a sticky class has spread a connection and not met the client's pin.
+        out.push(rules::if_pool_alone("pins".into()));
+    }
+    (chains, out)
 }
 
 /// Which of our frontends a translated connection was to.
@@ -295,7 +320,7 @@ fn stray(needs: Needs<'_>, family: Family) -> Vec<Rule> {
         out.push(rules::destination_in_counted(Set::Ranges(family), family));
     }
     out.push(rules::destination_in_counted(Set::Addresses(family), family));
-    if needs.of(family).outside {
+    if needs.of(family).cluster_outside || needs.of(family).outside {
         out.push(rules::drop_service_counted(family));
     }
     if needs.of(family).node_ports {
@@ -317,39 +342,75 @@ fn outsiders(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     }
 }
 
+/// The one range of a family that has all of its cluster IPs.
+fn own_range(needs: Needs<'_>, family: Family) -> Option<IpNet> {
+    needs.only_range(family).filter(|_| !needs.of(family).cluster_outside)
+}
+
 /// What a destination of this family means: address and port of a service come before a node port.
 /// `outsiders`: what is asked of connections that may be to a cluster IP.
 fn destinations(needs: Needs<'_>, family: Family, outsiders: Vec<Rule>) -> Vec<Rule> {
     let unserved = || unserved_name(family).into();
     let features = needs.of(family);
-    let node_port = features.node_ports.then(|| rules::find_node_port_class(family));
     let mut out = Vec::new();
+    if let Some(net) = own_range(needs, family) {
+        out.push(match features.outside || features.node_ports {
+            true => rules::leave_unless_to(net, outside_name(family).into()),
+            false => rules::accept_unless_to(net),
+        });
+        if features.guarded && features.external_inside {
+            out.push(rules::guard(family, guard_name(family).into()));
+        }
+        out.extend(outsiders);
+        out.push(rules::find_class(family));
+        out.push(rules::if_family(family, unserved()));
+        return out;
+    }
     if features.guarded {
         out.push(rules::guard(family, guard_name(family).into()));
     }
     let ranges: Vec<IpNet> = needs.ranges(family).copied().collect();
-    match (features.outside, needs.only_range(family)) {
-        (false, Some(net)) => {
-            out.extend(node_port);
-            out.push(rules::accept_unless_to(net));
-            out.extend(outsiders);
-            out.push(rules::find_class(family));
-            out.push(rules::if_family(family, unserved()));
+    let addresses = features.cluster_outside || features.outside || !ranges.is_empty();
+    if addresses {
+        out.extend(outsiders);
+        out.push(rules::find_class(family));
+    }
+    if features.node_ports {
+        out.push(rules::find_node_port_class(family));
+    }
+    if addresses {
+        if ranges.len() <= FEW {
+            out.extend(ranges.iter().map(|net| rules::destination_within(*net, unserved())));
+        } else {
+            out.push(rules::destination_in(Set::Ranges(family), family, unserved()));
         }
-        (false, None) if ranges.is_empty() => out.extend(node_port),
-        _ => {
-            out.extend(outsiders);
-            out.push(rules::find_class(family));
-            out.extend(node_port);
-            if ranges.len() <= FEW {
-                out.extend(ranges.iter().map(|net| rules::destination_within(*net, unserved())));
-            } else {
-                out.push(rules::destination_in(Set::Ranges(family), family, unserved()));
-            }
-            out.push(rules::destination_in(Set::Addresses(family), family, unserved()));
-        }
+        out.push(rules::destination_in(Set::Addresses(family), family, unserved()));
     }
     out
+}
+
+/// Destinations outside the one range that has all cluster IPs: nothing is ours but frontends.
+fn outside(needs: Needs<'_>, family: Family) -> Vec<ChainDefinition> {
+    let features = needs.of(family);
+    let mut chains = Vec::new();
+    if own_range(needs, family).is_none() || !(features.outside || features.node_ports) {
+        return chains;
+    }
+    let mut out = Vec::new();
+    if features.outside && features.guarded {
+        // Who asks for no frontend pays for no guard.
+        let guarded =
+            vec![rules::guard(family, guard_name(family).into()), rules::find_class(family)];
+        chains.push(ChainDefinition::new(guarded_name(family), guarded));
+        out.push(rules::find_service(family, guarded_name(family).into()));
+    } else if features.outside {
+        out.push(rules::find_class(family));
+    }
+    if features.node_ports {
+        out.push(rules::find_node_port_class(family));
+    }
+    chains.push(ChainDefinition::new(outside_name(family), out));
+    chains
 }
 
 /// Connections under externalTrafficPolicy Local: local pods and this node are served as by a
@@ -392,8 +453,7 @@ fn translated(needs: Needs<'_>) -> Vec<Rule> {
     for family in Family::BOTH {
         let features = needs.of(family);
         let range = needs.only_range(family).filter(|_| !features.external_inside);
-        let all = features.sticky || needs.node.masquerade_all;
-        if all || (features.external && range.is_none()) {
+        if needs.node.masquerade_all || (features.external && range.is_none()) {
             out.push(rules::if_family(family, "originals".into()));
             continue;
         }
@@ -410,7 +470,7 @@ fn translated(needs: Needs<'_>) -> Vec<Rule> {
 /// First packets of connections to our frontends, on their way out.
 fn ours(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     let mut out = Vec::new();
-    if needs.of(family).sticky || needs.of(family).external {
+    if needs.of(family).external {
         out.push(rules::by_class(Set::Departures));
     }
     out.push(rules::clear_priority());
@@ -438,179 +498,4 @@ fn not_local(needs: Needs<'_>, family: Family, then: &Expr) -> Vec<Rule> {
         LocalDetector::Interface(name) => by_input(rules::whole_name(name)),
         LocalDetector::InterfacePrefix(prefix) => by_input(prefix.as_bytes().to_vec()),
     }
-}
-
-/// The chains of a class, every chain before those that refer to it. Several classes share chains.
-pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
-    let ClassKey { family, protocol, scope, size, affinity, way } = class;
-    let spread = spread_name(class);
-    let mut chains = vec![ChainDefinition::new(
-        spread.clone(),
-        // A miss is a commit in between the two look-ups: the client's next packet succeeds.
-        vec![rules::spread(family, protocol, (scope, size)), rules::drop()],
-    )];
-    if let Some(seconds) = affinity {
-        let pinned = format!("pinned{}", common_name(class));
-        chains.push(ChainDefinition::new(
-            pinned.clone(),
-            // Past the first rule the pinned endpoint is gone: the pool is found again and spread.
-            vec![
-                rules::to_pinned(family, protocol, scope),
-                rules::find_service(family, spread.clone().into()),
-                rules::find_node_port(family, spread.clone().into()),
-                rules::drop(),
-            ],
-        ));
-        chains.push(ChainDefinition::new(
-            entry_name(class),
-            vec![
-                rules::strip_class(),
-                rules::find_pin(family, pinned.into()),
-                rules::goto(spread.into()),
-            ],
-        ));
-        chains.push(ChainDefinition::new(
-            record_name(family, seconds.get()),
-            // What is counted are pins that found the set full.
-            vec![rules::strip_class(), rules::record_pin(family, seconds.get()), rules::count()],
-        ));
-    }
-    if way != Way::Inside {
-        chains.push(leave(class));
-    }
-    chains
-}
-
-/// What is done on the way out with a connection that did not come by a cluster IP.
-fn leave(class: ClassKey) -> ChainDefinition {
-    let family = class.family;
-    let mut out = Vec::new();
-    if let Some(seconds) = class.affinity {
-        out.push(rules::jump(record_name(family, seconds.get()).into()));
-    }
-    out.push(rules::clear_priority());
-    match class.way {
-        Way::OutsideLocal => {
-            out.push(rules::from_this_node(vec![rules::masquerade()]));
-            out.push(rules::from_itself(family, rules::masquerade()));
-        }
-        Way::Inside | Way::Outside => out.push(Rule(vec![rules::masquerade()])),
-    }
-    ChainDefinition::new(leave_name(class), out)
-}
-
-/// `4-tcp-3`, `4-tcp-3-local`
-fn common_name(class: ClassKey) -> String {
-    let protocol = class.protocol.name().to_ascii_lowercase();
-    let scope = match class.scope {
-        Scope::Cluster => "",
-        Scope::Local => "-local",
-    };
-    format!("{}-{protocol}-{}{scope}", suffix(class.family), class.size)
-}
-
-fn spread_name(class: ClassKey) -> String {
-    format!("spread{}", common_name(class))
-}
-
-/// The chain that spreads a class, or looks for the client's pin first.
-pub fn entry_name(class: ClassKey) -> String {
-    match class.affinity {
-        None => spread_name(class),
-        Some(seconds) => format!("sticky{}-{seconds}", common_name(class)),
-    }
-}
-
-/// Whether this chain's counter sees connections that are not pinned for want of room.
-pub fn is_record(chain: &str) -> bool {
-    Family::BOTH.into_iter().any(|family| {
-        chain.strip_prefix("record").is_some_and(|rest| rest.starts_with(suffix(family)))
-    })
-}
-
-fn record_name(family: Family, seconds: u32) -> String {
-    format!("record{}-{seconds}", suffix(family))
-}
-
-/// `leave4`, `leave-local4-60`
-fn leave_name(class: ClassKey) -> String {
-    let kind = match class.way {
-        Way::OutsideLocal => "leave-local",
-        Way::Inside | Way::Outside => "leave",
-    };
-    let seconds = class.affinity.map(|seconds| format!("-{seconds}")).unwrap_or_default();
-    format!("{kind}{}{seconds}", suffix(class.family))
-}
-
-/// Where a connection of the class goes from the frontend.
-pub fn entry(class: ClassKey) -> Verdict {
-    match class.way {
-        Way::Inside | Way::Outside => Verdict::Goto(entry_name(class).into()),
-        Way::OutsideLocal => Verdict::Goto(local_name(class.family).into()),
-    }
-}
-
-/// Where it goes once it is known where it comes from. A map of its own: the kernel takes no chain
-/// that leads back to itself, and `classes` leads here.
-pub fn inner(class: ClassKey) -> Option<Verdict> {
-    let chosen = class.way == Way::OutsideLocal || class.scope == Scope::Local;
-    chosen.then(|| Verdict::Goto(entry_name(class).into()))
-}
-
-/// Where it passes on its way out.
-pub fn departure(class: ClassKey) -> Option<Verdict> {
-    match (class.way, class.affinity) {
-        (Way::Inside, None) => None,
-        (Way::Inside, Some(_)) => recorder(class),
-        _ => Some(Verdict::Goto(leave_name(class).into())),
-    }
-}
-
-/// How its pins are written.
-pub fn recorder(class: ClassKey) -> Option<Verdict> {
-    let name = |seconds: NonZeroU32| record_name(class.family, seconds.get());
-    class.affinity.map(|seconds| Verdict::Jump(name(seconds).into()))
-}
-
-/// The class that these verdicts, and no others, stand for.
-pub fn read_class(
-    seen: &Verdict,
-    seen_inner: Option<&Verdict>,
-    seen_departure: Option<&Verdict>,
-) -> Option<ClassKey> {
-    let Verdict::Goto(spreads) = seen_inner.unwrap_or(seen) else { return None };
-    let class = read_entry_name(spreads)?;
-    [Way::Inside, Way::Outside, Way::OutsideLocal]
-        .into_iter()
-        .map(|way| ClassKey { way, ..class })
-        .find(|class| {
-            entry(*class) == *seen
-                && inner(*class).as_ref() == seen_inner
-                && departure(*class).as_ref() == seen_departure
-        })
-}
-
-/// The class by a cluster IP whose `entry_name` this is.
-fn read_entry_name(name: &str) -> Option<ClassKey> {
-    let (kind, rest) = name.split_at_checked(6)?;
-    let mut parts = rest.split('-').peekable();
-    let family = match parts.next()? {
-        "4" => Family::V4,
-        "6" => Family::V6,
-        _ => return None,
-    };
-    let protocol = parts.next()?;
-    let protocol = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(protocol))?;
-    let size = parts.next()?.parse().ok()?;
-    let scope = match parts.next_if_eq(&"local") {
-        Some(_) => Scope::Local,
-        None => Scope::Cluster,
-    };
-    let affinity = match (kind, parts.next()) {
-        ("spread", None) => None,
-        ("sticky", Some(seconds)) => Some(seconds.parse().ok()?),
-        _ => return None,
-    };
-    let class = ClassKey { family, protocol, scope, size, affinity, way: Way::Inside };
-    (class.size > 0 && parts.next().is_none()).then_some(class)
 }

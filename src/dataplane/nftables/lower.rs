@@ -9,9 +9,7 @@ use super::changes::{Changes, Structure};
 use super::classes::{Acquired, CLASS_DROP, CLASS_REFUSE, ClassKey};
 use super::difference::{difference, endpoint_addresses, endpoint_difference, frontend_addresses};
 use super::expr::Verdict;
-use super::layout::{
-    ChainDefinition, Features, OPTIONAL, class_chains, departure, entry, inner, recorder, skeleton,
-};
+use super::layout::{ChainDefinition, Features, OPTIONAL, skeleton};
 use super::place::{Former, Wanted};
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, class_element, hairpin_element,
@@ -21,6 +19,7 @@ use super::state::{
     HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, guarded,
     locals, used_pools,
 };
+use super::treatment::{class_chains, departure, entry, inner, recorder};
 use crate::model::{Family, ServiceKey};
 use crate::planner::{FrontendKind, NodePlan, ServicePlan};
 use foldhash::{HashMap, HashSet};
@@ -266,14 +265,14 @@ impl State {
             if self.addresses.add(address) {
                 let set = Set::Addresses(Family::of(address));
                 changes.new_targets.push((set, address_element(address)));
-                self.outside[Family::of(address).index()] += self.strays(address);
+                self.cluster_outside[Family::of(address).index()] += self.strays(address);
             }
         }
         for address in gone {
             if self.addresses.remove(address) {
                 let set = Set::Addresses(Family::of(address));
                 changes.removed.push((set, address_element(address)));
-                self.outside[Family::of(address).index()] -= self.strays(address);
+                self.cluster_outside[Family::of(address).index()] -= self.strays(address);
             }
         }
     }
@@ -309,14 +308,12 @@ impl State {
             if self.endpoints.add(address) {
                 let set = Set::Hairpin(Family::of(address));
                 changes.new_targets.push((set, hairpin_element(address)));
-                self.hosted[Family::of(address).index()] += self.delivered(address);
             }
         }
         for address in gone {
             if self.endpoints.remove(address) {
                 let set = Set::Hairpin(Family::of(address));
                 changes.removed.push((set, hairpin_element(address)));
-                self.hosted[Family::of(address).index()] -= self.delivered(address);
             }
         }
     }
@@ -363,7 +360,10 @@ impl State {
             }
         }
         // References first: entries of sticky classes, then what they lead to.
-        gone.sort_by_key(|name| (name.starts_with("spread"), name.starts_with("pinned")));
+        let rank = |name: &String| {
+            ["sticky", "pinned", "repin", "spread"].iter().position(|kind| name.starts_with(kind))
+        };
+        gone.sort_by_key(rank);
         changes.removed_chains.extend(gone);
         if let Some(node) = self.node.clone() {
             self.ensure_skeleton(&node, changes);

@@ -28,6 +28,7 @@ pub mod set;
 mod slots;
 pub mod state;
 pub mod transaction;
+mod treatment;
 pub mod types;
 mod whole;
 

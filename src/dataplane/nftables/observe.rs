@@ -5,7 +5,7 @@ use super::changes::Changes;
 use super::classes::{ClassKey, FIRST_FREE_CLASS, Way};
 use super::error::Error;
 use super::kernel::{ObservedChain, ObservedSet};
-use super::layout::{Needs, class_chains, skeleton};
+use super::layout::{Needs, skeleton};
 use super::lower::{Held, guard_elements};
 use super::place::Former;
 use super::set::{
@@ -17,6 +17,7 @@ use super::state::{
     HeldFrontend, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, named_scope,
     read_frontend, used_pools,
 };
+use super::treatment::class_chains;
 use super::types::Definition;
 use super::whole::{is_dumped, planned_guards};
 use super::{Nftables, SERVICES_AT_ONCE};

@@ -50,7 +50,7 @@ impl Nftables {
         }
         let mut changes = Changes::default();
         let keys: Vec<_> = self.state.classes.iter().map(|(key, _)| key).collect();
-        for chain in keys.into_iter().flat_map(super::layout::class_chains) {
+        for chain in keys.into_iter().flat_map(super::treatment::class_chains) {
             self.state.ensure_chain(chain, &mut changes);
         }
         self.state.ensure_skeleton(&plan.node, &mut changes);

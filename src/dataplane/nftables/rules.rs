@@ -7,7 +7,7 @@ use super::expr::{
     Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
     Rule, Verdict,
 };
-use super::set::{CLASS_MASK, Set, first_slot};
+use super::set::{CLASS_MASK, NO_TOKEN, Set, first_slot};
 use crate::model::{Family, Protocol};
 use crate::planner::Scope;
 use ipnet::IpNet;
@@ -105,6 +105,11 @@ pub fn destination_within(net: IpNet, then: Chain) -> Rule {
 /// `ip daddr != NET accept`
 pub fn accept_unless_to(net: IpNet) -> Rule {
     to_network(net, Comparison::NotEqual, Verdict::Accept)
+}
+
+/// `ip daddr != NET goto chain`
+pub fn leave_unless_to(net: IpNet, then: Chain) -> Rule {
+    to_network(net, Comparison::NotEqual, Verdict::Goto(then))
 }
 
 fn to_network(net: IpNet, comparison: Comparison, verdict: Verdict) -> Rule {
@@ -342,11 +347,6 @@ pub fn find_original_node_port(family: Family, protocol: Protocol, then: Chain) 
     Rule(rule)
 }
 
-/// `jump chain`
-pub fn jump(chain: Chain) -> Rule {
-    Rule(vec![Expr::Verdict(Verdict::Jump(chain))])
-}
-
 /// `meta priority set ip daddr . meta l4proto . th dport map @services drop`
 pub fn drop_service(family: Family) -> Rule {
     let mut rule = service_lookup(family);
@@ -496,6 +496,22 @@ pub fn find_pin(family: Family, then: Chain) -> Rule {
     Rule(rule)
 }
 
+/// `update @affinity { <client> . pool timeout T : <no token> }`: a pin that is there lasts anew and
+/// keeps its token; where there is none it says of the client that it is not pinned yet.
+pub fn refresh_pin(family: Family, seconds: u32) -> Rule {
+    let mut rule = is_family(family).to_vec();
+    rule.extend(pin_key(family));
+    rule.push(Expr::ImmediateValue(2, NO_TOKEN.to_ne_bytes().to_vec()));
+    rule.push(Expr::Dynamic {
+        op: DynamicSet::Update,
+        set: Set::Affinity(family).name().into(),
+        key: 1,
+        data: 2,
+        timeout_ms: u64::from(seconds) * 1000,
+    });
+    Rule(rule)
+}
+
 /// `delete @affinity { … } update @affinity { <client> . pool timeout T : <token> }`: an update
 /// alone refreshes the time but keeps the old value. Where the set is full the rule ends before its
 /// verdict, and the connection stays unpinned.
@@ -557,12 +573,35 @@ pub fn accept_unless_dnat() -> Rule {
     ])
 }
 
-/// `ct state == invalid goto chain`: a packet has one state only, so that no bit need be masked.
+/// `ct state == invalid goto chain`
 pub fn if_invalid(then: Chain) -> Rule {
     const STATE_INVALID: u32 = 1;
+    if_state(STATE_INVALID, Verdict::Goto(then))
+}
+
+/// `ct state == established accept`
+pub fn accept_established() -> Rule {
+    const STATE_ESTABLISHED: u32 = 2;
+    if_state(STATE_ESTABLISHED, Verdict::Accept)
+}
+
+/// A packet has one state only, so that no bit need be masked.
+fn if_state(state: u32, verdict: Verdict) -> Rule {
     Rule(vec![
         Expr::CtLoad(Ct::State, 1),
-        Expr::Compare(Comparison::Equal, 1, STATE_INVALID.to_ne_bytes().to_vec()),
+        Expr::Compare(Comparison::Equal, 1, state.to_ne_bytes().to_vec()),
+        Expr::Verdict(verdict),
+    ])
+}
+
+/// `meta priority & 0:fff == none meta priority != none goto chain`: a pool without a class.
+pub fn if_pool_alone(then: Chain) -> Rule {
+    Rule(vec![
+        Expr::MetaLoad(Meta::Priority, 1),
+        Expr::Mask { register: 1, mask: CLASS_MASK.to_ne_bytes().to_vec() },
+        Expr::Compare(Comparison::Equal, 1, vec![0; 4]),
+        Expr::MetaLoad(Meta::Priority, 1),
+        Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
         Expr::Verdict(Verdict::Goto(then)),
     ])
 }

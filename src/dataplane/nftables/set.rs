@@ -483,6 +483,10 @@ pub fn token(pool: u32, target: &Target) -> u32 {
     super::hash::jhash_scaled(&key)
 }
 
+/// What no endpoint is called: the hash stays below its modulus. A pin that holds it is still to be
+/// written.
+pub const NO_TOKEN: u32 = u32::MAX;
+
 /// The pool that a pin belongs to.
 pub fn read_pin_pool(key: &[u8]) -> Option<u32> {
     let word = u32::from_ne_bytes(key.get(4..8)?.try_into().ok()?);

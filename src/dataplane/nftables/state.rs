@@ -174,7 +174,8 @@ pub struct State {
     pub addresses: Counts,
     /// Other addresses with a frontend.
     pub external: Counts,
-    /// How many of both lie outside the service ranges, per family.
+    /// How many of the former lie outside the service ranges, per family, and of the latter.
+    pub cluster_outside: [u64; 2],
     pub outside: [u64; 2],
     /// How many of the latter lie inside.
     pub inside: [u64; 2],
@@ -186,8 +187,6 @@ pub struct State {
     pub allowed: [BTreeMap<u8, u64>; 2],
     /// Addresses of endpoints.
     pub endpoints: Counts,
-    /// How many of them are this node's own, per family.
-    pub hosted: [u64; 2],
     /// Endpoints that pins may name, by family and scope.
     pub tokens: [[HashMap<u32, Target>; 2]; 2],
     /// Deletions left to the next commit, and the pool numbers that are free after it.
@@ -443,7 +442,7 @@ impl State {
                 external,
                 local,
                 external_inside: any(self.inside),
-                hosted: any(self.hosted),
+                cluster_outside: any(self.cluster_outside),
                 node_ports: any(self.node_ports),
                 guarded: any(self.guarded),
                 allowed: {
@@ -472,16 +471,12 @@ impl State {
     pub fn count_placed(&mut self) {
         self.inside = Family::BOTH
             .map(|family| self.external.iter(family).map(|address| 1 - self.strays(address)).sum());
-        let node = self.node.clone();
-        let own = node.iter().flat_map(|node| &node.own_addresses);
-        self.hosted = [0; 2];
-        for address in own.filter(|address| self.endpoints.contains(**address)) {
-            self.hosted[Family::of(*address).index()] += 1;
-        }
-        self.outside = Family::BOTH.map(|family| {
-            let addresses = self.addresses.iter(family).chain(self.external.iter(family));
-            addresses.map(|address| self.strays(address)).sum()
-        });
+        let strays = |addresses: &Counts| {
+            Family::BOTH.map(|family| -> u64 {
+                addresses.iter(family).map(|address| self.strays(address)).sum()
+            })
+        };
+        (self.cluster_outside, self.outside) = (strays(&self.addresses), strays(&self.external));
     }
 
     /// Queues the deletions that the last commit left behind.

@@ -5,11 +5,11 @@ use super::Nftables;
 use super::changes::{Changes, Structure};
 use super::error::Error;
 use super::expr::Verdict;
-use super::layout::read_class;
 use super::lower::{
     class_elements, fixed_class_elements, guard_elements, node_element, range_elements,
 };
 use super::set::{Bytes, Data, Element, Set, pinned_element};
+use super::treatment::read_class;
 use crate::model::{Family, Known};
 use crate::planner::{Plan, Scope};
 use foldhash::{HashMap, HashSet};
