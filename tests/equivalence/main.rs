@@ -31,7 +31,8 @@ use world::{Change, PODS, RANGE, change, cluster_ip, facts, outside, pod, port_n
 
 /// Addresses that interfaces of the node have now and then: among the pods', a load balancer's, one
 /// more. Those of its Node object it always has.
-const NODE: [&str; 4] = ["10.1.0.77", "1.2.3.5", "192.168.7.2", "fd01::77"];
+const NODE: [&str; 6] =
+    ["10.1.0.77", "1.2.3.5", "192.168.7.2", "10.254.0.6", "fd01::77", "fd00::6"];
 const NODE_OBJECT: [&str; 2] = ["192.168.0.2", "fd00:192::2"];
 
 fn policies() -> impl Strategy<Value = Policy> {

@@ -140,6 +140,18 @@ pub fn cases() -> Vec<Case> {
             comes_and_goes(w);
         })
         .flag("--nodeport-addresses", "all"),
+        case("an address of the node that lies in the service range", |w| {
+            w.serve(exposed().on([L1]));
+            let address = w.family.unallocated();
+            w.tcp(Ext, address, NODE_PORT).times(2).dropped();
+            set_address(w, "add", address);
+            w.within(SOON, || answers(w, address) == ["L1"]);
+            w.tcp(Ext, address, NODE_PORT).times(10).only([L1]);
+            set_address(w, "del", address);
+            w.within(SOON, || answers(w, address).is_empty());
+            w.tcp(Ext, w.cip(), 80).times(10).only([L1]);
+        })
+        .flag("--nodeport-addresses", "all"),
         case(
             "an address within a range answers within a second, and no more once it is gone",
             comes_and_goes,

@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     ("what is not vipd's stays", foreign_tables),
     ("guards go with a frontend that changes hands among thousands", guards_change_hands),
     ("what guards a former frontend goes after it", guards_go_last),
+    ("and is asked until then, in the service range too", guards_are_asked_to_the_last),
     ("a first load that broke off is no table that serves", broken_off),
     ("a first load meets packets when all is there, a second one at once", hooks_in_time),
 ];
@@ -115,6 +116,33 @@ fn guards_go_last() {
         |text| text.contains("delete element inet vipd allowed4"),
     );
     assert!(endpoint < guard, "the endpoint went at line {endpoint}, the guard at {guard}");
+    assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
+    monitor.kill().and_then(|()| monitor.wait()).expect("it was running");
+    remove(&node);
+}
+
+/// The start rewrites the rules for what is planned before it removes what is not.
+fn guards_are_asked_to_the_last() {
+    let node = namespace();
+    let mut cluster = many(10);
+    let guarded = "from=203.0.113.0/25";
+    cluster.put(&format!("out 10.96.99.2 80/tcp -> 10.1.99.2 vips=1.2.3.4 {guarded}"));
+    cluster.put(&format!("in 10.96.99.1 80/tcp -> 10.1.99.1 vips=10.96.77.7 {guarded}"));
+    cluster.replan();
+    open(&node).resync(&cluster.plan()).expect("an empty namespace takes it");
+    let asks = || node.sh("nft list chain inet vipd prerouting").contains("@guarded4");
+    assert!(asks(), "a guard in the service range is asked there");
+    cluster.remove("in");
+    cluster.replan();
+    let (mut monitor, said) = notifications(&node);
+    open(&node).resync(&cluster.plan()).expect("nobody is in the way");
+    let (endpoint, rewritten) = first_lines(
+        &said,
+        |text| text.contains("delete element inet vipd endpoints4 {"),
+        |text| text.contains("add rule inet vipd prerouting"),
+    );
+    assert!(endpoint < rewritten, "the endpoint went at line {endpoint}, the rule at {rewritten}");
+    assert!(!asks(), "nothing in the service range is guarded any more");
     assert_eq!(Held::read(&node).lines(), Held::of(&cluster.plan()).lines());
     monitor.kill().and_then(|()| monitor.wait()).expect("it was running");
     remove(&node);

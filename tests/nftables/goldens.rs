@@ -61,6 +61,22 @@ fn every_kind() {
         text += &chain(&listing, "ours4");
         text += &chain(&listing, "ours6");
     }
+    let inside = "inside 10.96.0.99 80/tcp -> 10.1.0.1 vips=10.96.7.7 from=203.0.113.0/25";
+    let port = "port 10.96.0.98 80/tcp -> 10.1.0.1 nodeports=30098";
+    let ranges = |ranges: &[&str]| {
+        let ranges = ranges.iter().map(|range| range.parse().expect("a range")).collect();
+        Policy { service_ranges: ranges, ..policy() }
+    };
+    for (name, policy) in [
+        ("a guarded frontend in the service range", policy()),
+        ("a cluster IP outside of it", ranges(&["10.97.0.0/16"])),
+        ("two service ranges", ranges(&["10.96.0.0/17", "10.96.128.0/17"])),
+        ("none", ranges(&[])),
+    ] {
+        text += &format!("\n# {name}\n");
+        let listing = listing(&Cluster::of(policy, &[inside, port]).plan(), "-t");
+        text += &chain(&listing, "prerouting");
+    }
     insta::assert_snapshot!("every-kind", text);
 }
 

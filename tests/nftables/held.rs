@@ -161,7 +161,7 @@ impl Held {
         let classes = Classes {
             entries: verdicts("classes"),
             inners: verdicts("inners"),
-            departures: verdicts("departures"),
+            exits: verdicts("exits"),
             recorders: verdicts("recorders"),
         };
         let mut slots: HashMap<&str, BTreeMap<(u32, u32), Socket>> = HashMap::new();
@@ -213,7 +213,7 @@ impl Held {
                             other => panic!("class {class}: {other:?}"),
                         };
                         let (sticky, targets) = spread(value, chain, (family, protocol));
-                        let source = classes.departure(class, (family, sticky));
+                        let source = classes.exit(class, (family, sticky));
                         held.recorded.extend(sticky.map(|seconds| (family, seconds)));
                         let outside = local_first.then(|| {
                             let Some(to) = locals.get(&(value & !0xfff)) else { return Vec::new() };
@@ -283,19 +283,19 @@ fn targets(port: &PortPlan, scope: Scope) -> Vec<Socket> {
 struct Classes<'a> {
     entries: HashMap<u32, Verdict<'a>>,
     inners: HashMap<u32, Verdict<'a>>,
-    departures: HashMap<u32, Verdict<'a>>,
+    exits: HashMap<u32, Verdict<'a>>,
     recorders: HashMap<u32, Verdict<'a>>,
 }
 
 impl Classes<'_> {
-    fn departure(&self, class: u32, (family, sticky): (char, Option<u32>)) -> Source {
+    fn exit(&self, class: u32, (family, sticky): (char, Option<u32>)) -> Source {
         let recorder = match self.recorders.get(&class) {
             None => None,
             Some(Verdict::Jump(to)) => Some(to.target.to_string()),
             other => panic!("class {class} is pinned by {other:?}"),
         };
         assert_eq!(recorder, sticky.map(|seconds| format!("record{family}-{seconds}")));
-        match self.departures.get(&class) {
+        match self.exits.get(&class) {
             None => Source::Detected,
             Some(Verdict::Goto(to)) if to.target == format!("leave{family}") => Source::Masqueraded,
             Some(Verdict::Goto(to)) => {

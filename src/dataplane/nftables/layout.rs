@@ -100,6 +100,8 @@ pub struct Features {
     pub node_ports: bool,
     /// Frontends that not everybody may ask.
     pub guarded: bool,
+    /// Some of those within the service ranges.
+    pub guarded_inside: bool,
     /// How long the prefixes are of the networks that may.
     pub allowed: Lengths,
 }
@@ -119,6 +121,13 @@ impl Lengths {
     }
 }
 
+impl Features {
+    /// Whether anything but cluster IPs may be served outside the service ranges.
+    fn elsewhere(self) -> bool {
+        self.outside || self.node_ports
+    }
+}
+
 impl<'a> Needs<'a> {
     fn of(self, family: Family) -> Features {
         self.features[family.index()]
@@ -128,7 +137,7 @@ impl<'a> Needs<'a> {
         self.node.service_ranges.iter().filter(move |net| Family::of(net.addr()) == family)
     }
 
-    /// The one range that all cluster IPs of a family lie in, as far as is known.
+    /// The service range of a family, if it has but one.
     fn only_range(self, family: Family) -> Option<IpNet> {
         let mut ranges = self.ranges(family);
         let first = ranges.next().filter(|net| net.prefix_len() > 0)?;
@@ -253,15 +262,15 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
         nat(NF_INET_POST_ROUTING, 100),
         translated(needs),
     ));
-    let (chains_by_state, by_state) = by_state(needs);
-    chains.extend(chains_by_state);
-    if !by_state.is_empty() {
+    let (further, rules) = by_state(needs);
+    chains.extend(further);
+    if !rules.is_empty() {
         let filter = |number| Hook { kind: "filter", number, priority: 0 };
         let arriving = filter(NF_INET_PRE_ROUTING);
-        chains.push(ChainDefinition::hooked("state", arriving, by_state.clone()));
+        chains.push(ChainDefinition::hooked("state", arriving, rules.clone()));
         // What this node sends, as a client or as an endpoint, passes no prerouting hook.
         let own = filter(NF_INET_LOCAL_OUT);
-        chains.push(ChainDefinition::hooked("state-output", own, by_state));
+        chains.push(ChainDefinition::hooked("state-output", own, rules));
     }
     chains
 }
@@ -270,8 +279,8 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
 /// is to be pinned, now that its destination is translated; with the chains that it leads to.
 fn by_state(needs: Needs<'_>) -> (Vec<ChainDefinition>, Vec<Rule>) {
     let (mut chains, mut out) = (Vec::new(), Vec::new());
-    let sticky = |family: &Family| needs.of(*family).sticky;
-    let sticky: Vec<Family> = Family::BOTH.into_iter().filter(sticky).collect();
+    let sticky: Vec<Family> =
+        Family::BOTH.into_iter().filter(|family| needs.of(*family).sticky).collect();
     if !sticky.is_empty() {
         out.push(rules::accept_established());
     }
@@ -354,15 +363,19 @@ fn destinations(needs: Needs<'_>, family: Family, outsiders: Vec<Rule>) -> Vec<R
     let features = needs.of(family);
     let mut out = Vec::new();
     if let Some(net) = own_range(needs, family) {
-        out.push(match features.outside || features.node_ports {
+        out.push(match features.elsewhere() {
             true => rules::leave_unless_to(net, outside_name(family).into()),
             false => rules::accept_unless_to(net),
         });
-        if features.guarded && features.external_inside {
+        if features.guarded_inside {
             out.push(rules::guard(family, guard_name(family).into()));
         }
         out.extend(outsiders);
         out.push(rules::find_class(family));
+        let within = |address| net.contains(address);
+        if features.node_ports && needs.node.node_port_addresses.iter().any(within) {
+            out.push(rules::find_node_port_class(family));
+        }
         out.push(rules::if_family(family, unserved()));
         return out;
     }
@@ -393,7 +406,7 @@ fn destinations(needs: Needs<'_>, family: Family, outsiders: Vec<Rule>) -> Vec<R
 fn outside(needs: Needs<'_>, family: Family) -> Vec<ChainDefinition> {
     let features = needs.of(family);
     let mut chains = Vec::new();
-    if own_range(needs, family).is_none() || !(features.outside || features.node_ports) {
+    if own_range(needs, family).is_none() || !features.elsewhere() {
         return chains;
     }
     let mut out = Vec::new();
@@ -471,7 +484,7 @@ fn translated(needs: Needs<'_>) -> Vec<Rule> {
 fn ours(needs: Needs<'_>, family: Family) -> Vec<Rule> {
     let mut out = Vec::new();
     if needs.of(family).external {
-        out.push(rules::by_class(Set::Departures));
+        out.push(rules::by_class(Set::Exits));
     }
     out.push(rules::clear_priority());
     if needs.node.masquerade_all {

@@ -65,7 +65,7 @@ fn order(set: Set, element: &Element) -> (u32, u32, Vec<u8>) {
         | Set::Locals
         | Set::Classes
         | Set::Inners
-        | Set::Departures
+        | Set::Exits
         | Set::Recorders => (number(&element.key), 0, Vec::new()),
         _ => (0, 0, element.key.to_vec()),
     }
@@ -119,7 +119,7 @@ fn line(set: Set, element: &Element) -> String {
         }),
         Set::Pinned(..) => Some(format!("{:#010x} : {}", number(&element.key), target(value))),
         Set::Affinity(_) => None,
-        Set::Classes | Set::Inners | Set::Departures | Set::Recorders => {
+        Set::Classes | Set::Inners | Set::Exits | Set::Recorders => {
             let verdict = match &element.data {
                 Data::Verdict(Verdict::Drop) => "drop".to_owned(),
                 Data::Verdict(Verdict::Goto(chain)) => format!("goto {chain}"),

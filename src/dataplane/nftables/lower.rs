@@ -13,15 +13,15 @@ use super::layout::{ChainDefinition, Features, OPTIONAL, skeleton};
 use super::place::{Former, Wanted};
 use super::set::{
     Bytes, Data, Element, Set, Value, address_element, class_element, hairpin_element,
-    local_element, service_element,
+    local_element, read_frontend_key, service_element,
 };
 use super::state::{
     HeldFrontend, Moved, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, guarded,
     locals, used_pools,
 };
-use super::treatment::{class_chains, departure, entry, inner, recorder};
+use super::treatment::{class_chains, entry, exit, inner, recorder};
 use crate::model::{Family, ServiceKey};
-use crate::planner::{FrontendKind, NodePlan, ServicePlan};
+use crate::planner::{FrontendAddress, FrontendKind, NodePlan, ServicePlan};
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -33,9 +33,10 @@ use std::sync::Arc;
 struct Shared {
     cluster_ips: Vec<IpAddr>,
     others: Vec<IpAddr>,
-    /// Node ports, and frontends that not everybody may ask, per family.
+    /// Node ports per family.
     node_ports: [u64; 2],
-    guarded: [u64; 2],
+    /// Addresses of frontends that not everybody may ask, as often as there are such frontends.
+    guarded: Vec<IpAddr>,
     /// Lengths of the networks that may, as often as there are such networks.
     allowed: Vec<(Family, u8)>,
 }
@@ -50,7 +51,10 @@ impl Shared {
         for (_, frontend) in plan.held() {
             let at = frontend.at.at.family().index();
             shared.node_ports[at] += u64::from(frontend.kind == FrontendKind::NodePort);
-            shared.guarded[at] += u64::from(frontend.allow.is_some());
+            if let (Some(_), FrontendAddress::Address(address)) = (&frontend.allow, frontend.at.at)
+            {
+                shared.guarded.push(address);
+            }
             let networks = frontend.allow.iter().flat_map(|networks| networks.iter());
             let length = |net: &IpNet| (frontend.at.at.family(), net.prefix_len());
             shared.allowed.extend(networks.map(length));
@@ -89,8 +93,9 @@ impl State {
         for at in [0, 1] {
             self.node_ports[at] =
                 self.node_ports[at] + after.node_ports[at] - before.node_ports[at];
-            self.guarded[at] = self.guarded[at] + after.guarded[at] - before.guarded[at];
         }
+        after.guarded.into_iter().for_each(|address| self.guard(address));
+        before.guarded.into_iter().for_each(|address| self.unguard(address));
         self.count_allowed(&after.allowed);
         self.discount_allowed(&before.allowed);
         self.reshape(features, changes);
@@ -110,8 +115,8 @@ impl State {
         }
         for at in [0, 1] {
             self.node_ports[at] += shared.node_ports[at];
-            self.guarded[at] += shared.guarded[at];
         }
+        shared.guarded.into_iter().for_each(|address| self.guard(address));
         self.count_allowed(&shared.allowed);
     }
 
@@ -135,21 +140,26 @@ impl State {
 
     /// Guards that go later: until then the skeleton must ask them.
     pub fn count_guards(&mut self, elements: &[(Set, Element)]) {
-        for (set, _) in elements {
-            if let Set::Guarded(family) = set {
-                self.guarded[family.index()] += 1;
-            }
-        }
+        guarded_addresses(elements).for_each(|address| self.guard(address));
         self.count_allowed(&lengths_of(elements));
     }
 
     pub fn discount_guards(&mut self, elements: &[(Set, Element)]) {
-        for (set, _) in elements {
-            if let Set::Guarded(family) = set {
-                self.guarded[family.index()] -= 1;
-            }
-        }
+        guarded_addresses(elements).for_each(|address| self.unguard(address));
         self.discount_allowed(&lengths_of(elements));
+    }
+
+    /// One more frontend that not everybody may ask.
+    fn guard(&mut self, address: IpAddr) {
+        if self.guarded.add(address) {
+            self.guarded_inside[Family::of(address).index()] += 1 - self.strays(address);
+        }
+    }
+
+    fn unguard(&mut self, address: IpAddr) {
+        if self.guarded.remove(address) {
+            self.guarded_inside[Family::of(address).index()] -= 1 - self.strays(address);
+        }
     }
 
     /// As `lower`, but for shared addresses and the skeleton, and from what the kernel was seen to
@@ -352,18 +362,13 @@ impl State {
         let mut gone: Vec<String> = Vec::new();
         for (key, number) in unused {
             changes.overdue.extend(class_elements(key, number));
-            for chain in class_chains(key).into_iter().rev() {
+            for chain in class_chains(key) {
                 let name = chain.name.into_owned();
                 if !needed.contains(&name) && self.chains.remove(&name).is_some() {
                     gone.push(name);
                 }
             }
         }
-        // References first: entries of sticky classes, then what they lead to.
-        let rank = |name: &String| {
-            ["sticky", "pinned", "repin", "spread"].iter().position(|kind| name.starts_with(kind))
-        };
-        gone.sort_by_key(rank);
         changes.removed_chains.extend(gone);
         if let Some(node) = self.node.clone() {
             self.ensure_skeleton(&node, changes);
@@ -375,9 +380,9 @@ impl State {
 pub fn class_elements(key: ClassKey, number: u32) -> Vec<(Set, Element)> {
     let mut elements = vec![(Set::Classes, class_element(number, entry(key)))];
     let inner = inner(key).map(|verdict| (Set::Inners, class_element(number, verdict)));
-    let departure = departure(key).map(|verdict| (Set::Departures, class_element(number, verdict)));
+    let exit = exit(key).map(|verdict| (Set::Exits, class_element(number, verdict)));
     let recorder = recorder(key).map(|verdict| (Set::Recorders, class_element(number, verdict)));
-    elements.extend(inner.into_iter().chain(departure).chain(recorder));
+    elements.extend(inner.into_iter().chain(exit).chain(recorder));
     elements
 }
 
@@ -442,6 +447,11 @@ fn held_guards(
     let places = new.into_iter().flat_map(ServicePlan::held).map(|(_, f)| frontend_place(f.at));
     let got = places.filter_map(|place| moved.get(&place)).flatten().cloned();
     kept.flat_map(|(_, elements)| elements).chain(got).collect()
+}
+
+fn guarded_addresses(elements: &[(Set, Element)]) -> impl Iterator<Item = IpAddr> + '_ {
+    let guarded = elements.iter().filter(|(set, _)| matches!(set, Set::Guarded(_)));
+    guarded.filter_map(|(_, element)| read_frontend_key(&element.key)).map(|(address, ..)| address)
 }
 
 /// The lengths of networks that may ask. An element that vipd did not write may say anything.

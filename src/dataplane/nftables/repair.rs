@@ -199,7 +199,7 @@ impl State {
                 let target = self.tokens[family.index()][scope as usize].get(&token)?;
                 Some(pinned_element(token, target))
             }
-            Set::Classes | Set::Inners | Set::Departures | Set::Recorders => {
+            Set::Classes | Set::Inners | Set::Exits | Set::Recorders => {
                 let classes = self.classes.iter().flat_map(|(key, n)| class_elements(key, n));
                 fixed_class_elements()
                     .into_iter()

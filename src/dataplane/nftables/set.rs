@@ -18,7 +18,7 @@
 //! pinned     token → address . port                      endpoints that a pin may name
 //! classes    class → goto chain                          how a class treats a connection
 //! inners     class → goto chain                          the same once its origin is known
-//! departures class → jump or goto chain                  what it does on the way out
+//! exits      class → goto chain                          what it does on the way out
 //! recorders  class → jump chain                          how a sticky class writes its pins
 //! ```
 //! Elements of `affinity`, `departed`, `closed` and `closedports` end by themselves.
@@ -54,7 +54,7 @@ pub enum Set {
     Locals,
     Classes,
     Inners,
-    Departures,
+    Exits,
     Recorders,
 }
 
@@ -123,7 +123,7 @@ impl Set {
             Set::Locals,
             Set::Classes,
             Set::Inners,
-            Set::Departures,
+            Set::Exits,
             Set::Recorders,
         ]
     };
@@ -169,7 +169,7 @@ impl Set {
             Set::Locals => "locals",
             Set::Classes => "classes",
             Set::Inners => "inners",
-            Set::Departures => "departures",
+            Set::Exits => "exits",
             Set::Recorders => "recorders",
         }
     }
@@ -223,7 +223,7 @@ impl Set {
             Set::Locals => 34,
             Set::Classes => 35,
             Set::Inners => 36,
-            Set::Departures => 37,
+            Set::Exits => 37,
             Set::Recorders => 38,
         }
     }

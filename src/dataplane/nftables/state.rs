@@ -148,6 +148,13 @@ impl Counts {
         }
     }
 
+    pub fn is_empty(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4.present.is_empty(),
+            Family::V6 => self.v6.present.is_empty(),
+        }
+    }
+
     pub fn iter(&self, family: Family) -> Box<dyn Iterator<Item = IpAddr> + '_> {
         match family {
             Family::V4 => Box::new(self.v4.present.iter().map(|octets| IpAddr::from(*octets))),
@@ -181,8 +188,10 @@ pub struct State {
     pub inside: [u64; 2],
     /// Node ports per family.
     pub node_ports: [u64; 2],
-    /// Frontends that not everybody may ask, per family.
-    pub guarded: [u64; 2],
+    /// Addresses of frontends that not everybody may ask.
+    pub guarded: Counts,
+    /// How many of them lie inside the service ranges, per family.
+    pub guarded_inside: [u64; 2],
     /// Networks that may, by the length of their prefix, per family.
     pub allowed: [BTreeMap<u8, u64>; 2],
     /// Addresses of endpoints.
@@ -396,7 +405,7 @@ impl State {
             Set::Hairpin(family) => {
                 let address = read_set_address(*set, key)?;
                 let element = remembered_element(address_element(address).key);
-                let former = *key == hairpin_element(address).key && self.delivered(address) == 0;
+                let former = *key == hairpin_element(address).key && !self.is_of_this_node(address);
                 former.then_some((Set::Departed(family), element))
             }
             Set::Services(family) => {
@@ -444,7 +453,8 @@ impl State {
                 external_inside: any(self.inside),
                 cluster_outside: any(self.cluster_outside),
                 node_ports: any(self.node_ports),
-                guarded: any(self.guarded),
+                guarded: !self.guarded.is_empty(family),
+                guarded_inside: any(self.guarded_inside),
                 allowed: {
                     let mut lengths = Lengths::default();
                     self.allowed[family.index()].keys().for_each(|length| lengths.insert(*length));
@@ -461,16 +471,18 @@ impl State {
         u64::from(!inside)
     }
 
-    /// 1 for an address of this node.
-    pub fn delivered(&self, address: IpAddr) -> u64 {
-        let own = self.node.iter().any(|node| node.own_addresses.binary_search(&address).is_ok());
-        u64::from(own)
+    fn is_of_this_node(&self, address: IpAddr) -> bool {
+        self.node.iter().any(|node| node.own_addresses.binary_search(&address).is_ok())
     }
 
-    /// Counts what depends on the node anew, for other ranges or addresses.
+    /// Counts what depends on the service ranges anew.
     pub fn count_placed(&mut self) {
-        self.inside = Family::BOTH
-            .map(|family| self.external.iter(family).map(|address| 1 - self.strays(address)).sum());
+        let inside = |addresses: &Counts| {
+            Family::BOTH.map(|family| -> u64 {
+                addresses.iter(family).map(|address| 1 - self.strays(address)).sum()
+            })
+        };
+        (self.inside, self.guarded_inside) = (inside(&self.external), inside(&self.guarded));
         let strays = |addresses: &Counts| {
             Family::BOTH.map(|family| -> u64 {
                 addresses.iter(family).map(|address| self.strays(address)).sum()

@@ -21,6 +21,7 @@ pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
         vec![rules::spread(family, protocol, (scope, size)), rules::drop()],
     )];
     if let Some(seconds) = affinity {
+        // Found again, the pool comes with its class, and only without one it is recorded.
         let repin = format!("repin{}", common_name(class));
         chains.push(ChainDefinition::new(
             repin.clone(),
@@ -129,7 +130,7 @@ pub fn inner(class: ClassKey) -> Option<Verdict> {
 }
 
 /// Where it passes on its way out.
-pub fn departure(class: ClassKey) -> Option<Verdict> {
+pub fn exit(class: ClassKey) -> Option<Verdict> {
     (class.way != Way::Inside).then(|| Verdict::Goto(leave_name(class).into()))
 }
 
@@ -143,7 +144,7 @@ pub fn recorder(class: ClassKey) -> Option<Verdict> {
 pub fn read_class(
     seen: &Verdict,
     seen_inner: Option<&Verdict>,
-    seen_departure: Option<&Verdict>,
+    seen_exit: Option<&Verdict>,
 ) -> Option<ClassKey> {
     let Verdict::Goto(spreads) = seen_inner.unwrap_or(seen) else { return None };
     let class = read_entry_name(spreads)?;
@@ -153,7 +154,7 @@ pub fn read_class(
         .find(|class| {
             entry(*class) == *seen
                 && inner(*class).as_ref() == seen_inner
-                && departure(*class).as_ref() == seen_departure
+                && exit(*class).as_ref() == seen_exit
         })
 }
 

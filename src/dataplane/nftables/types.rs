@@ -197,7 +197,7 @@ impl Definition {
                 NFT_SET_TIMEOUT | NFT_SET_EVAL,
             ),
             Set::Pinned(f, _) => (vec![Part::Priority], target(f), 0),
-            Set::Classes | Set::Inners | Set::Departures | Set::Recorders => {
+            Set::Classes | Set::Inners | Set::Exits | Set::Recorders => {
                 (vec![Part::Priority], vec![Part::Verdict], 0)
             }
         };

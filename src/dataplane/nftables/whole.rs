@@ -39,7 +39,7 @@ pub(super) fn is_dumped(set: Set) -> bool {
                 | Set::Locals
                 | Set::Classes
                 | Set::Inners
-                | Set::Departures
+                | Set::Exits
                 | Set::Recorders
         )
 }
@@ -47,10 +47,10 @@ pub(super) fn is_dumped(set: Set) -> bool {
 impl Nftables {
     /// Adopts classes, and repairs the maps that lead to their chains.
     pub(super) fn observe_classes(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        let [classes, inners, departures, recorders] = [
+        let [classes, inners, exits, recorders] = [
             self.kernel.dump(Set::Classes)?,
             self.kernel.dump(Set::Inners)?,
-            self.kernel.dump(Set::Departures)?,
+            self.kernel.dump(Set::Exits)?,
             self.kernel.dump(Set::Recorders)?,
         ];
         let verdict = |of: &[Element], class: &Bytes| -> Option<Verdict> {
@@ -63,7 +63,7 @@ impl Nftables {
             let Data::Verdict(entry) = &element.data else { continue };
             let number = element.key.as_slice().try_into().map(u32::from_ne_bytes);
             let (inner, departure) =
-                (verdict(&inners, &element.key), verdict(&departures, &element.key));
+                (verdict(&inners, &element.key), verdict(&exits, &element.key));
             let key = read_class(entry, inner.as_ref(), departure.as_ref());
             if let (Ok(number), Some(key)) = (number, key) {
                 self.state.classes.adopt(key, number);
@@ -76,7 +76,7 @@ impl Nftables {
         for (set, seen) in [
             (Set::Classes, classes),
             (Set::Inners, inners),
-            (Set::Departures, departures),
+            (Set::Exits, exits),
             (Set::Recorders, recorders),
         ] {
             let of_set = |element: &(Set, Element)| element.0 == set;
