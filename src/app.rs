@@ -3,7 +3,7 @@
 //! In: a checked configuration. Out: a running daemon, until it is told to stop.
 //! Never: a decision of any other room.
 
-use crate::config::{Config, Feature};
+use crate::config::{self, Config, Feature};
 use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Counters, Nftables, Without};
@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::model::Protocol;
 use crate::node::KernelVersion;
 use crate::planner::{NodePlan, Plan};
-use crate::sources::manifests;
+use crate::sources::{Batch, kubernetes, manifests};
 use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
 use crate::{admin, conntrack, dataplane, health, localhost, metrics, node, sync, takeover};
@@ -67,6 +67,8 @@ pub enum Error {
     Lock(#[source] io::Error),
     #[error(transparent)]
     Manifests(#[from] manifests::Error),
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::Error),
     #[error(transparent)]
     Admin(#[from] admin::Error),
     #[error(transparent)]
@@ -127,7 +129,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
     let (batches, changes) = mpsc::channel(BATCHES);
-    let source = manifests::open(config.manifests.clone())?;
+    let source = open_source(&config).await?;
     let (send_addresses, addresses) = watch::channel(Vec::new());
     let node = tokio::spawn(watch_addresses(send_addresses, stop.clone()));
 
@@ -157,7 +159,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         })
         .map_err(Error::Threads)?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(manifests = %config.manifests.display(), node = %config.node_name, "started");
+    tracing::info!(source = ?config.source, node = %config.node_name, "started");
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -171,6 +173,34 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = tokio::join!(admin, takeover, health, localhost, watching);
     node.abort();
     Ok(())
+}
+
+/// Who tells what exists.
+enum Source {
+    Manifests(manifests::Source),
+    Kubernetes(kubernetes::Source),
+}
+
+impl Source {
+    async fn run(self, batches: mpsc::Sender<Batch>) {
+        match self {
+            Source::Manifests(source) => source.run(batches).await,
+            Source::Kubernetes(source) => source.run(batches).await,
+        }
+    }
+}
+
+async fn open_source(config: &Config) -> Result<Source, Error> {
+    Ok(match &config.source {
+        config::Source::Manifests(directory) => {
+            Source::Manifests(manifests::open(directory.clone())?)
+        }
+        config::Source::ApiServer { kubeconfig, master } => {
+            let access =
+                kubernetes::Access { kubeconfig: kubeconfig.clone(), master: master.clone() };
+            Source::Kubernetes(kubernetes::open(access, &config.node_name).await?)
+        }
+    })
 }
 
 fn delete_by(config: &Config) -> DeleteBy {

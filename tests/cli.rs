@@ -375,7 +375,7 @@ fn bad_input_is_named_and_ends_with_2() {
         (vec!["plan", "--manifests", "/nonexistent"], ["/nonexistent", "check"]),
         (vec!["plan", "--manifests", "/dev/null"], ["/dev/null", "check"]),
         (vec!["plan", "--manifests", dir, "--cluster-cidr", "x"], ["--cluster-cidr", "'x'"]),
-        (vec!["run"], ["--manifests", "required"]),
+        (vec!["run"], ["--manifests", "--kubeconfig"]),
         (vec!["run", "--manifests", dir, "--min-sync-period", "5"], ["--min-sync-period", "1m30s"]),
         (
             vec!["run", "--manifests", dir, "--detect-local-mode", "BridgeInterface"],

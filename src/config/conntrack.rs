@@ -1,5 +1,6 @@
 //! What of the kernel's connection tracking the operator decides. Names and meaning of
-//! `--conntrack-*` are kube-proxy's; here each leaves the kernel alone unless it is given.
+//! `--conntrack-*` are kube-proxy's, and its defaults hold where an API server is the source;
+//! without a cluster each leaves the kernel alone unless it is given.
 
 use super::{duration, value};
 use crate::conntrack::Sysctls;
@@ -53,20 +54,32 @@ pub(super) struct ConntrackFlags {
 }
 
 impl ConntrackFlags {
-    pub(super) fn sysctls(&self) -> Sysctls {
+    /// What is given, and for the rest the defaults.
+    pub(super) fn sysctls(&self, defaults: Sysctls) -> Sysctls {
         Sysctls {
-            max_per_core: self.conntrack_max_per_core,
-            min: self.conntrack_min,
-            tcp_established: self.conntrack_tcp_timeout_established,
-            tcp_close_wait: self.conntrack_tcp_timeout_close_wait,
-            udp: self.conntrack_udp_timeout,
-            udp_stream: self.conntrack_udp_timeout_stream,
-            tcp_be_liberal: self.conntrack_tcp_be_liberal,
+            max_per_core: self.conntrack_max_per_core.or(defaults.max_per_core),
+            min: self.conntrack_min.or(defaults.min),
+            tcp_established: self.conntrack_tcp_timeout_established.or(defaults.tcp_established),
+            tcp_close_wait: self.conntrack_tcp_timeout_close_wait.or(defaults.tcp_close_wait),
+            udp: self.conntrack_udp_timeout.or(defaults.udp),
+            udp_stream: self.conntrack_udp_timeout_stream.or(defaults.udp_stream),
+            tcp_be_liberal: self.conntrack_tcp_be_liberal.or(defaults.tcp_be_liberal),
         }
     }
 
     pub(super) fn reset_gone_after(&self) -> Option<Duration> {
         (!self.reset_gone_after.is_zero()).then_some(self.reset_gone_after)
+    }
+}
+
+/// kube-proxy's defaults (KubeProxyConfiguration v1alpha1, 1.37).
+pub(super) fn upstream() -> Sysctls {
+    Sysctls {
+        max_per_core: Some(32_768),
+        min: Some(131_072),
+        tcp_established: Some(Duration::from_secs(24 * 3600)),
+        tcp_close_wait: Some(Duration::from_secs(3600)),
+        ..Sysctls::default()
     }
 }
 
@@ -88,7 +101,7 @@ mod tests {
 
     #[test]
     fn nothing_is_set_unless_it_is_asked_for() {
-        assert_eq!(read("").sysctls(), Sysctls::default());
+        assert_eq!(read("").sysctls(Sysctls::default()), Sysctls::default());
         assert_eq!(read("").reset_gone_after(), None);
         assert_eq!(read("--reset-gone-after 0s").reset_gone_after(), None);
     }
@@ -110,7 +123,7 @@ mod tests {
             udp_stream: seconds(180),
             tcp_be_liberal: Some(true),
         };
-        assert_eq!(flags.sysctls(), expected);
+        assert_eq!(flags.sysctls(upstream()), expected);
         assert_eq!(flags.reset_gone_after(), seconds(90));
     }
 

@@ -2,9 +2,11 @@
 
 use super::{
     ClusterIpOutsiders, Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log,
-    LogFormat, LogLevel, NodeConfig, ProxyMode, Warning, cidr, conntrack::ConntrackFlags, detect,
-    duration, node_ports, value,
+    LogFormat, LogLevel, NodeConfig, ProxyMode, Source, Warning, cidr,
+    conntrack::{self, ConntrackFlags},
+    detect, duration, node_ports, value,
 };
+use crate::conntrack::Sysctls;
 use crate::planner::{ExternalIps, NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
@@ -137,7 +139,16 @@ pub struct RunFlags {
     /// Directory of Services, EndpointSlices, Endpoints, Nodes and ServiceCIDRs as YAML or JSON;
     /// read recursively and followed
     #[arg(long, env = "VIPD_MANIFESTS", value_name = "DIR")]
-    manifests: PathBuf,
+    manifests: Option<PathBuf>,
+
+    /// File that says where the API server is and who asks it; instead of --manifests
+    #[arg(long, env = "VIPD_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server, before the kubeconfig's; without a kubeconfig it is asked as the pod's
+    /// service account
+    #[arg(long, env = "VIPD_MASTER", value_name = "URL")]
+    master: Option<String>,
 
     #[command(flatten)]
     node: NodeFlags,
@@ -181,6 +192,11 @@ pub struct RunFlags {
 
 impl RunFlags {
     pub fn check(self) -> Result<Config, Error> {
+        let source = Source::of(self.manifests, self.kubeconfig, self.master)?;
+        let sysctls = match source {
+            Source::Manifests(_) => self.conntrack.sysctls(Sysctls::default()),
+            Source::ApiServer { .. } => self.conntrack.sysctls(conntrack::upstream()),
+        };
         let detection_open = self.node.leaves_detection_open();
         let mut node = self.node.check()?;
         // An offline question is asked without this flag all the time; a daemon rarely means it.
@@ -188,13 +204,13 @@ impl RunFlags {
             node.warnings.push(Warning::NoClusterCidr);
         }
         Ok(Config {
-            manifests: self.manifests,
+            source,
             node_name: node.node_name,
             policy: node.policy,
             proxy_mode: self.proxy_mode,
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket,
-            sysctls: self.conntrack.sysctls(),
+            sysctls,
             reset_gone_after: self.conntrack.reset_gone_after(),
             without: self.without.into_iter().collect(),
             takeover: self.takeover,
@@ -255,6 +271,46 @@ mod tests {
         assert_eq!(config.warnings, [Warning::NoClusterCidr]);
         assert!(!config.node_name.is_empty());
         assert!(!config.takeover);
+    }
+
+    #[test]
+    fn objects_come_from_one_place() {
+        let read = |flags: &str| {
+            let words = ["vipd"].into_iter().chain(flags.split_whitespace());
+            Command::try_parse_from(words).unwrap().run.check()
+        };
+        let (file, url) = (PathBuf::from("/k"), "https://10.0.0.1:6443");
+        for (flags, kubeconfig, master) in [
+            ("--kubeconfig /k", Some(&file), None),
+            ("--master https://10.0.0.1:6443", None, Some(url)),
+            ("--kubeconfig=/k --master=https://10.0.0.1:6443", Some(&file), Some(url)),
+        ] {
+            let (kubeconfig, master) = (kubeconfig.cloned(), master.map(str::to_owned));
+            let wanted = Source::ApiServer { kubeconfig, master };
+            assert_eq!(read(flags).unwrap().source, wanted, "{flags}");
+        }
+        assert_eq!(config("").source, Source::Manifests("/m".into()));
+        for (flags, parts) in [
+            ("", ["--kubeconfig", "--master", "--manifests", "KUBERNETES_SERVICE_HOST"].as_slice()),
+            ("--manifests /m --kubeconfig /k", &["--manifests", "--kubeconfig"]),
+            ("--manifests /m --master https://x", &["--manifests", "--master"]),
+        ] {
+            let error = read(flags).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{flags}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_set_as_upstream_does_only_for_a_cluster() {
+        let sysctls = |flags: &str| {
+            let words = ["vipd"].into_iter().chain(flags.split_whitespace());
+            Command::try_parse_from(words).unwrap().run.check().unwrap().sysctls
+        };
+        assert_eq!(sysctls("--manifests /m"), Sysctls::default());
+        assert_eq!(sysctls("--kubeconfig /k"), conntrack::upstream());
+        let given = sysctls("--kubeconfig /k --conntrack-min 7 --conntrack-max-per-core 0");
+        assert_eq!((given.min, given.max_per_core), (Some(7), Some(0)));
+        assert_eq!(given.tcp_established, conntrack::upstream().tcp_established);
     }
 
     #[test]

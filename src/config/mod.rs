@@ -29,7 +29,7 @@ pub const DEFAULT_ADMIN_SOCKET: &str = "/run/vipd/admin.sock";
 /// Everything that `vipd run` was told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub manifests: PathBuf,
+    pub source: Source,
     pub node_name: Arc<str>,
     pub policy: Policy,
     pub proxy_mode: ProxyMode,
@@ -45,6 +45,31 @@ pub struct Config {
     pub log: Log,
     /// What was accepted, but should be looked at.
     pub warnings: Vec<Warning>,
+}
+
+/// Who says what there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of manifests.
+    Manifests(PathBuf),
+    /// An API server, and how it is reached; at least one of both is given.
+    ApiServer { kubeconfig: Option<PathBuf>, master: Option<String> },
+}
+
+impl Source {
+    fn of(
+        manifests: Option<PathBuf>,
+        kubeconfig: Option<PathBuf>,
+        master: Option<String>,
+    ) -> Result<Self, Error> {
+        match (manifests, kubeconfig, master) {
+            (Some(directory), None, None) => Ok(Source::Manifests(directory)),
+            (Some(_), Some(_), _) => Err(Error::TwoSources { flag: "--kubeconfig" }),
+            (Some(_), None, Some(_)) => Err(Error::TwoSources { flag: "--master" }),
+            (None, None, None) => Err(Error::NoSource),
+            (None, kubeconfig, master) => Ok(Source::ApiServer { kubeconfig, master }),
+        }
+    }
 }
 
 /// The part that decides what a node does: the same for the daemon and for offline commands.
@@ -122,6 +147,14 @@ pub enum Error {
          another --detect-local-mode"
     )]
     NobodyIsLocal,
+    #[error(
+        "nothing says where Services are read: pass --kubeconfig FILE, --master URL (in a pod, as \
+         its service account), or --manifests DIR. KUBERNETES_SERVICE_HOST is not used: it is a \
+         cluster IP, which leads nowhere on this node before vipd has read the Services"
+    )]
+    NoSource,
+    #[error("--manifests and {flag} are two sources of objects; pass one of them")]
+    TwoSources { flag: &'static str },
     #[error("the host's name is empty: set it, or pass --hostname-override NAME")]
     NoHostname,
 }

@@ -4,6 +4,7 @@
 //! Never: a decision about traffic; dropping a change.
 
 pub mod decode;
+pub mod kubernetes;
 pub mod manifests;
 
 use crate::model::{Kind, Object, ObjectRef, Origin, Problem};

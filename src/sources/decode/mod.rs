@@ -29,7 +29,7 @@ pub use {
     service::service,
 };
 
-use crate::model::{Object, ObjectRef, Origin, Problem, Severity};
+use crate::model::{Kind, Object, ObjectRef, Origin, Problem, Severity};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,6 +90,14 @@ pub fn decode(
         }
     }
     Ok(out.documents)
+}
+
+/// Decodes one object of an API server, with what is wrong with parts of it. A list names the kind
+/// of its items only once.
+pub fn decode_object(kind: Kind, text: &str, names: &mut Names) -> (Decoded, Vec<Problem>) {
+    let head = serde_json::from_str::<json::Head<'_>>(text);
+    let metadata = head.ok().and_then(|head| head.metadata);
+    object::read(kind, (text, metadata), &Origin::Cluster, names)
 }
 
 /// Where the decoders put what they find.

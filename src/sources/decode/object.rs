@@ -5,7 +5,7 @@
 
 use super::fields::Fault;
 use super::findings::{Converted, Findings};
-use super::{Decoded, Documents, cluster, endpoints, pod, service, slice};
+use super::{Decoded, Documents, Names, cluster, endpoints, pod, service, slice};
 use crate::model::{Kind, ObjectRef, Origin, Problem, ServiceKey, Severity};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -32,30 +32,43 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
         }
         Err(fault) => return out.reject(None, fault),
     };
-    let mut findings = Findings::new(out.names);
-    let converted = convert(kind, source.text, &mut findings);
-    let warnings = std::mem::take(&mut findings.warnings);
+    let (document, origin) = out.next_origin();
     if tracing::enabled!(tracing::Level::DEBUG) {
-        let (document, file) = (out.next_origin().0, out.path.display());
+        let file = out.path.display();
         for field in unknown_fields(kind, source.text) {
             tracing::debug!(%file, document, field, "unknown field, ignored");
         }
     }
+    let (decoded, warnings) = read(kind, (source.text, source.metadata), &origin, out.names);
+    out.push(decoded, warnings);
+}
+
+/// One object of a kind that is known. `metadata` names it where it cannot be read.
+pub(super) fn read(
+    kind: Kind,
+    (text, metadata): (&str, Option<&RawValue>),
+    origin: &Origin,
+    names: &mut Names,
+) -> (Decoded, Vec<Problem>) {
+    let mut findings = Findings::new(names);
+    let converted = convert(kind, text, &mut findings);
+    let warnings = std::mem::take(&mut findings.warnings);
     match converted {
         Ok(Converted::Object(object)) => {
             let warnings = match warnings.is_empty() {
                 true => Vec::new(),
-                false => problems(warnings, &object.told_as(), &out.next_origin().1),
+                false => problems(warnings, &object.told_as(), origin),
             };
-            out.push(Decoded::Object(object), warnings);
+            (Decoded::Object(object), warnings)
         }
         Ok(Converted::Ignored(why)) => {
-            let object = named(kind, source.metadata);
-            out.push(Decoded::Ignored { object, why }, Vec::new());
+            (Decoded::Ignored { object: named(kind, metadata), why }, Vec::new())
         }
         Err(fault) => {
-            let service = service_of(kind, source.metadata);
-            out.reject(named(kind, source.metadata).map(|object| object.of(service)), fault);
+            let service = service_of(kind, metadata);
+            let object = named(kind, metadata).map(|object| object.of(service));
+            let problem = fault.into_problem(Severity::Rejected, origin.clone(), object);
+            (Decoded::Rejected(problem), Vec::new())
         }
     }
 }

@@ -1,0 +1,302 @@
+//! Follows the objects of one kind: a list, then what changes.
+//!
+//! In: events of the client. Out: batches, and [`Change::Synced`] after the first list.
+//! Never: a relist because a connection broke (the watch goes on where it stood); a deletion because
+//! the server is away.
+
+use super::access::Access;
+use super::failure::{Remedy, is_expired, remedy, told};
+use super::seen::Seen;
+use crate::model::{Kind, ObjectRef, Problem};
+use crate::sources::decode::{Decoded, Names, decode_object};
+use crate::sources::{Batch, Change, Scope};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use futures_util::StreamExt as _;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource};
+use std::collections::HashSet;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::Sender;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+/// Seconds until the server ends a watch; some more, and the client takes the connection for dead.
+pub(super) const WATCH: u32 = 60;
+/// How long a list by stream may say nothing before its end.
+const STREAM_PATIENCE: Duration = Duration::from_secs(5);
+/// Pauses after failures: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// After so many failures in a row the files that say who we are are read again.
+const PATIENCE: u32 = 3;
+/// Between two questions whether the server has the kind by now.
+const NO_SUCH_KIND: Duration = Duration::from_secs(600);
+/// Objects of one batch of a list.
+const BATCH: usize = 1024;
+
+/// Which objects of a kind.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Selection {
+    pub labels: Option<String>,
+    pub fields: Option<String>,
+}
+
+/// How a list is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As a watch that begins with what there is (Kubernetes 1.27, on by default since 1.32).
+    Stream,
+    /// In pages.
+    Pages,
+}
+
+/// Why the watcher is made anew.
+enum Anew {
+    NobodyListens,
+    After(Duration),
+}
+
+/// What is known of one kind.
+pub(super) struct Follower {
+    kind: Kind,
+    selection: Selection,
+    out: Sender<Batch>,
+    names: Names,
+    /// Keys of the objects that were told.
+    known: HashSet<Box<str>>,
+    /// Those of a list that has not ended.
+    listed: HashSet<Box<str>>,
+    /// Those of objects with problems.
+    troubled: HashSet<Box<str>>,
+    synced: bool,
+    changes: Vec<Change>,
+    way: Way,
+    failures: u32,
+    pauses: ExponentialBackoff,
+}
+
+/// Until nobody receives any more.
+pub(super) async fn follow<K>(access: &Access, mut follower: Follower)
+where
+    K: Resource<DynamicType = ()> + 'static,
+{
+    loop {
+        let pause = match access.client().await {
+            Ok(client) => match follower.watch::<K>(client).await {
+                Anew::NobodyListens => return,
+                Anew::After(pause) => pause,
+            },
+            Err(error) => {
+                let pause = follower.pause();
+                warn!(kind = follower.kind.name(), "{error}; the next try is in {pause:.1?}");
+                pause
+            }
+        };
+        sleep(pause).await;
+    }
+}
+
+/// Twice as long after each failure, with jitter: the nodes of a cluster must not come back at once.
+fn pauses() -> ExponentialBackoff {
+    let (first, longest) = PAUSES;
+    let builder = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
+    builder.with_factor(2.0).with_jitter().without_max_times().build()
+}
+
+impl Follower {
+    pub fn new(kind: Kind, selection: Selection, out: Sender<Batch>) -> Self {
+        Self {
+            kind,
+            selection,
+            out,
+            names: Names::default(),
+            known: HashSet::new(),
+            listed: HashSet::new(),
+            troubled: HashSet::new(),
+            synced: false,
+            changes: Vec::new(),
+            way: Way::Stream,
+            failures: 0,
+            pauses: pauses(),
+        }
+    }
+
+    async fn watch<K>(&mut self, client: Client) -> Anew
+    where
+        K: Resource<DynamicType = ()> + 'static,
+    {
+        let api = Api::<Seen<K>>::all(client);
+        let mut events = pin!(watcher::watcher(api, self.config()));
+        let mut listing = true;
+        loop {
+            let next = match listing && self.way == Way::Stream {
+                true => timeout(STREAM_PATIENCE, events.next()).await,
+                false => Ok(events.next().await),
+            };
+            let event = match next {
+                // It took the list for a mere watch, and will never say that it ends.
+                Err(_) => {
+                    self.way = Way::Pages;
+                    return Anew::After(Duration::ZERO);
+                }
+                Ok(None) => return Anew::After(self.pause()),
+                Ok(Some(Err(error))) => match self.failed(&error).await {
+                    Some(anew) => return anew,
+                    None => continue,
+                },
+                Ok(Some(Ok(event))) => event,
+            };
+            match event {
+                Event::Init => listing = true,
+                Event::InitDone => listing = false,
+                _ => {}
+            }
+            // A list by pages begins before anything was asked.
+            if !matches!(event, Event::Init) {
+                self.recovered();
+            }
+            if !self.take(event).await {
+                return Anew::NobodyListens;
+            }
+        }
+    }
+
+    fn config(&self) -> watcher::Config {
+        let Selection { labels, fields } = self.selection.clone();
+        let config = watcher::Config {
+            label_selector: labels,
+            field_selector: fields,
+            ..Default::default()
+        };
+        let config = config.timeout(WATCH);
+        match self.way {
+            Way::Stream => config.streaming_lists(),
+            // What the server has at hand is as good: what is newer comes with the watch.
+            Way::Pages => config.any_semantic(),
+        }
+    }
+
+    /// Waits if the same watcher is to go on.
+    async fn failed(&mut self, error: &watcher::Error) -> Option<Anew> {
+        let kind = self.kind.name();
+        match remedy(error, self.way == Way::Stream) {
+            Remedy::List => {
+                self.way = Way::Pages;
+                return Some(Anew::After(Duration::ZERO));
+            }
+            Remedy::NoSuchKind => {
+                info!(kind, "this API server does not have the kind; going on without");
+                self.listed.clear();
+                return match self.end_of_list().await {
+                    true => Some(Anew::After(NO_SUCH_KIND)),
+                    false => Some(Anew::NobodyListens),
+                };
+            }
+            Remedy::Again if is_expired(error) => return None,
+            Remedy::Again | Remedy::Anew => {}
+        }
+        let pause = self.pause();
+        warn!(kind, "{}; what is programmed stays; the next try is in {pause:.1?}", told(error));
+        if remedy(error, false) == Remedy::Anew || self.failures % PATIENCE == 0 {
+            return Some(Anew::After(pause));
+        }
+        sleep(pause).await;
+        None
+    }
+
+    fn pause(&mut self) -> Duration {
+        self.failures += 1;
+        self.pauses.next().unwrap_or(PAUSES.1)
+    }
+
+    fn recovered(&mut self) {
+        if std::mem::take(&mut self.failures) > 0 {
+            self.pauses = pauses();
+            info!(kind = self.kind.name(), "the API server answers again");
+        }
+    }
+
+    /// False when nobody wants more.
+    async fn take<K>(&mut self, event: Event<Seen<K>>) -> bool {
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(object) => {
+                let key = self.upsert(&object);
+                // Known from now on, should this list not come to its end.
+                self.known.insert(key.clone());
+                self.listed.insert(key);
+                if self.changes.len() >= BATCH {
+                    return self.flush().await;
+                }
+            }
+            Event::InitDone => return self.end_of_list().await,
+            Event::Apply(object) => {
+                let key = self.upsert(&object);
+                self.known.insert(key);
+                return self.flush().await;
+            }
+            Event::Delete(object) => {
+                let key = object.key(self.kind);
+                self.known.remove(&key);
+                self.delete(key);
+                return self.flush().await;
+            }
+        }
+        true
+    }
+
+    /// What the list left out is gone.
+    async fn end_of_list(&mut self) -> bool {
+        let listed = std::mem::take(&mut self.listed);
+        let before = std::mem::replace(&mut self.known, listed);
+        for key in before {
+            if !self.known.contains(&key) {
+                self.delete(key);
+            }
+        }
+        if !std::mem::replace(&mut self.synced, true) {
+            self.changes.push(Change::Synced(self.kind));
+        }
+        self.flush().await
+    }
+
+    fn upsert<K>(&mut self, object: &Seen<K>) -> Box<str> {
+        let key = object.key(self.kind);
+        let (decoded, mut problems) = decode_object(self.kind, object.text.get(), &mut self.names);
+        let is = match decoded {
+            Decoded::Object(object) => Change::Upsert(object),
+            Decoded::Ignored { .. } => Change::Delete(ObjectRef::new(self.kind, &key)),
+            Decoded::Rejected(problem) => {
+                problems.push(problem);
+                Change::Delete(ObjectRef::new(self.kind, &key))
+            }
+        };
+        self.tell_problems(&key, problems);
+        self.changes.push(is);
+        key
+    }
+
+    fn delete(&mut self, key: Box<str>) {
+        self.tell_problems(&key, Vec::new());
+        self.changes.push(Change::Delete(ObjectRef::new(self.kind, &key)));
+    }
+
+    fn tell_problems(&mut self, key: &str, problems: Vec<Problem>) {
+        let had = match problems.is_empty() {
+            true => self.troubled.remove(key),
+            false => !self.troubled.insert(key.into()),
+        };
+        if had || !problems.is_empty() {
+            let scope = Scope::Object(ObjectRef::new(self.kind, key));
+            self.changes.push(Change::Problems { scope, problems });
+        }
+    }
+
+    async fn flush(&mut self) -> bool {
+        if self.changes.is_empty() {
+            return true;
+        }
+        let changes = std::mem::take(&mut self.changes);
+        self.out.send(Batch { changes, seen: Instant::now() }).await.is_ok()
+    }
+}

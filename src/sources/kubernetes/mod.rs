@@ -1,0 +1,61 @@
+//! A Kubernetes API server as a source: Services, EndpointSlices, ServiceCIDRs and this node's Node.
+//!
+//! In: how to reach it. Out: [`Batch`]es; [`Change::Synced`] for a kind after its first list.
+//! Never: a copy of what it has said (names are kept, to know what a new list leaves out); an end
+//! because the server is away.
+
+mod access;
+mod failure;
+mod follow;
+mod seen;
+
+pub use access::{Access, Error};
+
+use crate::model::Kind;
+use crate::sources::{Batch, Change};
+use follow::{Follower, Selection, follow};
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use std::time::Instant;
+use tokio::sync::mpsc::Sender;
+
+/// What another proxy serves, and what has no cluster IP (kube-proxy, `pkg/proxy/config`).
+const SERVED_HERE: &str =
+    "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+
+/// These have no list of their own here: endpoints are read as slices, pods not at all.
+const NOT_WATCHED: [Kind; 2] = [Kind::Endpoints, Kind::Pod];
+
+/// An API server to be followed.
+pub struct Source {
+    access: Access,
+    node_name: String,
+}
+
+/// Reads what says how to reach the server; does not ask it yet. Fails for what waiting cannot mend.
+pub async fn open(access: Access, node_name: &str) -> Result<Source, Error> {
+    access.client().await?;
+    Ok(Source { access, node_name: node_name.to_owned() })
+}
+
+impl Source {
+    /// Follows the server until the future or the receiver is dropped.
+    pub async fn run(self, out: Sender<Batch>) {
+        let changes = NOT_WATCHED.map(Change::Synced).into();
+        if out.send(Batch { changes, seen: Instant::now() }).await.is_err() {
+            return;
+        }
+        let served = || Selection { labels: Some(SERVED_HERE.into()), fields: None };
+        let own =
+            Selection { labels: None, fields: Some(format!("metadata.name={}", self.node_name)) };
+        let all = Selection::default();
+        let follower = |kind, selection| Follower::new(kind, selection, out.clone());
+        tokio::join!(
+            follow::<Service>(&self.access, follower(Kind::Service, served())),
+            follow::<EndpointSlice>(&self.access, follower(Kind::EndpointSlice, served())),
+            follow::<Node>(&self.access, follower(Kind::Node, own)),
+            follow::<ServiceCIDR>(&self.access, follower(Kind::ServiceCidr, all)),
+        );
+    }
+}

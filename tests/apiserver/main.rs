@@ -1,0 +1,362 @@
+//! The source `kubernetes` against a stand-in for an API server: what it asks for, what it says, and
+//! that what it has said is what the server holds, whatever went wrong in between.
+//!
+//! The stand-in (`cluster.rs`) does on purpose what a real server does once in a while. Real ones are
+//! asked elsewhere.
+
+mod cluster;
+
+use cluster::Cluster;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use vipd::model::{Kind, Object, ObjectRef, Problem};
+use vipd::sources::kubernetes::{self, Access};
+use vipd::sources::{Batch, Change, Scope};
+
+const SOON: Duration = Duration::from_secs(10);
+const KINDS: [Kind; 6] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
+
+/// What a source has said so far.
+struct Told {
+    batches: mpsc::Receiver<Batch>,
+    objects: BTreeMap<ObjectRef, Object>,
+    problems: BTreeMap<ObjectRef, Vec<Problem>>,
+    synced: Vec<Kind>,
+    deletions: usize,
+    source: JoinHandle<()>,
+    _directory: TempDir,
+    kubeconfig: PathBuf,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.source.abort();
+    }
+}
+
+fn kubeconfig(cluster: &Cluster, token: &str) -> String {
+    let server = format!("http://{}", cluster.address);
+    let file = json!({"apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "x", "cluster": {"server": server}}],
+        "users": [{"name": "x", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}]});
+    file.to_string()
+}
+
+impl Told {
+    async fn by(cluster: &Cluster) -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("kubeconfig");
+        std::fs::write(&path, kubeconfig(cluster, "first")).expect("it can be written");
+        let access = Access { kubeconfig: Some(path.clone()), master: None };
+        let source = kubernetes::open(access, "node-a").await.expect("a good kubeconfig");
+        let (send, batches) = mpsc::channel(64);
+        let source = tokio::spawn(source.run(send));
+        Self {
+            batches,
+            objects: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            synced: Vec::new(),
+            deletions: 0,
+            source,
+            _directory: directory,
+            kubeconfig: path,
+        }
+    }
+
+    fn take(&mut self, batch: Batch) {
+        for change in batch.changes {
+            match change {
+                Change::Upsert(object) => {
+                    let key = ObjectRef { service: None, ..object.told_as() };
+                    self.objects.insert(key, object);
+                }
+                Change::Delete(key) => {
+                    self.deletions += usize::from(self.objects.remove(&key).is_some());
+                }
+                Change::Problems { scope: Scope::Object(key), problems } if problems.is_empty() => {
+                    self.problems.remove(&key);
+                }
+                Change::Problems { scope: Scope::Object(key), problems } => {
+                    self.problems.insert(key, problems);
+                }
+                Change::Problems { scope, .. } => panic!("a problem of {scope:?}"),
+                Change::Synced(kind) => self.synced.push(kind),
+            }
+        }
+    }
+
+    /// Listens until it is so.
+    #[track_caller]
+    fn until(&mut self, what: &str, is: impl Fn(&Self) -> bool) -> impl Future<Output = ()> {
+        let end = Instant::now() + SOON;
+        async move {
+            while !is(self) {
+                let left = end.saturating_duration_since(Instant::now());
+                match timeout(left, self.batches.recv()).await {
+                    Ok(Some(batch)) => self.take(batch),
+                    Ok(None) => panic!("the source ended before {what}"),
+                    Err(_) => panic!("not within {SOON:?}: {what}; {:?}", self.objects.keys()),
+                }
+            }
+        }
+    }
+
+    async fn synced(&mut self) {
+        self.until("all kinds are synced", |told| told.synced.len() >= KINDS.len()).await;
+        self.synced.sort_unstable();
+        let mut all = KINDS;
+        all.sort_unstable();
+        assert_eq!(self.synced, all, "each once");
+    }
+
+    /// Takes what comes, for as long.
+    async fn listen(&mut self, long: Duration) {
+        let end = Instant::now() + long;
+        while let Ok(Some(batch)) =
+            timeout(end.saturating_duration_since(Instant::now()), self.batches.recv()).await
+        {
+            self.take(batch);
+        }
+    }
+
+    fn services(&self) -> Vec<&str> {
+        let services = self.objects.keys().filter(|object| object.kind == Kind::Service);
+        services.map(|object| &*object.key).collect()
+    }
+
+    fn cluster_ip(&self, key: &str) -> Option<String> {
+        match self.objects.get(&ObjectRef::new(Kind::Service, key))? {
+            Object::Service(service) => service.cluster_ips.v4.map(|ip| ip.to_string()),
+            _ => None,
+        }
+    }
+}
+
+fn service(ip: &str) -> Value {
+    json!({"metadata": {"uid": "u"}, "spec": {"clusterIP": ip, "clusterIPs": [ip],
+        "ports": [{"port": 80, "protocol": "TCP"}]}})
+}
+
+fn slice(service: &str, pod: &str) -> Value {
+    json!({"metadata": {"labels": {"kubernetes.io/service-name": service}}, "addressType": "IPv4",
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [pod], "conditions": {"ready": true}}]})
+}
+
+/// One Service with a slice, the node, a range.
+async fn small() -> Arc<Cluster> {
+    let cluster = Cluster::start().await;
+    cluster.put("services", "default/web", service("10.254.0.1"));
+    cluster.put("endpointslices", "default/web-1", slice("web", "10.1.0.1"));
+    cluster.put("nodes", "node-a", json!({"metadata": {}, "spec": {"podCIDR": "10.1.0.0/24"}}));
+    cluster.put(
+        "servicecidrs",
+        "kubernetes",
+        json!({"metadata": {}, "spec": {"cidrs": ["10.254.0.0/16"]}}),
+    );
+    cluster
+}
+
+#[tokio::test]
+async fn lists_come_first_then_changes() {
+    let cluster = small().await;
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    assert_eq!(told.objects.len(), 4, "{:?}", told.objects.keys());
+    cluster.put("services", "default/api", service("10.254.0.2"));
+    told.until("one more", |told| told.services() == ["default/api", "default/web"]).await;
+    cluster.put("services", "default/api", service("10.254.0.3"));
+    told.until("another address", |told| {
+        told.cluster_ip("default/api").as_deref() == Some("10.254.0.3")
+    })
+    .await;
+    cluster.delete("services", "default/web");
+    told.until("one less", |told| told.services() == ["default/api"]).await;
+    for resource in ["services", "endpointslices", "nodes", "servicecidrs"] {
+        assert_eq!(cluster.lists(resource), 1, "{resource}");
+    }
+}
+
+#[tokio::test]
+async fn asks_for_what_it_serves_only() {
+    let cluster = small().await;
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    let asked = cluster.asked();
+    let of = |resource: &str| asked.iter().find(|one| one.resource == resource).expect("asked for");
+    let served = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+    for resource in ["services", "endpointslices"] {
+        assert!(of(resource).is("labelSelector", served), "{:?}", of(resource));
+    }
+    assert!(of("nodes").is("fieldSelector", "metadata.name=node-a"), "{:?}", of("nodes"));
+    for one in &asked {
+        assert!(one.is("watch", "true") && one.is("allowWatchBookmarks", "true"), "{one:?}");
+        let seconds = one.query.get("timeoutSeconds").and_then(|text| text.parse::<u32>().ok());
+        assert!(seconds.is_some_and(|seconds| seconds <= 60), "{one:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_watch_goes_on_where_it_stood() {
+    let cluster = small().await;
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    for round in 0..3 {
+        cluster.cut();
+        cluster.put("services", "default/new", service(&format!("10.254.1.{round}")));
+        told.until("what changed meanwhile", |told| {
+            told.cluster_ip("default/new") == Some(format!("10.254.1.{round}"))
+        })
+        .await;
+    }
+    assert_eq!(cluster.lists("services"), 1, "nothing is listed anew");
+    assert_eq!(told.deletions, 0);
+}
+
+#[tokio::test]
+async fn what_vanished_while_the_history_was_lost_is_gone() {
+    let cluster = small().await;
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    cluster.stop().await;
+    cluster.delete("services", "default/web");
+    cluster.put("services", "default/new", service("10.254.0.9"));
+    cluster.compact();
+    told.listen(Duration::from_millis(300)).await;
+    assert_eq!((told.deletions, told.services()), (0, vec!["default/web"]), "while it is away");
+    cluster.start_again().await;
+    told.until("the new list", |told| told.services() == ["default/new"]).await;
+    assert_eq!(told.synced.len(), KINDS.len(), "a kind is synced once");
+}
+
+#[tokio::test]
+async fn servers_without_streaming_lists_are_asked_for_pages() {
+    for ignorant in [false, true] {
+        let cluster = small().await;
+        cluster.faults(|faults| (faults.no_streaming, faults.ignorant) = (!ignorant, ignorant));
+        for number in 0..1200 {
+            let ip = format!("10.254.{}.{}", 1 + number / 200, 1 + number % 200);
+            cluster.put("services", &format!("default/s{number:04}"), service(&ip));
+        }
+        let mut told = Told::by(&cluster).await;
+        told.synced().await;
+        assert_eq!(told.services().len(), 1201, "ignorant: {ignorant}");
+        let pages = cluster.asked();
+        let pages =
+            pages.iter().filter(|one| one.resource == "services" && !one.is("watch", "true"));
+        assert_eq!(pages.count(), 3, "of 500 each");
+        cluster.delete("services", "default/s0000");
+        told.until("what follows the pages", |told| told.services().len() == 1200).await;
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_leaves_nothing_behind() {
+    let cluster = small().await;
+    cluster.faults(|faults| faults.no_streaming = true);
+    for number in 0..600 {
+        cluster.put("services", &format!("default/s{number:03}"), service("10.254.3.3"));
+    }
+    let mut told = Told::by(&cluster).await;
+    // The second page is refused for a while, and what the first one named goes meanwhile.
+    told.until("the first page", |told| told.services().len() > 100).await;
+    cluster.faults(|faults| {
+        faults.refused.insert("services", 500);
+    });
+    cluster.cut();
+    for number in 0..600 {
+        cluster.delete("services", &format!("default/s{number:03}"));
+    }
+    cluster.compact();
+    told.listen(Duration::from_millis(300)).await;
+    cluster.faults(|faults| faults.refused.clear());
+    told.until("only what is there", |told| told.services() == ["default/web"]).await;
+}
+
+#[tokio::test]
+async fn a_token_that_rotates_is_read_again() {
+    let cluster = small().await;
+    cluster.faults(|faults| faults.token = Some("first".into()));
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    cluster.faults(|faults| faults.token = Some("second".into()));
+    std::fs::write(&told.kubeconfig, kubeconfig(&cluster, "second")).expect("it can be written");
+    cluster.cut();
+    cluster.put("services", "default/new", service("10.254.0.9"));
+    told.until("the change", |told| told.services().len() == 2).await;
+    assert_eq!(told.deletions, 0);
+}
+
+#[tokio::test]
+async fn nothing_is_synced_that_may_not_be_read() {
+    let cluster = small().await;
+    cluster.faults(|faults| {
+        faults.refused.insert("endpointslices", 403);
+    });
+    let mut told = Told::by(&cluster).await;
+    told.listen(Duration::from_secs(1)).await;
+    assert!(!told.synced.contains(&Kind::EndpointSlice) && told.synced.len() == KINDS.len() - 1);
+    cluster.faults(|faults| faults.refused.clear());
+    told.synced().await;
+}
+
+#[tokio::test]
+async fn a_kind_that_the_server_lacks_is_done_without() {
+    let cluster = small().await;
+    cluster.faults(|faults| {
+        faults.refused.insert("servicecidrs", 404);
+    });
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    assert_eq!(told.objects.len(), 3);
+}
+
+#[tokio::test]
+async fn a_bad_object_costs_only_itself() {
+    let cluster = small().await;
+    cluster.put("services", "default/bad", service("10.254.0.300"));
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    let bad = ObjectRef::new(Kind::Service, "default/bad");
+    assert_eq!(told.services(), ["default/web"]);
+    assert!(told.problems[&bad][0].reason.contains("10.254.0.300"), "{:?}", told.problems);
+    cluster.put("services", "default/bad", service("10.254.0.30"));
+    told.until("it is mended", |told| told.services().len() == 2).await;
+    assert!(told.problems.is_empty());
+    cluster.put("services", "default/bad", service("x"));
+    told.until("it is bad again", |told| told.problems.contains_key(&bad)).await;
+    assert_eq!(told.services(), ["default/web"]);
+    cluster.delete("services", "default/bad");
+    told.until("its problem goes with it", |told| told.problems.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_waited_for() {
+    let cluster = small().await;
+    cluster.stop().await;
+    let mut told = Told::by(&cluster).await;
+    told.listen(Duration::from_millis(500)).await;
+    assert_eq!(told.synced, [Kind::Endpoints, Kind::Pod]);
+    cluster.start_again().await;
+    told.synced().await;
+    assert_eq!(told.objects.len(), 4);
+}
+
+#[tokio::test]
+async fn what_cannot_be_mended_by_waiting_is_an_error() {
+    let missing = Access { kubeconfig: Some("/nonexistent/kubeconfig".into()), master: None };
+    let error = kubernetes::open(missing, "node-a").await.err().expect("no file").to_string();
+    assert!(error.contains("/nonexistent/kubeconfig") && error.contains("No such file"), "{error}");
+    let wrong = Access { kubeconfig: None, master: Some("10.0.0.1".into()) };
+    let error = kubernetes::open(wrong, "node-a").await.err().expect("no URL").to_string();
+    assert!(error.contains("--master 10.0.0.1"), "{error}");
+}
