@@ -193,9 +193,11 @@ async fn asks_for_what_it_serves_only() {
     told.synced().await;
     let asked = cluster.asked();
     let of = |resource: &str| asked.iter().find(|one| one.resource == resource).expect("asked for");
-    let served = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
-    for resource in ["services", "endpointslices"] {
-        assert!(of(resource).is("labelSelector", served), "{:?}", of(resource));
+    for (resource, labels) in [
+        ("services", "!service.kubernetes.io/service-proxy-name"),
+        ("endpointslices", "!service.kubernetes.io/headless"),
+    ] {
+        assert!(of(resource).is("labelSelector", labels), "{:?}", of(resource));
     }
     assert!(of("nodes").is("fieldSelector", "metadata.name=node-a"), "{:?}", of("nodes"));
     for one in &asked {

@@ -20,9 +20,10 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use std::time::Instant;
 use tokio::sync::mpsc::Sender;
 
-/// What another proxy serves, and what has no cluster IP (kube-proxy, `pkg/proxy/config`).
-const SERVED_HERE: &str =
-    "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+/// Services that another proxy serves are left to it; slices of Services without a cluster IP are of
+/// no use. On the other kind neither label means anything (kube-proxy 1.37, `cmd/kube-proxy`).
+const SERVICES: &str = "!service.kubernetes.io/service-proxy-name";
+const SLICES: &str = "!service.kubernetes.io/headless";
 
 /// These have no list of their own here: endpoints are read as slices, pods not at all.
 const NOT_WATCHED: [Kind; 2] = [Kind::Endpoints, Kind::Pod];
@@ -46,14 +47,14 @@ impl Source {
         if out.send(Batch { changes, seen: Instant::now() }).await.is_err() {
             return;
         }
-        let served = || Selection { labels: Some(SERVED_HERE.into()), fields: None };
+        let labelled = |labels: &str| Selection { labels: Some(labels.into()), fields: None };
         let own =
             Selection { labels: None, fields: Some(format!("metadata.name={}", self.node_name)) };
         let all = Selection::default();
         let follower = |kind, selection| Follower::new(kind, selection, out.clone());
         tokio::join!(
-            follow::<Service>(&self.access, follower(Kind::Service, served())),
-            follow::<EndpointSlice>(&self.access, follower(Kind::EndpointSlice, served())),
+            follow::<Service>(&self.access, follower(Kind::Service, labelled(SERVICES))),
+            follow::<EndpointSlice>(&self.access, follower(Kind::EndpointSlice, labelled(SLICES))),
             follow::<Node>(&self.access, follower(Kind::Node, own)),
             follow::<ServiceCIDR>(&self.access, follower(Kind::ServiceCidr, all)),
         );
