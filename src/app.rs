@@ -12,6 +12,7 @@ use crate::model::Protocol;
 use crate::node::KernelVersion;
 use crate::planner::{NodePlan, Plan};
 use crate::sources::{Batch, kubernetes, manifests};
+use crate::status::{self, Asked};
 use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
 use crate::{admin, conntrack, dataplane, health, localhost, metrics, node, sync, takeover};
@@ -118,7 +119,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let watching = metrics::watch(metrics.clone(), writer.published(), stop.clone());
     let watching = tokio::spawn(watching);
     let listener = admin::bind(&config.admin_socket)?;
-    let admin = admin::serve(listener, writer.published(), metrics, stop.clone());
+    let admin = admin::serve(listener, writer.published(), metrics.clone(), stop.clone());
     let admin = tokio::spawn(admin);
     let outlook = if config.takeover { Outlook::Go } else { Outlook::Stay };
     let takeover = tokio::spawn(take_over(outlook, writer.published(), stop.clone()));
@@ -127,6 +128,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (published, changes) = (writer.published(), writer.listening());
     let localhost = localhost::serve(published, changes, stop.clone(), localhost_counts);
     let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
+
+    let asked = [(Asked::Health, &config.healthz_at), (Asked::Metrics, &config.metrics_at)];
+    let asked = asked.into_iter().flat_map(|(asked, all)| all.iter().map(move |at| (asked, *at)));
+    let status: Vec<_> = asked
+        .map(|asked| status::serve(asked, writer.published(), metrics.clone(), stop.clone()))
+        .map(tokio::spawn)
+        .collect();
 
     let (batches, changes) = mpsc::channel(BATCHES);
     let source = open_source(&config).await?;
@@ -171,6 +179,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     let _ = tokio::join!(admin, takeover, health, localhost, watching);
+    for socket in status {
+        let _ = socket.await;
+    }
     node.abort();
     Ok(())
 }

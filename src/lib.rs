@@ -35,6 +35,7 @@ pub mod node;
 pub mod planner;
 pub mod selectors;
 pub mod sources;
+pub mod status;
 pub mod store;
 pub mod sync;
 pub mod takeover;

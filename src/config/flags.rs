@@ -4,7 +4,7 @@ use super::{
     ClusterIpOutsiders, Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log,
     LogFormat, LogLevel, NodeConfig, ProxyMode, Source, Warning, cidr,
     conntrack::{self, ConntrackFlags},
-    detect, duration, node_ports, value,
+    detect, duration, endpoint, node_ports, value,
 };
 use crate::conntrack::Sysctls;
 use crate::planner::{ExternalIps, NodePortAddresses, Policy};
@@ -170,6 +170,16 @@ pub struct RunFlags {
     #[arg(default_value = DEFAULT_ADMIN_SOCKET, value_parser = value::socket)]
     admin_socket: PathBuf,
 
+    /// Where /healthz and /livez are answered: an address, with a port or 10256; empty: nowhere
+    /// [default: all addresses where an API server is followed, else nowhere]
+    #[arg(long, env = "VIPD_HEALTHZ_BIND_ADDRESS", value_name = "IP[:PORT]")]
+    healthz_bind_address: Option<String>,
+
+    /// Where /metrics is answered: an address, with a port or 10249; empty: nowhere
+    /// [default: the loopback addresses where an API server is followed, else nowhere]
+    #[arg(long, env = "VIPD_METRICS_BIND_ADDRESS", value_name = "IP[:PORT]")]
+    metrics_bind_address: Option<String>,
+
     /// Kernel features to do without, although the kernel has them
     #[arg(long, env = "VIPD_WITHOUT", value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
     without: Vec<Feature>,
@@ -197,6 +207,11 @@ impl RunFlags {
             Source::Manifests(_) => self.conntrack.sysctls(Sysctls::default()),
             Source::ApiServer { .. } => self.conntrack.sysctls(conntrack::upstream()),
         };
+        let followed = matches!(source, Source::ApiServer { .. });
+        let healthz_at =
+            endpoint::addresses(&endpoint::HEALTHZ, self.healthz_bind_address, followed)?;
+        let metrics_at =
+            endpoint::addresses(&endpoint::METRICS, self.metrics_bind_address, followed)?;
         let detection_open = self.node.leaves_detection_open();
         let mut node = self.node.check()?;
         // An offline question is asked without this flag all the time; a daemon rarely means it.
@@ -210,6 +225,8 @@ impl RunFlags {
             proxy_mode: self.proxy_mode,
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket,
+            healthz_at,
+            metrics_at,
             sysctls,
             reset_gone_after: self.conntrack.reset_gone_after(),
             without: self.without.into_iter().collect(),

@@ -7,6 +7,7 @@ mod cidr;
 mod conntrack;
 mod detect;
 mod duration;
+mod endpoint;
 mod flags;
 mod node_ports;
 mod value;
@@ -19,6 +20,7 @@ use crate::model::Family;
 use crate::planner::Policy;
 use clap::ValueEnum;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +38,10 @@ pub struct Config {
     /// Least time between two commits; zero: at once.
     pub min_sync_period: Duration,
     pub admin_socket: PathBuf,
+    /// Where `/healthz` and `/livez` are answered.
+    pub healthz_at: Vec<SocketAddr>,
+    /// Where `/metrics` is.
+    pub metrics_at: Vec<SocketAddr>,
     pub sysctls: Sysctls,
     /// How long a TCP endpoint must be gone before its connections are reset; `None`: never.
     pub reset_gone_after: Option<Duration>,

@@ -1,21 +1,17 @@
 //! One address and port, with a bound on everything: whoever reaches the node may ask.
 
 use super::answer::answer;
-use crate::listen::{self, Acceptor};
+use crate::listen::{self, Acceptor, Limits, one_request};
 use crate::model::{Family, ServiceKey};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,13 +22,7 @@ const CONNECTIONS: usize = 16;
 /// Of all servers.
 pub(super) const CONNECTIONS_OF_ALL: usize = 256;
 
-const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// For the whole connection, which has one request.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes of a request's head; a body is never read.
-const REQUEST_MAX: usize = 16 * 1024;
+const LIMITS: Limits = Limits { head: Duration::from_secs(3), whole: Duration::from_secs(10) };
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
@@ -91,29 +81,10 @@ async fn accept(
         let Some((stream, own, common)) = stop.run_until_cancelled(next).await else { return };
         let (asked, site) = (Arc::clone(&asked), Arc::clone(&site));
         tokio::spawn(async move {
-            connection(stream, (&asked, family), &site).await;
+            let respond = |request| std::future::ready(respond(&request, (&asked, family), &site));
+            one_request(stream, LIMITS, "a health check", respond).await;
             drop((own, common));
         });
-    }
-}
-
-async fn connection(stream: TcpStream, asked: (&Asked, Family), site: &Site) {
-    let service = service_fn(|request| {
-        let response = respond(&request, asked, site);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let serving = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(REQUEST_MAX)
-        .keep_alive(false)
-        .half_close(true)
-        .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIMEOUT, serving).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a health check ended early"),
-        Err(_) => tracing::debug!("a health check took too long"),
     }
 }
 

@@ -1,8 +1,9 @@
-//! Listening sockets that follow a plan: opened, tried again, accepted from. EDGE.
+//! Listening sockets that follow a plan: opened, tried again, accepted from, asked by HTTP. EDGE.
 //!
 //! In: addresses that are wanted. Out: sockets, connections, and why a socket is not open.
-//! Never: a byte of what is said on a connection; a decision which addresses are wanted.
+//! Never: a word of an answer; a decision which addresses are wanted.
 
+mod http;
 mod kept;
 #[cfg(test)]
 mod kept_tests;
@@ -10,6 +11,7 @@ mod socket;
 mod tally;
 mod wait;
 
+pub use http::{Limits, one_request};
 pub use kept::{Kept, Tried};
 pub use socket::{Acceptor, tcp, udp};
 pub use tally::{Count, Tally};
@@ -57,7 +59,7 @@ impl Error {
         match self {
             Error::NoSuchAddress => at.ip().is_loopback(),
             // A kernel without IPv4 there is not.
-            Error::Forbidden => at.is_ipv6() && at.ip().is_loopback(),
+            Error::Forbidden => at.is_ipv6() && (at.ip().is_loopback() || at.ip().is_unspecified()),
             Error::InUse | Error::Files | Error::Other(_) => false,
         }
     }

@@ -67,8 +67,13 @@ impl SyncStatus {
     /// on end: what was right a moment ago is still better than no node. With nothing to write, the
     /// last success may be any time ago.
     pub fn is_healthy(&self, now: Instant) -> bool {
+        self.synced && self.last_success.is_some() && self.is_alive(now)
+    }
+
+    /// Whether a new process would do no better: one that waits for its source would wait too.
+    pub fn is_alive(&self, now: Instant) -> bool {
         let lately = |since| now.saturating_duration_since(since) < STALE;
-        self.synced && self.last_success.is_some() && self.failing_since.is_none_or(lately)
+        self.failing_since.is_none_or(lately)
     }
 }
 
@@ -81,14 +86,14 @@ mod tests {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut status = SyncStatus::default();
-        assert!(!status.is_healthy(now));
+        assert!(!status.is_healthy(now) && status.is_alive(now));
         status.synced = true;
         assert!(!status.is_healthy(now), "nothing was written yet");
         status.last_success = Some(SystemTime::UNIX_EPOCH);
         assert!(status.is_healthy(at(86_400)), "nothing to write is no fault");
         status.failing_since = Some(now);
         assert!(status.is_healthy(at(59)));
-        assert!(!status.is_healthy(at(60)));
+        assert!(!status.is_healthy(at(60)) && !status.is_alive(at(60)));
     }
 
     #[test]

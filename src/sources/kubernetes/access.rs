@@ -109,7 +109,7 @@ mod tests {
         for good in ["https://10.0.0.1:6443", "http://[::1]:8080", "https://api.example:6443/x"] {
             server(good).expect(good);
         }
-        for (bad, part) in [("10.0.0.1:6443", "https://"), ("ftp://x", "http://"), ("a b", "URI")] {
+        for (bad, part) in [("10.0.0.1:6443", "https://"), ("ftp://x", "http://"), ("a b", "invalid")] {
             let error = server(bad).expect_err(bad).to_string();
             assert!(error.contains(part) && error.contains(bad), "{error}");
         }

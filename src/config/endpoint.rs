@@ -1,0 +1,77 @@
+//! Addresses at which the process itself is asked, with kube-proxy's flags and ports.
+
+use super::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// One of them.
+pub(super) struct Endpoint {
+    flag: &'static str,
+    port: u16,
+    default: [IpAddr; 2],
+}
+
+pub(super) const HEALTHZ: Endpoint = Endpoint {
+    flag: "--healthz-bind-address",
+    port: 10_256,
+    default: [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+};
+
+pub(super) const METRICS: Endpoint = Endpoint {
+    flag: "--metrics-bind-address",
+    port: 10_249,
+    default: [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+};
+
+/// What is given, or the default if there is to be one.
+pub(super) fn addresses(
+    endpoint: &Endpoint,
+    given: Option<String>,
+    by_default: bool,
+) -> Result<Vec<SocketAddr>, Error> {
+    let Some(text) = given else {
+        let all = endpoint.default.map(|ip| SocketAddr::new(ip, endpoint.port));
+        return Ok(if by_default { all.into() } else { Vec::new() });
+    };
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let alone = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port));
+    match text.parse::<SocketAddr>().ok().or_else(alone) {
+        Some(at) if at.port() > 0 => Ok(vec![at]),
+        _ => Err(Error::Value {
+            flag: endpoint.flag,
+            value: text,
+            reason: "expected an address such as 0.0.0.0, 127.0.0.1:10249 or [::]:10256",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(given: Option<&str>, by_default: bool) -> Result<Vec<String>, String> {
+        let found = addresses(&HEALTHZ, given.map(str::to_owned), by_default);
+        let texts = found.map(|all| all.iter().map(ToString::to_string).collect());
+        texts.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_address_a_default_or_none() {
+        assert_eq!(read(None, true).unwrap(), ["0.0.0.0:10256", "[::]:10256"]);
+        assert_eq!(read(None, false).unwrap(), [] as [&str; 0]);
+        assert_eq!(read(Some(""), true).unwrap(), [] as [&str; 0]);
+        for (given, wanted) in [
+            ("127.0.0.1", "127.0.0.1:10256"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("::1", "[::1]:10256"),
+            ("[::]:7", "[::]:7"),
+        ] {
+            assert_eq!(read(Some(given), false).unwrap(), [wanted], "{given}");
+        }
+        for wrong in ["localhost", "127.0.0.1:", "127.0.0.1:0", ":10256", "127.0.0.1:99999"] {
+            let error = read(Some(wrong), true).unwrap_err();
+            assert!(error.contains("--healthz-bind-address") && error.contains(wrong), "{error}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Sockets that answer about the process.
+
+use super::answer::{Answer, Now, healthz, livez};
+use crate::listen::{self, Acceptor, Limits, one_request};
+use crate::metrics::{self, Metrics};
+use crate::sync::Snapshot;
+use arc_swap::ArcSwap;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Method, Request, Response, StatusCode};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Of one socket; more wait in its backlog.
+const CONNECTIONS: usize = 16;
+
+const LIMITS: Limits = Limits { head: Duration::from_secs(3), whole: Duration::from_secs(30) };
+
+/// Between two tries to open a socket, as kube-proxy waits.
+const RETRY: Duration = Duration::from_secs(5);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What a socket is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Does this node serve?
+    Health,
+    /// How much?
+    Metrics,
+}
+
+/// Answers at an address until told to stop.
+pub async fn serve(
+    (asked, at): (Asked, SocketAddr),
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let Some(Some(listener)) = stop.run_until_cancelled(open(asked, at)).await else { return };
+    let mut acceptor = Acceptor::new(listener);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async {
+            let (stream, _) = acceptor.next().await;
+            (stream, Arc::clone(&places).acquire_owned().await)
+        };
+        let Some((stream, place)) = stop.run_until_cancelled(next).await else { return };
+        let (snapshot, metrics) = (Arc::clone(&snapshot), metrics.clone());
+        tokio::spawn(async move {
+            let respond = |request| respond(asked, request, snapshot.load_full(), metrics.clone());
+            one_request(stream, LIMITS, asked.name(), respond).await;
+            drop(place);
+        });
+    }
+}
+
+impl Asked {
+    fn name(self) -> &'static str {
+        match self {
+            Asked::Health => "health of the proxy",
+            Asked::Metrics => "metrics",
+        }
+    }
+
+    fn flag(self) -> &'static str {
+        match self {
+            Asked::Health => "--healthz-bind-address",
+            Asked::Metrics => "--metrics-bind-address",
+        }
+    }
+}
+
+/// `None` where the kernel does without the address family.
+async fn open(asked: Asked, at: SocketAddr) -> Option<TcpListener> {
+    let mut told = false;
+    loop {
+        match listen::tcp(at) {
+            Ok(listener) => {
+                tracing::info!(%at, "{} is answered", asked.name());
+                return Some(listener);
+            }
+            Err(error) if error.is_of_unused_family(at) => {
+                tracing::debug!(%at, "not answered: {error}");
+                return None;
+            }
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(%at, "{} cannot be answered: {error}; trying again ({})", asked.name(), asked.flag());
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn respond<B>(
+    asked: Asked,
+    request: Request<B>,
+    snapshot: Arc<Snapshot>,
+    metrics: Metrics,
+) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n".into());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let now = Now { instant: Instant::now(), wall: SystemTime::now() };
+    match (asked, request.uri().path()) {
+        (Asked::Health, "/healthz") => json(healthz(&snapshot, now)),
+        (Asked::Health, "/livez") => json(livez(&snapshot, now)),
+        (Asked::Metrics, "/metrics") => {
+            let mut response = text(StatusCode::OK, metrics.scrape(&snapshot).await);
+            let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        (Asked::Metrics, "/healthz") => text(StatusCode::OK, "ok".into()),
+        (Asked::Metrics, "/proxyMode") => text(StatusCode::OK, "nftables".into()),
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n".into()),
+    }
+}
+
+fn json(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = text(answer.status, answer.body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
