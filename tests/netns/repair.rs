@@ -86,7 +86,7 @@ pub fn cases() -> Vec<Case> {
                 let name = format!("{kind}{family}");
                 assert!(filled.iter().any(|set| set.name == name), "{name} has no element");
             }
-            for name in ["locals", "classes", "inners", "departures"] {
+            for name in ["locals", "classes", "inners", "exits"] {
                 assert!(filled.iter().any(|set| set.name == name), "{name} has no element");
             }
             for set in filled {
