@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help deps rust deny demo test soak bench lint clean
+.PHONY: help deps rust deny demo peers test soak bench lint clean
 
 # A user's PATH on Debian lacks the folders that nft, ip and conntrack live in.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -28,7 +28,7 @@ help:
 
 # command:package pairs; only what is missing is installed.
 NEEDED := nft:nftables ip:iproute2 conntrack:conntrack tcpdump:tcpdump sysctl:procps \
-	ping:iputils-ping unshare:util-linux iptables-nft:iptables gcc:gcc
+	ping:iputils-ping unshare:util-linux iptables-nft:iptables gcc:gcc curl:curl openssl:openssl
 
 deps: rust
 	@missing=()
@@ -70,7 +70,16 @@ demo: deps
 	$(CARGO) build --release --bin vipd --example demo
 	$(CARGO) run --quiet --release --example demo
 
-test: deps
+# A real API server and etcd, built once into a cache outside the tree. Without Go their tests are
+# skipped, and say so.
+peers: deps
+	@if command -v go >/dev/null; then
+	  tests/cluster/build-peers || echo '!!!! no API server could be built: its tests will be skipped !!!!' >&2
+	else
+	  echo '!!!! Go is missing: the tests against a real API server will be skipped !!!!' >&2
+	fi
+
+test: deps peers
 	$(CARGO) test --no-fail-fast -- --test-threads=$(TEST_THREADS)
 	if (( EUID == 0 )); then
 	  NETNS_WAY=root $(CARGO) test --no-fail-fast --test netns --test nftables -- $(ROOT_CASES)
@@ -79,7 +88,7 @@ test: deps
 	fi
 
 # Every case twenty times at its usual length; then all tests once at their full length.
-soak: deps
+soak: deps peers
 	NETNS_REPEAT=20 $(CARGO) test --profile soak --test netns -- --test-threads=$(SOAK_THREADS)
 	NETNS_SOAK=1 \
 	  $(CARGO) test --profile soak --no-fail-fast -- --include-ignored --test-threads=$(SOAK_THREADS)

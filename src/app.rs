@@ -40,6 +40,8 @@ const BATCHES: usize = 64;
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at whether vipd serves, before what kube-proxy left is removed.
 const TAKEOVER_PAUSE: Duration = Duration::from_millis(100);
+/// For what still blocks when the writer has ended.
+const SHUTDOWN: Duration = Duration::from_secs(1);
 /// For the conntrack entries of former services.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);
 /// Abstract, so that it belongs to the network namespace and goes with the process.
@@ -101,8 +103,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Threads)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
 
+    if let Some(score) = config.oom_score_adj {
+        set_oom_score(score);
+    }
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let dataplane = Nftables::open(without)?;
+    // Without a source nothing is changed.
+    let source = open_source(&config).await?;
     conntrack::set_sysctls(&config.sysctls);
     let cleaner = Cleaner::spawn(Options {
         delete_by: delete_by(&config),
@@ -137,7 +144,6 @@ async fn serve(config: Config) -> Result<(), Error> {
         .collect();
 
     let (batches, changes) = mpsc::channel(BATCHES);
-    let source = open_source(&config).await?;
     let (send_addresses, addresses) = watch::channel(Vec::new());
     let node = tokio::spawn(watch_addresses(send_addresses, stop.clone()));
 
@@ -149,19 +155,23 @@ async fn serve(config: Config) -> Result<(), Error> {
             let _ended = ended;
             // Commits block: on a runtime of their own they delay nobody.
             match runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(async {
-                    let writer = sync::run(writer, changes, addresses, stop_writer);
-                    // On the same thread: a change reaches the writer without a wake-up.
-                    let source = async {
-                        source.run(batches).await;
-                        pending().await
-                    };
-                    tokio::select! {
-                        biased;
-                        () = source => {}
-                        () = writer => {}
-                    }
-                }),
+                Ok(runtime) => {
+                    runtime.block_on(async {
+                        let writer = sync::run(writer, changes, addresses, stop_writer);
+                        // On the same thread: a change reaches the writer without a wake-up.
+                        let source = async {
+                            source.run(batches).await;
+                            pending().await
+                        };
+                        tokio::select! {
+                            biased;
+                            () = source => {}
+                            () = writer => {}
+                        }
+                    });
+                    // A plugin for credentials that hangs must not keep the daemon.
+                    runtime.shutdown_timeout(SHUTDOWN);
+                }
                 Err(error) => tracing::error!("the writer cannot start: {error}"),
             }
         })
@@ -212,6 +222,15 @@ async fn open_source(config: &Config) -> Result<Source, Error> {
             Source::Kubernetes(kubernetes::open(access, &config.node_name).await?)
         }
     })
+}
+
+/// A lower one than it was needs CAP_SYS_RESOURCE; without it vipd serves as well, as long as it may.
+fn set_oom_score(score: i32) {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::warn!(
+            "the OOM score stays as it is, not {score}: {error}; --oom-score-adj sets another"
+        );
+    }
 }
 
 fn delete_by(config: &Config) -> DeleteBy {
@@ -271,6 +290,11 @@ async fn serving(published: &ArcSwap<Snapshot>) {
         drop(snapshot);
         tokio::time::sleep(TAKEOVER_PAUSE).await;
     }
+}
+
+/// What needs more privilege than serving does.
+pub fn initialise(config: &Config) {
+    conntrack::set_sysctls(&config.sysctls);
 }
 
 /// Removes everything of vipd's from the kernel.

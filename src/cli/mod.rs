@@ -21,6 +21,8 @@ mod trace;
 pub use error::Error;
 
 use clap::{Parser, Subcommand};
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// A Kubernetes service proxy for one node
@@ -34,6 +36,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until told to stop
+    #[command(args_override_self = true)]
     Run(Box<crate::config::RunFlags>),
     /// List services, endpoints or what is not served as written
     Get(Box<get::Flags>),
@@ -53,9 +56,22 @@ enum Command {
     Version,
 }
 
+/// kube-proxy has no commands: its flags alone mean `run`.
+fn with_command(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    const OF_VIPD: [&str; 4] = ["-h", "--help", "-V", "--version"];
+    let mut arguments: Vec<OsString> = arguments.collect();
+    if let Some(first) = arguments.get(1).and_then(|first| first.to_str())
+        && first.starts_with('-')
+        && !OF_VIPD.contains(&first)
+    {
+        arguments.insert(1, "run".into());
+    }
+    arguments
+}
+
 /// Runs one command; 0: done, 1: not found or failed, 2: cannot be done as asked.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::parse_from(with_command(env::args_os())).command {
         Command::Run(flags) => run::run(*flags),
         Command::Get(flags) => get::run(*flags),
         Command::Describe(flags) => describe::run(*flags),
@@ -71,6 +87,49 @@ pub fn main() -> ExitCode {
         Err(error) => {
             output::note(&format!("vipd: {error}"));
             error.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn flags_alone_mean_run() {
+        for (given, wanted) in [
+            ("vipd --config /c", "vipd run --config /c"),
+            ("vipd -v=2 --config=/c", "vipd run -v=2 --config=/c"),
+            ("vipd --cleanup", "vipd run --cleanup"),
+            ("vipd run --config /c", "vipd run --config /c"),
+            ("vipd get services", "vipd get services"),
+            ("vipd --help", "vipd --help"),
+            ("vipd --version", "vipd --version"),
+            ("vipd", "vipd"),
+        ] {
+            assert_eq!(with_command(words(given).into_iter()), words(wanted), "{given}");
+        }
+    }
+
+    /// The DaemonSet that kubeadm makes, and what distributions write.
+    #[test]
+    fn command_lines_of_kube_proxy_are_read() {
+        for line in [
+            "vipd --config=/var/lib/kube-proxy/config.conf --hostname-override=node-a",
+            "vipd --kubeconfig=/k --cluster-cidr=10.1.0.0/16 --proxy-mode=iptables -v=2 \
+             --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=24h0m0s \
+             --iptables-min-sync-period=1s --iptables-sync-period=30s --oom-score-adj=-998 \
+             --healthz-bind-address=0.0.0.0:10256 --metrics-bind-address=127.0.0.1:10249 \
+             --masquerade-all=true --nodeport-addresses=primary --feature-gates=A=true,B=false \
+             --profiling=false --bind-address=0.0.0.0 --logging-format=text --v=4",
+        ] {
+            if let Err(error) = Cli::try_parse_from(with_command(words(&line).into_iter())) {
+                panic!("{line}: {error}");
+            }
         }
     }
 }

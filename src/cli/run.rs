@@ -10,11 +10,19 @@ use std::process::Command;
 use tracing_subscriber::filter::LevelFilter;
 
 pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
+    if flags.cleanup {
+        return super::cleanup::run();
+    }
+    let init_only = flags.init_only;
     let config = flags.check()?;
     give_memory_back();
     log_to_stderr(config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    if init_only {
+        app::initialise(&config);
+        return Ok(());
     }
     Ok(app::run(config)?)
 }

@@ -14,46 +14,51 @@ pub(super) struct ConntrackFlags {
     /// without this flag
     #[arg(long, env = "VIPD_CONNTRACK_MAX_PER_CORE", value_name = "COUNT")]
     #[arg(value_parser = value::count)]
-    conntrack_max_per_core: Option<u32>,
+    pub(super) conntrack_max_per_core: Option<u32>,
 
     /// Tracked connections at least, however few CPUs there are
     #[arg(long, env = "VIPD_CONNTRACK_MIN", value_name = "COUNT", value_parser = value::count)]
-    conntrack_min: Option<u32>,
+    pub(super) conntrack_min: Option<u32>,
 
     /// How long an idle established TCP connection is known (24h); 0: left alone, as without
     #[arg(long, env = "VIPD_CONNTRACK_TCP_TIMEOUT_ESTABLISHED", value_name = "DUR")]
     #[arg(value_parser = duration::parse)]
-    conntrack_tcp_timeout_established: Option<Duration>,
+    pub(super) conntrack_tcp_timeout_established: Option<Duration>,
 
     /// How long a TCP connection is known that one side has closed; 0: left alone
     #[arg(long, env = "VIPD_CONNTRACK_TCP_TIMEOUT_CLOSE_WAIT", value_name = "DUR")]
     #[arg(value_parser = duration::parse)]
-    conntrack_tcp_timeout_close_wait: Option<Duration>,
+    pub(super) conntrack_tcp_timeout_close_wait: Option<Duration>,
 
     /// Let no TCP packet but a reset be INVALID for being outside of the window; false: left alone
     #[arg(long, env = "VIPD_CONNTRACK_TCP_BE_LIBERAL", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    conntrack_tcp_be_liberal: Option<bool>,
+    pub(super) conntrack_tcp_be_liberal: Option<bool>,
 
     /// How long a UDP flow is known that was not answered; 0: left alone
     #[arg(long, env = "VIPD_CONNTRACK_UDP_TIMEOUT", value_name = "DUR")]
     #[arg(value_parser = duration::parse)]
-    conntrack_udp_timeout: Option<Duration>,
+    pub(super) conntrack_udp_timeout: Option<Duration>,
 
     /// How long a UDP flow is known that was answered; 0: left alone
     #[arg(long, env = "VIPD_CONNTRACK_UDP_TIMEOUT_STREAM", value_name = "DUR")]
     #[arg(value_parser = duration::parse)]
-    conntrack_udp_timeout_stream: Option<Duration>,
+    pub(super) conntrack_udp_timeout_stream: Option<Duration>,
 
     /// Reset TCP connections to an endpoint that nothing has listed for so long, also because its
     /// Service was deleted, slices and all; 0: never
     #[arg(long, env = "VIPD_RESET_GONE_AFTER", value_name = "DUR", default_value = "0")]
     #[arg(value_parser = duration::parse)]
-    reset_gone_after: Duration,
+    pub(super) reset_gone_after: Duration,
 }
 
 impl ConntrackFlags {
+    /// Whether any of the kernel's settings is.
+    pub(super) fn is_given(&self) -> bool {
+        self.sysctls(Sysctls::default()) != Sysctls::default()
+    }
+
     /// What is given, and for the rest the defaults.
     pub(super) fn sysctls(&self, defaults: Sysctls) -> Sysctls {
         Sysctls {

@@ -37,6 +37,10 @@ pub(super) fn addresses(
     }
     let alone = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port));
     match text.parse::<SocketAddr>().ok().or_else(alone) {
+        // Of Go's sockets this one has both families.
+        Some(at) if at.port() > 0 && at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            Ok(vec![at, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port())])
+        }
         Some(at) if at.port() > 0 => Ok(vec![at]),
         _ => Err(Error::Value {
             flag: endpoint.flag,
@@ -65,10 +69,11 @@ mod tests {
             ("127.0.0.1", "127.0.0.1:10256"),
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("::1", "[::1]:10256"),
-            ("[::]:7", "[::]:7"),
+            ("[fd00::1]:7", "[fd00::1]:7"),
         ] {
             assert_eq!(read(Some(given), false).unwrap(), [wanted], "{given}");
         }
+        assert_eq!(read(Some("[::]:7"), false).unwrap(), ["[::]:7", "0.0.0.0:7"]);
         for wrong in ["localhost", "127.0.0.1:", "127.0.0.1:0", ":10256", "127.0.0.1:99999"] {
             let error = read(Some(wrong), true).unwrap_err();
             assert!(error.contains("--healthz-bind-address") && error.contains(wrong), "{error}");

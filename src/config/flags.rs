@@ -2,9 +2,13 @@
 
 use super::{
     ClusterIpOutsiders, Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log,
-    LogFormat, LogLevel, NodeConfig, ProxyMode, Source, Warning, cidr,
+    LogFormat, LogLevel, NodeConfig, Source, Warning, cidr,
     conntrack::{self, ConntrackFlags},
-    detect, duration, endpoint, node_ports, value,
+    detect, duration, endpoint, file,
+    mode::AskedMode,
+    node_ports,
+    upstream::UpstreamFlags,
+    value,
 };
 use crate::conntrack::Sysctls;
 use crate::planner::{ExternalIps, NodePortAddresses, Policy};
@@ -20,33 +24,33 @@ pub struct NodeFlags {
     /// Name of this machine's Node object, if not its host name
     #[arg(long, env = "VIPD_HOSTNAME_OVERRIDE", value_name = "NAME")]
     #[arg(value_parser = value::node_name)]
-    hostname_override: Option<String>,
+    pub(super) hostname_override: Option<String>,
 
     /// How packets of local pods are told from others [default: ClusterCIDR]
     #[arg(long, env = "VIPD_DETECT_LOCAL_MODE", value_name = "MODE")]
-    detect_local_mode: Option<DetectLocalMode>,
+    pub(super) detect_local_mode: Option<DetectLocalMode>,
 
     /// Source addresses of pods: one CIDR, or one of each family
     #[arg(long, env = "VIPD_CLUSTER_CIDR", value_name = "CIDR[,CIDR]")]
     #[arg(value_delimiter = ',', value_parser = value::cidr)]
-    cluster_cidr: Vec<IpNet>,
+    pub(super) cluster_cidr: Vec<IpNet>,
 
     /// The bridge that all local pods are attached to (mode BridgeInterface)
     #[arg(long, env = "VIPD_POD_BRIDGE_INTERFACE", value_name = "IF")]
     #[arg(value_parser = value::interface)]
-    pod_bridge_interface: Option<String>,
+    pub(super) pod_bridge_interface: Option<String>,
 
     /// How the names of local pods' interfaces begin (mode InterfaceNamePrefix)
     #[arg(long, env = "VIPD_POD_INTERFACE_NAME_PREFIX", value_name = "PREFIX")]
     #[arg(value_parser = value::interface)]
-    pod_interface_name_prefix: Option<String>,
+    pub(super) pod_interface_name_prefix: Option<String>,
 
     /// Masquerade all traffic to cluster IPs
     #[arg(long, env = "VIPD_MASQUERADE_ALL", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value = "false", hide_default_value = true)]
-    masquerade_all: bool,
+    pub(super) masquerade_all: bool,
 
     /// Ranges of cluster IPs, in which unallocated addresses are dropped: one CIDR, or one of
     /// each family
@@ -59,7 +63,7 @@ pub struct NodeFlags {
     /// [default: primary,localhost]
     #[arg(long, env = "VIPD_NODEPORT_ADDRESSES", value_name = "CIDR|KEYWORD[,…]")]
     #[arg(value_delimiter = ',', value_parser = node_ports::parse)]
-    nodeport_addresses: Vec<NodePortAddresses>,
+    pub(super) nodeport_addresses: Vec<NodePortAddresses>,
 
     /// Answer at node ports of 127.0.0.1 and ::1 too, where --nodeport-addresses has them: by
     /// endpoints of the whole cluster, also under externalTrafficPolicy Local
@@ -68,7 +72,7 @@ pub struct NodeFlags {
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value = "true")]
-    localhost_nodeports: bool,
+    pub(super) localhost_nodeports: bool,
 
     /// What becomes of clients at cluster IPs that are neither this node nor local pods: `serve`
     /// them, or `drop` what they send (needs a way to tell local pods)
@@ -133,6 +137,9 @@ impl NodeFlags {
     }
 }
 
+/// kube-proxy's default.
+const OOM_SCORE_ADJ: i32 = -999;
+
 /// The flags of `vipd run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunFlags {
@@ -143,27 +150,42 @@ pub struct RunFlags {
 
     /// File that says where the API server is and who asks it; instead of --manifests
     #[arg(long, env = "VIPD_KUBECONFIG", value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    pub(super) kubeconfig: Option<PathBuf>,
 
     /// URL of the API server, before the kubeconfig's; without a kubeconfig it is asked as the pod's
     /// service account
     #[arg(long, env = "VIPD_MASTER", value_name = "URL")]
     master: Option<String>,
 
-    #[command(flatten)]
-    node: NodeFlags,
+    /// KubeProxyConfiguration, in place of the flags that say the same
+    #[arg(long, env = "VIPD_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 
     #[command(flatten)]
-    conntrack: ConntrackFlags,
+    pub(super) node: NodeFlags,
 
-    /// What makes the plan true
+    #[command(flatten)]
+    pub(super) conntrack: ConntrackFlags,
+
+    #[command(flatten)]
+    upstream: UpstreamFlags,
+
+    /// What makes the plan true: nftables, which iptables and ipvs stand for too
     #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE", default_value = "nftables")]
-    proxy_mode: ProxyMode,
+    #[arg(value_parser = AskedMode::parse)]
+    pub(super) proxy_mode: AskedMode,
+
+    /// For the kernel when memory is short, from -1000 (never end this process) to 1000
+    /// [default: -999 where an API server is followed, else left alone]
+    #[arg(long, env = "VIPD_OOM_SCORE_ADJ", value_name = "SCORE", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    pub(super) oom_score_adj: Option<i32>,
 
     /// Least time between two commits, as Go writes durations (500ms, 1m30s); 0: at once
-    #[arg(long, env = "VIPD_MIN_SYNC_PERIOD", value_name = "DUR", default_value = "0")]
+    #[arg(long, alias = "iptables-min-sync-period")]
+    #[arg(env = "VIPD_MIN_SYNC_PERIOD", value_name = "DUR", default_value = "0")]
     #[arg(value_parser = duration::parse)]
-    min_sync_period: Duration,
+    pub(super) min_sync_period: Duration,
 
     /// Unix socket on which `vipd get`, `describe` and `trace` are answered
     #[arg(long, env = "VIPD_ADMIN_SOCKET", value_name = "PATH")]
@@ -173,12 +195,26 @@ pub struct RunFlags {
     /// Where /healthz and /livez are answered: an address, with a port or 10256; empty: nowhere
     /// [default: all addresses where an API server is followed, else nowhere]
     #[arg(long, env = "VIPD_HEALTHZ_BIND_ADDRESS", value_name = "IP[:PORT]")]
-    healthz_bind_address: Option<String>,
+    pub(super) healthz_bind_address: Option<String>,
 
     /// Where /metrics is answered: an address, with a port or 10249; empty: nowhere
     /// [default: the loopback addresses where an API server is followed, else nowhere]
     #[arg(long, env = "VIPD_METRICS_BIND_ADDRESS", value_name = "IP[:PORT]")]
-    metrics_bind_address: Option<String>,
+    pub(super) metrics_bind_address: Option<String>,
+
+    /// Remove everything of vipd's from the kernel, and end: the command `cleanup`
+    #[arg(long, value_name = "true|false", hide = true)]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false")]
+    pub cleanup: bool,
+
+    /// Set the kernel's parameters, and end: the rest needs no more than CAP_NET_ADMIN
+    #[arg(long, env = "VIPD_INIT_ONLY", value_name = "true|false")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
+    pub init_only: bool,
 
     /// Kernel features to do without, although the kernel has them
     #[arg(long, env = "VIPD_WITHOUT", value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
@@ -193,27 +229,44 @@ pub struct RunFlags {
 
     /// How much is logged
     #[arg(long, env = "VIPD_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    log_level: LogLevel,
+    pub(super) log_level: LogLevel,
+
+    /// kube-proxy's log level: from 4 on debug, from 6 on trace
+    #[arg(short = 'v', long = "v", value_name = "LEVEL", hide = true)]
+    verbosity: Option<i64>,
 
     /// How it is logged
-    #[arg(long, env = "VIPD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    #[arg(long, alias = "logging-format")]
+    #[arg(env = "VIPD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
 }
 
 impl RunFlags {
-    pub fn check(self) -> Result<Config, Error> {
+    pub fn check(mut self) -> Result<Config, Error> {
+        let mut warnings = self.upstream.warnings();
+        if let Some(path) = self.config.take() {
+            let (flags, more) = self.over(file::read(&path)?);
+            self = flags;
+            warnings.extend(more);
+        }
+        warnings.extend(self.proxy_mode.warning());
+        if self.node.nodeport_addresses.is_empty() {
+            self.node.nodeport_addresses = self.proxy_mode.node_ports_at();
+        }
         let source = Source::of(self.manifests, self.kubeconfig, self.master)?;
         let sysctls = match source {
             Source::Manifests(_) => self.conntrack.sysctls(Sysctls::default()),
             Source::ApiServer { .. } => self.conntrack.sysctls(conntrack::upstream()),
         };
         let followed = matches!(source, Source::ApiServer { .. });
+        let asked = LogLevel::of_verbosity(self.verbosity.unwrap_or_default());
         let healthz_at =
             endpoint::addresses(&endpoint::HEALTHZ, self.healthz_bind_address, followed)?;
         let metrics_at =
             endpoint::addresses(&endpoint::METRICS, self.metrics_bind_address, followed)?;
         let detection_open = self.node.leaves_detection_open();
         let mut node = self.node.check()?;
+        node.warnings.splice(0..0, warnings);
         // An offline question is asked without this flag all the time; a daemon rarely means it.
         if detection_open {
             node.warnings.push(Warning::NoClusterCidr);
@@ -222,7 +275,8 @@ impl RunFlags {
             source,
             node_name: node.node_name,
             policy: node.policy,
-            proxy_mode: self.proxy_mode,
+            proxy_mode: self.proxy_mode.runs(),
+            oom_score_adj: self.oom_score_adj.or(followed.then_some(OOM_SCORE_ADJ)),
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket,
             healthz_at,
@@ -231,7 +285,7 @@ impl RunFlags {
             reset_gone_after: self.conntrack.reset_gone_after(),
             without: self.without.into_iter().collect(),
             takeover: self.takeover,
-            log: Log { level: self.log_level, format: self.log_format },
+            log: Log { level: self.log_level.max(asked), format: self.log_format },
             warnings: node.warnings,
         })
     }
@@ -359,7 +413,7 @@ mod tests {
         for (flags, parts) in [
             ("--min-sync-period 5", ["--min-sync-period", "'5'", "1m30s"]),
             ("--cluster-cidr 10.0.0.1", ["--cluster-cidr", "'10.0.0.1'", "10.254.0.0/16"]),
-            ("--proxy-mode ipvs", ["--proxy-mode", "'ipvs'", "nftables"]),
+            ("--proxy-mode ebtables", ["--proxy-mode", "'ebtables'", "nftables"]),
             ("--detect-local-mode Bridge", ["--detect-local-mode", "'Bridge'", "NodeCIDR"]),
             ("--without cake", ["--without", "'cake'", "conntrack-filter"]),
             ("--admin-socket here.sock", ["--admin-socket", "'here.sock'", "absolute path"]),

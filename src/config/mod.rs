@@ -8,8 +8,12 @@ mod conntrack;
 mod detect;
 mod duration;
 mod endpoint;
+mod file;
 mod flags;
+mod mode;
 mod node_ports;
+mod overlay;
+mod upstream;
 mod value;
 
 pub use detect::{ClusterIpOutsiders, Mode as DetectLocalMode};
@@ -45,6 +49,8 @@ pub struct Config {
     pub sysctls: Sysctls,
     /// How long a TCP endpoint must be gone before its connections are reset; `None`: never.
     pub reset_gone_after: Option<Duration>,
+    /// Written to `/proc/self/oom_score_adj`; `None`: left alone.
+    pub oom_score_adj: Option<i32>,
     pub without: BTreeSet<Feature>,
     /// Remove what kube-proxy left, once vipd serves.
     pub takeover: bool,
@@ -87,7 +93,7 @@ pub struct NodeConfig {
 }
 
 /// Which dataplane makes the plan true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyMode {
     Nftables,
 }
@@ -107,13 +113,24 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum LogLevel {
     Error,
     Warn,
     Info,
     Debug,
     Trace,
+}
+
+impl LogLevel {
+    /// What klog's `-v` comes to.
+    fn of_verbosity(verbosity: i64) -> Self {
+        match verbosity {
+            ..=3 => LogLevel::Error,
+            4..=5 => LogLevel::Debug,
+            6.. => LogLevel::Trace,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -139,11 +156,24 @@ pub enum Warning {
     OutsidersUnknown { family: Family },
     #[error("{flag} has no effect with --detect-local-mode {mode}")]
     NoEffect { flag: &'static str, mode: &'static str },
+    #[error("{what} has no meaning here: {why}")]
+    NoMeaning { what: &'static str, why: &'static str },
+    #[error("--config: there is no field {field}; it is ignored, check its spelling and its place")]
+    UnknownField { field: String },
+    #[error("{flag} is ignored: the file of --config says this, as with kube-proxy")]
+    FileInstead { flag: &'static str },
+    #[error(
+        "mode {asked} is asked for; nf_tables are programmed, and node ports answer where that mode \
+         has them unless nodePortAddresses say otherwise"
+    )]
+    OtherMode { asked: &'static str },
 }
 
 /// A flag that cannot be used; the text names it, its value and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    #[error("--config {}: {faults}", path.display())]
+    File { path: PathBuf, faults: String },
     #[error("{flag} \"{value}\": {reason}")]
     Value { flag: &'static str, value: String, reason: &'static str },
     #[error("--detect-local-mode {mode} needs {flag}: {reason}")]

@@ -61,13 +61,25 @@ pub struct Outcome {
     pub left: Vec<Error>,
 }
 
+/// On a thread of tokio's for blocking work. Where the runtime ends first, the work may never begin:
+/// then nobody waits for it any more.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// Looks everywhere in the network namespace of the calling thread. What cannot be looked at is
 /// told in the result and keeps nothing else from being found.
 ///
 /// Takes as long as the kernel takes to list what there is: 100,000 rules, about a second, on a
 /// thread of tokio's for blocking work. Needs CAP_NET_ADMIN.
 pub async fn find() -> Found {
-    let looked = spawn_blocking(|| {
+    let looked = blocking(|| {
         let mut found = Found::default();
         match Kernel::open().and_then(|mut kernel| nftables::observe(&mut kernel)) {
             Ok(holdings) => found.nftables = holdings,
@@ -79,7 +91,7 @@ pub async fn find() -> Found {
         found.running = processes::running();
         found
     });
-    let mut found = looked.await.expect("nothing in it panics");
+    let mut found = looked.await;
     match ipvs::observe().await {
         Ok(ipvs) => found.ipvs = ipvs,
         Err(error) => found.unread.push(error),
@@ -91,7 +103,7 @@ pub async fn find() -> Found {
 /// from going. Connections that are established stay, but for those that IPVS forwards.
 pub async fn remove(found: Found) -> Outcome {
     let Found { nftables: holdings, legacy: tables, ipvs, .. } = found;
-    let removing = spawn_blocking(move || {
+    let removing = blocking(move || {
         let mut outcome = Outcome::default();
         if holdings != Holdings::default() {
             match Kernel::open() {
@@ -109,7 +121,7 @@ pub async fn remove(found: Found) -> Outcome {
         outcome.left.extend(removed.left);
         outcome
     });
-    let mut outcome = removing.await.expect("nothing in it panics");
+    let mut outcome = removing.await;
     if let Some(ipvs) = ipvs {
         let removed = ipvs::remove(&ipvs).await;
         outcome.services += removed.services;

@@ -30,8 +30,8 @@ pub struct Faults {
     pub no_streaming: bool,
     /// They are taken for mere watches, as a server does that never heard of them.
     pub ignorant: bool,
-    /// Requests are taken and never answered.
-    pub mute: bool,
+    /// The page of a list that begins here is refused.
+    pub broken_page: Option<usize>,
     /// Only who bears this token is served.
     pub token: Option<String>,
 }
@@ -216,9 +216,6 @@ impl Cluster {
             state.asked.push(asked.clone());
             state.faults.clone()
         });
-        if faults.mute {
-            std::future::pending::<()>().await;
-        }
         let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some(token) = &faults.token
             && bearer != Some(format!("Bearer {token}").as_str())
@@ -229,6 +226,10 @@ impl Cluster {
             let said =
                 format!("{resource} is refused: User \"x\" cannot list resource \"{resource}\"");
             return status(*code, &said);
+        }
+        let page = asked.query.get("continue").and_then(|at| at.parse::<usize>().ok());
+        if page.is_some() && page == faults.broken_page {
+            return status(500, "etcdserver: request timed out");
         }
         if !asked.is("watch", "true") {
             return self.list(&asked);

@@ -260,7 +260,11 @@ pub fn cases() -> Vec<Case> {
             let flows = flows(w, Ext);
             flows.iter().for_each(|flow| w.answered_by(flow, L1));
             w.serve(slice([L1]).ports([udp("", 9090)]));
-            w.sleep(300);
+            for flow in &flows {
+                let start = Instant::now();
+                w.within(Duration::from_secs(2), || flow.ports(start).contains(&9090));
+            }
+            w.sleep(100);
             let since = Instant::now();
             w.sleep(300);
             flows.iter().for_each(|flow| assert_eq!(flow.ports(since), [9090].into()));

@@ -22,10 +22,10 @@ fn balanced(endpoints: impl IntoIterator<Item = impl Into<Ep>>) -> Svc {
 
 /// An answer as it came over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: String,
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
 }
 
 /// `None`: nobody listens there.
@@ -34,7 +34,11 @@ fn ask(w: &World, who: Who, at: IpAddr) -> Option<Answer> {
 }
 
 fn ask_with(w: &World, who: Who, (at, request): (IpAddr, &str)) -> Option<Answer> {
-    let at = SocketAddr::new(at, HEALTH_PORT);
+    ask_at(w, who, (SocketAddr::new(at, HEALTH_PORT), request))
+}
+
+/// The answer to these words; `None`: nobody listens there.
+pub fn ask_at(w: &World, who: Who, (at, request): (SocketAddr, &str)) -> Option<Answer> {
     let text = w.netns(who).enter(|| {
         let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(2)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).expect("not zero");

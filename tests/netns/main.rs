@@ -29,6 +29,7 @@ mod rolling;
 mod scale;
 mod sctp;
 mod slices;
+mod status;
 mod sysctls;
 mod takeover;
 mod terminating;
@@ -65,5 +66,6 @@ fn main() -> ExitCode {
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),
+        ("status", status::cases()),
     ])
 }

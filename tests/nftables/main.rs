@@ -24,13 +24,16 @@ mod sizes;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::main(&[
-        ("goldens", goldens::CASES),
-        ("elements", elements::CASES),
-        ("sctp", sctp::CASES),
-        ("sizes", sizes::CASES),
-        ("idempotence", idempotence::CASES),
-        ("damage", damage::CASES),
-        ("commit", commit::CASES),
-    ])
+    runner::main(
+        ("nftables", || Ok(())),
+        &[
+            ("goldens", goldens::CASES),
+            ("elements", elements::CASES),
+            ("sctp", sctp::CASES),
+            ("sizes", sizes::CASES),
+            ("idempotence", idempotence::CASES),
+            ("damage", damage::CASES),
+            ("commit", commit::CASES),
+        ],
+    )
 }

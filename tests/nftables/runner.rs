@@ -32,7 +32,11 @@ pub fn remove(node: &Netns) {
     node.sh(&format!("ip netns del {}", node.name()));
 }
 
-pub fn main(groups: &[(&str, &[Case])]) -> ExitCode {
+/// `name`: of the test binary. `ready`: whether its cases can be run here, beside what all need.
+pub fn main(
+    (name, ready): (&str, fn() -> Result<(), String>),
+    groups: &[(&str, &[Case])],
+) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [first, way] = &words[..]
         && first == "--probe"
@@ -62,7 +66,7 @@ pub fn main(groups: &[(&str, &[Case])]) -> ExitCode {
     let (mut passed, mut failed, mut skipped) = (0, Vec::new(), None);
     let entered = match wanted.is_empty() {
         true => Ok(()),
-        false => sandbox::find_way().and_then(sandbox::enter),
+        false => ready().and_then(|()| sandbox::find_way()).and_then(sandbox::enter),
     };
     match entered {
         Err(reason) => skipped = Some((wanted.len(), reason)),
@@ -94,7 +98,7 @@ pub fn main(groups: &[(&str, &[Case])]) -> ExitCode {
         start.elapsed().as_secs_f64()
     );
     if let Some((count, reason)) = skipped {
-        sandbox::tell_skipped("nftables", count, &reason);
+        sandbox::tell_skipped(name, count, &reason);
     }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }

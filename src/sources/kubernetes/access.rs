@@ -4,10 +4,13 @@
 //! Never: an address that vipd itself must program first.
 
 use hyper::Uri;
+use kube::client::AuthError;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 /// Where a pod finds who it is.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -32,17 +35,27 @@ pub struct Access {
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("kubeconfig {path}: {}; check the file, and the files that it names", chain(.source))]
+    #[error("kubeconfig {path}: {}; check the file, and the files that it names", of_kubeconfig(.source))]
     Kubeconfig { path: PathBuf, source: Box<KubeconfigError> },
     #[error("--master {url}: {reason}; it is a URL such as https://10.0.0.1:6443")]
     Master { url: String, reason: String },
-    #[error("cannot ask the API server: {}; check certificates and tokens", chain(.0))]
+    #[error("cannot ask the API server: {}; check certificates and tokens", of_client(.0))]
     Client(#[source] Box<kube::Error>),
 }
 
 impl Access {
-    /// A client with what the files say now.
+    /// A client with what the files say now. An exec plugin may take its time, and blocks: not on the
+    /// thread that asks.
     pub(super) async fn client(&self) -> Result<Client, Error> {
+        let (access, runtime) = (self.clone(), Handle::current());
+        match spawn_blocking(move || runtime.block_on(access.make_client())).await {
+            Ok(made) => made,
+            // The runtime ends, and nobody waits any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn make_client(&self) -> Result<Client, Error> {
         let mut config = match &self.kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
             None => of_service_account(),
@@ -86,8 +99,31 @@ fn server(url: &str) -> Result<Uri, Error> {
     }
 }
 
-/// What went wrong, down to its cause; each thing once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+fn of_kubeconfig(error: &KubeconfigError) -> String {
+    chain(error)
+}
+
+fn of_client(error: &kube::Error) -> String {
+    chain(error)
+}
+
+/// What went wrong, down to its cause; each thing once. What an exec plugin printed, or a line of a
+/// kubeconfig, may hold a token: of these only the kind is told.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref::<AuthError>() {
+            Some(AuthError::AuthExecRun { .. }) => return "the exec plugin failed".into(),
+            Some(AuthError::AuthExecParse(_)) => {
+                return "the exec plugin printed no ExecCredential".into();
+            }
+            _ => {}
+        }
+        if let Some(KubeconfigError::Parse(error)) = error.downcast_ref::<KubeconfigError>() {
+            return error.without_snippet().to_string();
+        }
+        next = error.source();
+    }
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -109,7 +145,9 @@ mod tests {
         for good in ["https://10.0.0.1:6443", "http://[::1]:8080", "https://api.example:6443/x"] {
             server(good).expect(good);
         }
-        for (bad, part) in [("10.0.0.1:6443", "https://"), ("ftp://x", "http://"), ("a b", "invalid")] {
+        for (bad, part) in
+            [("10.0.0.1:6443", "https://"), ("ftp://x", "http://"), ("a b", "invalid")]
+        {
             let error = server(bad).expect_err(bad).to_string();
             assert!(error.contains(part) && error.contains(bad), "{error}");
         }

@@ -16,8 +16,8 @@ pub(super) enum Remedy {
     Anew,
     /// By another way: this server has no streaming lists.
     List,
-    /// Hardly ever: this server does not have the kind.
-    NoSuchKind,
+    /// Without, if it can be done without: the server does not have the kind, or may not show it.
+    Without,
 }
 
 /// The server's own word, where it gave one.
@@ -38,7 +38,9 @@ pub(super) fn remedy(error: &watcher::Error, streaming: bool) -> Remedy {
     }
     match status(error).map(|status| status.code) {
         Some(401) => Remedy::Anew,
-        Some(404) => Remedy::NoSuchKind,
+        Some(403 | 404) => Remedy::Without,
+        // In the answer to a watch that goes on: asked again, it would be the same.
+        Some(410) if matches!(error, watcher::Error::WatchStartFailed(_)) => Remedy::Anew,
         Some(400 | 422) if streaming => Remedy::List,
         _ => Remedy::Again,
     }
@@ -46,7 +48,7 @@ pub(super) fn remedy(error: &watcher::Error, streaming: bool) -> Remedy {
 
 /// Whether it is news of a healthy watch: the place where it stood is too old by now.
 pub(super) fn is_expired(error: &watcher::Error) -> bool {
-    status(error).is_some_and(|status| status.code == 410)
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
 /// For the log.
@@ -55,7 +57,7 @@ pub(super) fn told(error: &watcher::Error) -> String {
         Some(status) => {
             let advice = match status.code {
                 401 => "; check the token or the client certificate",
-                403 => "; grant this in a ClusterRole, with the verbs list and watch",
+                403 => "; a ClusterRole must grant list and watch (examples/kubernetes)",
                 _ => "",
             };
             let message = match status.message.as_str() {
@@ -86,8 +88,8 @@ mod tests {
     fn what_is_to_be_done() {
         for (code, streaming, wanted) in [
             (401, false, Remedy::Anew),
-            (403, false, Remedy::Again),
-            (404, true, Remedy::NoSuchKind),
+            (403, false, Remedy::Without),
+            (404, true, Remedy::Without),
             (400, true, Remedy::List),
             (422, true, Remedy::List),
             (422, false, Remedy::Again),

@@ -1,8 +1,8 @@
 //! Follows the objects of one kind: a list, then what changes.
 //!
 //! In: events of the client. Out: batches, and [`Change::Synced`] after the first list.
-//! Never: a relist because a connection broke (the watch goes on where it stood); a deletion because
-//! the server is away.
+//! Never: a relist because a connection broke (the watch goes on where it stood, unless that fails for
+//! minutes); a deletion because the server is away.
 
 use super::access::Access;
 use super::failure::{Remedy, is_expired, remedy, told};
@@ -27,10 +27,11 @@ pub(super) const WATCH: u32 = 60;
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 /// Pauses after failures: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// After so many failures in a row the files that say who we are are read again.
-const PATIENCE: u32 = 3;
-/// Between two questions whether the server has the kind by now.
-const NO_SUCH_KIND: Duration = Duration::from_secs(600);
+/// After so many failures in a row, a minute or two, the files that say who we are are read again; what
+/// follows begins with a list.
+const PATIENCE: u32 = 12;
+/// Between two questions whether the server shows the kind by now.
+const WITHOUT: Duration = Duration::from_secs(60);
 /// Objects of one batch of a list.
 const BATCH: usize = 1024;
 
@@ -127,32 +128,37 @@ impl Follower {
     {
         let api = Api::<Seen<K>>::all(client);
         let mut events = pin!(watcher::watcher(api, self.config()));
-        let mut listing = true;
+        let (mut listing, mut begun) = (true, false);
         loop {
             let next = match listing && self.way == Way::Stream {
                 true => timeout(STREAM_PATIENCE, events.next()).await,
                 false => Ok(events.next().await),
             };
             let event = match next {
-                // It took the list for a mere watch, and will never say that it ends.
-                Err(_) => {
-                    self.way = Way::Pages;
-                    return Anew::After(Duration::ZERO);
-                }
+                // It took the list for a mere watch, and will never say that it ends; or it is slow.
+                Err(_) => return Anew::After(self.no_stream()),
                 Ok(None) => return Anew::After(self.pause()),
                 Ok(Some(Err(error))) => match self.failed(&error).await {
                     Some(anew) => return anew,
-                    None => continue,
+                    // What begins anew now has been waited for.
+                    None => {
+                        begun = false;
+                        continue;
+                    }
                 },
                 Ok(Some(Ok(event))) => event,
             };
             match event {
-                Event::Init => listing = true,
+                // The server ended the list before it was whole, as it does after a watch's time.
+                Event::Init if std::mem::replace(&mut listing, true) && begun => {
+                    return Anew::After(self.no_stream());
+                }
+                Event::Init => begun = true,
                 Event::InitDone => listing = false,
                 _ => {}
             }
-            // A list by pages begins before anything was asked.
-            if !matches!(event, Event::Init) {
+            // A list that breaks off again and again is no recovery.
+            if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
                 self.recovered();
             }
             if !self.take(event).await {
@@ -171,8 +177,7 @@ impl Follower {
         let config = config.timeout(WATCH);
         match self.way {
             Way::Stream => config.streaming_lists(),
-            // What the server has at hand is as good: what is newer comes with the watch.
-            Way::Pages => config.any_semantic(),
+            Way::Pages => config,
         }
     }
 
@@ -184,16 +189,20 @@ impl Follower {
                 self.way = Way::Pages;
                 return Some(Anew::After(Duration::ZERO));
             }
-            Remedy::NoSuchKind => {
-                info!(kind, "this API server does not have the kind; going on without");
-                self.listed.clear();
-                return match self.end_of_list().await {
-                    true => Some(Anew::After(NO_SUCH_KIND)),
-                    false => Some(Anew::NobodyListens),
-                };
+            // Ranges of cluster IPs are kept from nobody upstream: a server may be too old for them, or
+            // its rights may be. What was known stays.
+            Remedy::Without if self.kind == Kind::ServiceCidr => {
+                if !std::mem::replace(&mut self.synced, true) {
+                    warn!(kind, "{}; going on without", told(error));
+                    self.changes.push(Change::Synced(self.kind));
+                    if !self.flush().await {
+                        return Some(Anew::NobodyListens);
+                    }
+                }
+                return Some(Anew::After(WITHOUT));
             }
             Remedy::Again if is_expired(error) => return None,
-            Remedy::Again | Remedy::Anew => {}
+            Remedy::Again | Remedy::Anew | Remedy::Without => {}
         }
         let pause = self.pause();
         warn!(kind, "{}; what is programmed stays; the next try is in {pause:.1?}", told(error));
@@ -202,6 +211,15 @@ impl Follower {
         }
         sleep(pause).await;
         None
+    }
+
+    /// From now on lists come in pages.
+    fn no_stream(&mut self) -> Duration {
+        let pause = self.pause();
+        if std::mem::replace(&mut self.way, Way::Pages) == Way::Stream {
+            info!(kind = self.kind.name(), "no list came by stream; it is asked for in pages");
+        }
+        pause
     }
 
     fn pause(&mut self) -> Duration {

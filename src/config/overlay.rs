@@ -1,0 +1,212 @@
+//! A configuration file in place of the flags that say the same: as upstream, the file alone counts
+//! then, but for the node's name and the server's address.
+
+use super::conntrack::ConntrackFlags;
+use super::detect::Mode;
+use super::file::{File, GoDuration, KubeProxyConfiguration};
+use super::flags::RunFlags;
+use super::mode::AskedMode;
+use super::{LogFormat, LogLevel, Warning, node_ports};
+use clap::ValueEnum as _;
+use std::time::Duration;
+
+/// The text of a field that says something.
+fn text(field: Option<String>) -> Option<String> {
+    field.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn duration(field: Option<GoDuration>) -> Option<Duration> {
+    field.and_then(GoDuration::get)
+}
+
+/// What is checked already, and too large for nothing.
+fn count(field: Option<i64>) -> Option<u32> {
+    field.and_then(|count| u32::try_from(count).ok())
+}
+
+impl RunFlags {
+    /// What the file says, and the flags where it has no word for it; with what was given in vain.
+    pub(super) fn over(mut self, file: File) -> (Self, Vec<Warning>) {
+        let mut warnings = file.warnings;
+        warnings.extend(self.in_vain().map(|flag| Warning::FileInstead { flag }));
+        let config = file.config;
+        let mode = AskedMode::parse(config.mode.as_deref().unwrap_or_default());
+        let mode = mode.unwrap_or(AskedMode::Nftables);
+        self.take_node(&config, mode);
+        self.take_conntrack(&config);
+        let client = config.client_connection.unwrap_or_default();
+        self.kubeconfig = text(client.kubeconfig).map(Into::into);
+        self.proxy_mode = mode;
+        self.healthz_bind_address = text(config.healthz_bind_address);
+        self.metrics_bind_address = text(config.metrics_bind_address);
+        self.oom_score_adj = config.oom_score_adj.and_then(|score| i32::try_from(score).ok());
+        if let Some(logging) = config.logging {
+            if text(logging.format).as_deref() == Some("json") {
+                self.log_format = LogFormat::Json;
+            }
+            let verbosity = logging.verbosity.unwrap_or_default();
+            self.log_level = self.log_level.max(LogLevel::of_verbosity(verbosity));
+        }
+        (self, warnings)
+    }
+
+    /// Flags whose place the file takes.
+    fn in_vain(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let node = &self.node;
+        let given = [
+            ("--kubeconfig", self.kubeconfig.is_some()),
+            ("--detect-local-mode", node.detect_local_mode.is_some()),
+            ("--cluster-cidr", !node.cluster_cidr.is_empty()),
+            ("--pod-bridge-interface", node.pod_bridge_interface.is_some()),
+            ("--pod-interface-name-prefix", node.pod_interface_name_prefix.is_some()),
+            ("--masquerade-all", node.masquerade_all),
+            ("--nodeport-addresses", !node.nodeport_addresses.is_empty()),
+            ("--proxy-mode", self.proxy_mode != AskedMode::Nftables),
+            ("--min-sync-period", !self.min_sync_period.is_zero()),
+            ("--healthz-bind-address", self.healthz_bind_address.is_some()),
+            ("--metrics-bind-address", self.metrics_bind_address.is_some()),
+            ("--oom-score-adj", self.oom_score_adj.is_some()),
+            ("--localhost-nodeports", !node.localhost_nodeports),
+            ("--conntrack-…", self.conntrack.is_given()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    fn take_node(&mut self, config: &KubeProxyConfiguration, mode: AskedMode) {
+        let node = &mut self.node;
+        let name = text(config.hostname_override.clone()).map(|name| name.to_lowercase());
+        node.hostname_override = node.hostname_override.take().or(name);
+        let detect = text(config.detect_local_mode.clone());
+        node.detect_local_mode = detect.and_then(|word| Mode::from_str(&word, false).ok());
+        let cidrs = text(config.cluster_cidr.clone()).unwrap_or_default();
+        node.cluster_cidr = cidrs.split(',').filter_map(|cidr| cidr.trim().parse().ok()).collect();
+        let section = config.detect_local.clone().unwrap_or_default();
+        node.pod_bridge_interface = text(section.bridge_interface);
+        node.pod_interface_name_prefix = text(section.interface_name_prefix);
+        let entries = config.node_port_addresses.iter().flatten();
+        node.nodeport_addresses.clear();
+        for entry in entries.filter_map(|entry| node_ports::parse(entry).ok()) {
+            if !node.nodeport_addresses.contains(&entry) {
+                node.nodeport_addresses.push(entry);
+            }
+        }
+        let iptables = config.iptables.clone().unwrap_or_default();
+        let ipvs = config.ipvs.clone().unwrap_or_default();
+        let nftables = config.nftables.clone().unwrap_or_default();
+        // Without a mode upstream runs iptables, and that section is the one that counted.
+        let unnamed = config.mode.as_deref().unwrap_or_default().is_empty();
+        let (all, least) = match mode {
+            AskedMode::Nftables if !unnamed => (nftables.masquerade_all, nftables.min_sync_period),
+            AskedMode::Nftables | AskedMode::Iptables => {
+                (iptables.masquerade_all, iptables.min_sync_period)
+            }
+            AskedMode::Ipvs => (iptables.masquerade_all, ipvs.min_sync_period),
+        };
+        node.masquerade_all = all.unwrap_or_default();
+        node.localhost_nodeports = iptables.localhost_node_ports.unwrap_or(true);
+        self.min_sync_period = duration(least).unwrap_or_default();
+    }
+
+    fn take_conntrack(&mut self, config: &KubeProxyConfiguration) {
+        let given = config.conntrack.clone().unwrap_or_default();
+        let reset_gone_after = self.conntrack.reset_gone_after;
+        self.conntrack = ConntrackFlags {
+            conntrack_max_per_core: count(given.max_per_core),
+            conntrack_min: count(given.min),
+            conntrack_tcp_timeout_established: duration(given.tcp_established_timeout),
+            conntrack_tcp_timeout_close_wait: duration(given.tcp_close_wait_timeout),
+            conntrack_tcp_be_liberal: given.tcp_be_liberal.filter(|liberal| *liberal),
+            conntrack_udp_timeout: duration(given.udp_timeout),
+            conntrack_udp_timeout_stream: duration(given.udp_stream_timeout),
+            reset_gone_after,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Source};
+    use super::*;
+    use crate::planner::{DetectLocal, NodePortAddresses};
+    use clap::Parser;
+    use std::path::PathBuf;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: RunFlags,
+    }
+
+    const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                        clientConnection: {kubeconfig: /k}\n";
+
+    fn config(text: &str, flags: &str) -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.conf");
+        std::fs::write(&path, format!("{HEAD}{text}")).unwrap();
+        let file = format!("--config={}", path.display());
+        let words = ["vipd", &file].into_iter().chain(flags.split_whitespace());
+        Command::try_parse_from(words).unwrap().run.check().unwrap()
+    }
+
+    #[test]
+    fn the_file_says_what_the_flags_would() {
+        let full = config(
+            "mode: nftables\nclusterCIDR: 10.1.0.0/16\nhostnameOverride: ' Node-A '\n\
+             nodePortAddresses: [10.0.0.0/8]\nhealthzBindAddress: 127.0.0.1\n\
+             metricsBindAddress: 0.0.0.0:9\noomScoreAdj: -5\n\
+             nftables: {masqueradeAll: true, minSyncPeriod: 2s}\n\
+             conntrack: {maxPerCore: 0, min: 7, udpTimeout: 9s}\n\
+             iptables: {localhostNodePorts: false, minSyncPeriod: 9s}\n",
+            "",
+        );
+        let source = Source::ApiServer { kubeconfig: Some(PathBuf::from("/k")), master: None };
+        assert_eq!(full.source, source);
+        assert_eq!(&*full.node_name, "node-a");
+        let cidrs = vec!["10.1.0.0/16".parse().unwrap()];
+        assert_eq!(full.policy.detect, DetectLocal::ClusterCidr(cidrs));
+        assert!(full.policy.masquerade_all && !full.policy.localhost_node_ports);
+        let at = NodePortAddresses::Within("10.0.0.0/8".parse().unwrap());
+        assert_eq!(full.policy.node_ports_at, [at]);
+        assert_eq!(full.min_sync_period, Duration::from_secs(2));
+        assert_eq!(full.healthz_at, ["127.0.0.1:10256".parse().unwrap()]);
+        assert_eq!(full.metrics_at, ["0.0.0.0:9".parse().unwrap()]);
+        assert_eq!(full.oom_score_adj, Some(-5));
+        let sysctls = full.sysctls;
+        assert_eq!((sysctls.max_per_core, sysctls.min), (Some(0), Some(7)));
+        assert_eq!(sysctls.udp, Some(Duration::from_secs(9)));
+        assert_eq!(sysctls.tcp_close_wait, Some(Duration::from_secs(3600)));
+        assert_eq!(full.warnings, []);
+    }
+
+    #[test]
+    fn only_name_and_server_come_from_flags() {
+        let flags = "--hostname-override=other --master=https://10.0.0.1:6443 \
+                     --cluster-cidr=10.9.0.0/16 --min-sync-period=7s --takeover";
+        let both = config("clusterCIDR: 10.1.0.0/16\n", flags);
+        assert_eq!(&*both.node_name, "other");
+        let (kubeconfig, master) = (Some("/k".into()), Some("https://10.0.0.1:6443".into()));
+        assert_eq!(both.source, Source::ApiServer { kubeconfig, master });
+        assert_eq!(both.min_sync_period, Duration::ZERO);
+        assert!(both.takeover, "the file has no word for it");
+        let told: Vec<String> = both.warnings.iter().map(ToString::to_string).collect();
+        for flag in ["--cluster-cidr", "--min-sync-period"] {
+            assert!(told.iter().any(|line| line.contains(flag)), "{flag}: {told:?}");
+        }
+        assert_eq!(told.len(), 2, "{told:?}");
+    }
+
+    #[test]
+    fn other_modes_are_told_and_keep_their_node_ports() {
+        for (mode, all) in [("iptables", true), ("ipvs", true), ("nftables", false), ("''", false)]
+        {
+            let sections = "iptables: {masqueradeAll: true}\nclusterCIDR: 10.1.0.0/16\n";
+            let given = config(&format!("mode: {mode}\n{sections}"), "");
+            let at: &[NodePortAddresses] = if all { &[NodePortAddresses::All] } else { &[] };
+            assert_eq!(given.policy.node_ports_at, at, "{mode}");
+            assert_eq!(given.policy.masquerade_all, mode != "nftables", "{mode}");
+            let told = given.warnings.iter().any(|warning| warning.to_string().contains(mode));
+            assert_eq!(told, all, "{mode}: {:?}", given.warnings);
+        }
+    }
+}
