@@ -127,7 +127,7 @@ mod tests {
              --masquerade-all=true --nodeport-addresses=primary --feature-gates=A=true,B=false \
              --profiling=false --bind-address=0.0.0.0 --logging-format=text --v=4",
         ] {
-            if let Err(error) = Cli::try_parse_from(with_command(words(&line).into_iter())) {
+            if let Err(error) = Cli::try_parse_from(with_command(words(line).into_iter())) {
                 panic!("{line}: {error}");
             }
         }

@@ -6,5 +6,7 @@
 
 mod answer;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use server::{Asked, serve};

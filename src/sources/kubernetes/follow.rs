@@ -206,7 +206,7 @@ impl Follower {
         }
         let pause = self.pause();
         warn!(kind, "{}; what is programmed stays; the next try is in {pause:.1?}", told(error));
-        if remedy(error, false) == Remedy::Anew || self.failures % PATIENCE == 0 {
+        if remedy(error, false) == Remedy::Anew || self.failures.is_multiple_of(PATIENCE) {
             return Some(Anew::After(pause));
         }
         sleep(pause).await;
