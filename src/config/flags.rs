@@ -307,26 +307,33 @@ pub struct SocketFlag {
 }
 
 #[cfg(test)]
+impl RunFlags {
+    /// The flags of a command line, for tests.
+    pub(super) fn parsed<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, clap::Error> {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            run: RunFlags,
+        }
+        let words = std::iter::once("vipd").chain(words);
+        <Command as clap::Parser>::try_parse_from(words).map(|command| command.run)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::planner::DetectLocal;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        run: RunFlags,
-    }
 
     fn config(flags: &str) -> Config {
-        let words = ["vipd", "--manifests", "/m"].into_iter().chain(flags.split_whitespace());
-        Command::try_parse_from(words).unwrap().run.check().unwrap()
+        let words = ["--manifests", "/m"].into_iter().chain(flags.split_whitespace());
+        RunFlags::parsed(words).unwrap().check().unwrap()
     }
 
     fn refusal(flags: &str) -> String {
-        let words = ["vipd", "--manifests", "/m"].into_iter().chain(flags.split_whitespace());
-        match Command::try_parse_from(words) {
-            Ok(command) => command.run.check().unwrap_err().to_string(),
+        let words = ["--manifests", "/m"].into_iter().chain(flags.split_whitespace());
+        match RunFlags::parsed(words) {
+            Ok(flags) => flags.check().unwrap_err().to_string(),
             Err(error) => error.to_string(),
         }
     }
@@ -346,10 +353,7 @@ mod tests {
 
     #[test]
     fn objects_come_from_one_place() {
-        let read = |flags: &str| {
-            let words = ["vipd"].into_iter().chain(flags.split_whitespace());
-            Command::try_parse_from(words).unwrap().run.check()
-        };
+        let read = |flags: &str| RunFlags::parsed(flags.split_whitespace()).unwrap().check();
         let (file, url) = (PathBuf::from("/k"), "https://10.0.0.1:6443");
         for (flags, kubeconfig, master) in [
             ("--kubeconfig /k", Some(&file), None),
@@ -374,8 +378,7 @@ mod tests {
     #[test]
     fn the_kernel_is_set_as_upstream_does_only_for_a_cluster() {
         let sysctls = |flags: &str| {
-            let words = ["vipd"].into_iter().chain(flags.split_whitespace());
-            Command::try_parse_from(words).unwrap().run.check().unwrap().sysctls
+            RunFlags::parsed(flags.split_whitespace()).unwrap().check().unwrap().sysctls
         };
         assert_eq!(sysctls("--manifests /m"), Sysctls::default());
         assert_eq!(sysctls("--kubeconfig /k"), conntrack::upstream());
@@ -386,8 +389,8 @@ mod tests {
 
     #[test]
     fn the_node_name_is_trimmed_and_lower_cased() {
-        let words = ["vipd", "--manifests", "/m", "--hostname-override", " Node-A "];
-        let config = Command::try_parse_from(words).unwrap().run.check().unwrap();
+        let words = ["--manifests", "/m", "--hostname-override", " Node-A "];
+        let config = RunFlags::parsed(words.into_iter()).unwrap().check().unwrap();
         assert_eq!(&*config.node_name, "node-a");
     }
 

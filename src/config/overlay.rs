@@ -128,14 +128,7 @@ mod tests {
     use super::super::{Config, Source};
     use super::*;
     use crate::planner::{DetectLocal, NodePortAddresses};
-    use clap::Parser;
     use std::path::PathBuf;
-
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        run: RunFlags,
-    }
 
     const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
                         clientConnection: {kubeconfig: /k}\n";
@@ -145,8 +138,8 @@ mod tests {
         let path = directory.path().join("config.conf");
         std::fs::write(&path, format!("{HEAD}{text}")).unwrap();
         let file = format!("--config={}", path.display());
-        let words = ["vipd", &file].into_iter().chain(flags.split_whitespace());
-        Command::try_parse_from(words).unwrap().run.check().unwrap()
+        let words = [file.as_str()].into_iter().chain(flags.split_whitespace());
+        RunFlags::parsed(words).unwrap().check().unwrap()
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub fn fill(w: &World) {
     let refused = others.find(|other| {
         let client = if w.family == V4 { format!("192.0.2.{other}") } else { other.to_string() };
         let pin = format!("{client} . ffff:f000 timeout 1h : 0:1");
-        let add = format!("nft 'add element inet vipd {map} {{ {pin} }}' 2>&1 || true");
-        w.sh(Node, &add).contains("Too many open files in system")
+        let add = format!("nft 'add element inet vipd {map} {{ {pin} }}'");
+        w.netns(Node).try_sh(&add).out.contains("Too many open files in system")
     });
     assert!(refused.is_some(), "there was room for a hundred");
 }

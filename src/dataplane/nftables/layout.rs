@@ -155,18 +155,19 @@ pub fn suffix(family: Family) -> char {
     }
 }
 
-fn unserved_name(family: Family) -> &'static str {
+const fn of_family(family: Family, names: [&'static str; 2]) -> &'static str {
     match family {
-        Family::V4 => "unserved4",
-        Family::V6 => "unserved6",
+        Family::V4 => names[0],
+        Family::V6 => names[1],
     }
 }
 
+fn unserved_name(family: Family) -> &'static str {
+    of_family(family, ["unserved4", "unserved6"])
+}
+
 fn ours_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ours4",
-        Family::V6 => "ours6",
-    }
+    of_family(family, ["ours4", "ours6"])
 }
 
 /// Chains of the skeleton that are not always there.
@@ -189,42 +190,27 @@ pub const OPTIONAL: [&str; 14] = [
 
 /// Where pins of clients are written.
 const fn pins_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "pins4",
-        Family::V6 => "pins6",
-    }
+    of_family(family, ["pins4", "pins6"])
 }
 
 /// What destinations outside the service range mean.
 const fn outside_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "outside4",
-        Family::V6 => "outside6",
-    }
+    of_family(family, ["outside4", "outside6"])
 }
 
 /// Frontends outside the service range, where some are not for everybody.
 const fn guarded_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "guarded4",
-        Family::V6 => "guarded6",
-    }
+    of_family(family, ["guarded4", "guarded6"])
 }
 
 /// Where connections under policy Local find out who they are.
 pub const fn local_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "local4",
-        Family::V6 => "local6",
-    }
+    of_family(family, ["local4", "local6"])
 }
 
 /// Where it shows who may ask that is not everybody.
 const fn guard_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "guard4",
-        Family::V6 => "guard6",
-    }
+    of_family(family, ["guard4", "guard6"])
 }
 
 /// The constant chains, every chain before those that refer to it.

@@ -477,18 +477,16 @@ impl State {
 
     /// Counts what depends on the service ranges anew.
     pub fn count_placed(&mut self) {
-        let inside = |addresses: &Counts| {
-            Family::BOTH.map(|family| -> u64 {
-                addresses.iter(family).map(|address| 1 - self.strays(address)).sum()
+        let with = |addresses: &Counts, stray: u64| {
+            Family::BOTH.map(|family| {
+                let all = addresses.iter(family);
+                all.filter(|address| self.strays(*address) == stray).count() as u64
             })
         };
-        (self.inside, self.guarded_inside) = (inside(&self.external), inside(&self.guarded));
-        let strays = |addresses: &Counts| {
-            Family::BOTH.map(|family| -> u64 {
-                addresses.iter(family).map(|address| self.strays(address)).sum()
-            })
-        };
-        (self.cluster_outside, self.outside) = (strays(&self.addresses), strays(&self.external));
+        let inside = (with(&self.external, 0), with(&self.guarded, 0));
+        let outside = (with(&self.addresses, 1), with(&self.external, 1));
+        (self.inside, self.guarded_inside) = inside;
+        (self.cluster_outside, self.outside) = outside;
     }
 
     /// Queues the deletions that the last commit left behind.

@@ -97,7 +97,7 @@ pub fn decode(
 pub fn decode_object(kind: Kind, text: &str, names: &mut Names) -> (Decoded, Vec<Problem>) {
     let head = serde_json::from_str::<json::Head<'_>>(text);
     let metadata = head.ok().and_then(|head| head.metadata);
-    object::read(kind, (text, metadata), &Origin::Cluster, names)
+    object::read(kind, (text, metadata), &|| Origin::Cluster, names)
 }
 
 /// Where the decoders put what they find.
@@ -108,18 +108,17 @@ struct Documents<'a> {
 }
 
 impl Documents<'_> {
-    fn next_origin(&self) -> (u32, Origin) {
-        let number = u32::try_from(self.documents.len() + 1).unwrap_or(u32::MAX);
-        (number, Origin::File { path: Arc::clone(self.path), document: number })
+    fn next_number(&self) -> u32 {
+        u32::try_from(self.documents.len() + 1).unwrap_or(u32::MAX)
     }
 
     fn push(&mut self, decoded: Decoded, warnings: Vec<Problem>) {
-        let (number, _) = self.next_origin();
+        let number = self.next_number();
         self.documents.push(Document { number, decoded, warnings });
     }
 
     fn reject(&mut self, object: Option<ObjectRef>, fault: Fault) {
-        let (_, origin) = self.next_origin();
+        let origin = Origin::File { path: Arc::clone(self.path), document: self.next_number() };
         let problem = fault.into_problem(Severity::Rejected, origin, object);
         self.push(Decoded::Rejected(problem), Vec::new());
     }

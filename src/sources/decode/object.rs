@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_ignored::Path;
 use serde_json::value::RawValue;
+use std::sync::Arc;
 
 /// An object before it is decoded.
 pub(super) struct Source<'a> {
@@ -32,22 +33,24 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
         }
         Err(fault) => return out.reject(None, fault),
     };
-    let (document, origin) = out.next_origin();
+    let (document, path) = (out.next_number(), out.path);
     if tracing::enabled!(tracing::Level::DEBUG) {
-        let file = out.path.display();
+        let file = path.display();
         for field in unknown_fields(kind, source.text) {
             tracing::debug!(%file, document, field, "unknown field, ignored");
         }
     }
+    let origin = || Origin::File { path: Arc::clone(path), document };
     let (decoded, warnings) = read(kind, (source.text, source.metadata), &origin, out.names);
     out.push(decoded, warnings);
 }
 
-/// One object of a kind that is known. `metadata` names it where it cannot be read.
+/// One object of a kind that is known. `metadata` names it where it cannot be read; where it comes
+/// from is asked only if something is wrong.
 pub(super) fn read(
     kind: Kind,
     (text, metadata): (&str, Option<&RawValue>),
-    origin: &Origin,
+    origin: &dyn Fn() -> Origin,
     names: &mut Names,
 ) -> (Decoded, Vec<Problem>) {
     let mut findings = Findings::new(names);
@@ -57,7 +60,7 @@ pub(super) fn read(
         Ok(Converted::Object(object)) => {
             let warnings = match warnings.is_empty() {
                 true => Vec::new(),
-                false => problems(warnings, &object.told_as(), origin),
+                false => problems(warnings, &object.told_as(), &origin()),
             };
             (Decoded::Object(object), warnings)
         }
@@ -67,7 +70,7 @@ pub(super) fn read(
         Err(fault) => {
             let service = service_of(kind, metadata);
             let object = named(kind, metadata).map(|object| object.of(service));
-            let problem = fault.into_problem(Severity::Rejected, origin.clone(), object);
+            let problem = fault.into_problem(Severity::Rejected, origin(), object);
             (Decoded::Rejected(problem), Vec::new())
         }
     }

@@ -76,13 +76,17 @@ pub(super) struct Follower {
     pauses: ExponentialBackoff,
 }
 
-/// Until nobody receives any more.
-pub(super) async fn follow<K>(access: &Access, mut follower: Follower)
+/// Until nobody receives any more. `first`: a client that the followers share until one needs another.
+pub(super) async fn follow<K>(access: &Access, mut first: Option<Client>, mut follower: Follower)
 where
     K: Resource<DynamicType = ()> + 'static,
 {
     loop {
-        let pause = match access.client().await {
+        let client = match first.take() {
+            Some(client) => Ok(client),
+            None => access.client().await,
+        };
+        let pause = match client {
             Ok(client) => match follower.watch::<K>(client).await {
                 Anew::NobodyListens => return,
                 Anew::After(pause) => pause,
@@ -184,7 +188,8 @@ impl Follower {
     /// Waits if the same watcher is to go on.
     async fn failed(&mut self, error: &watcher::Error) -> Option<Anew> {
         let kind = self.kind.name();
-        match remedy(error, self.way == Way::Stream) {
+        let remedy = remedy(error, self.way == Way::Stream);
+        match remedy {
             Remedy::List => {
                 self.way = Way::Pages;
                 return Some(Anew::After(Duration::ZERO));
@@ -206,7 +211,7 @@ impl Follower {
         }
         let pause = self.pause();
         warn!(kind, "{}; what is programmed stays; the next try is in {pause:.1?}", told(error));
-        if remedy(error, false) == Remedy::Anew || self.failures.is_multiple_of(PATIENCE) {
+        if remedy == Remedy::Anew || self.failures.is_multiple_of(PATIENCE) {
             return Some(Anew::After(pause));
         }
         sleep(pause).await;

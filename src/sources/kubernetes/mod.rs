@@ -52,11 +52,21 @@ impl Source {
             Selection { labels: None, fields: Some(format!("metadata.name={}", self.node_name)) };
         let all = Selection::default();
         let follower = |kind, selection| Follower::new(kind, selection, out.clone());
+        // An exec plugin runs once, not for each kind. Where it fails, each follower tries again.
+        let first = self.access.client().await.ok();
         tokio::join!(
-            follow::<Service>(&self.access, follower(Kind::Service, labelled(SERVICES))),
-            follow::<EndpointSlice>(&self.access, follower(Kind::EndpointSlice, labelled(SLICES))),
-            follow::<Node>(&self.access, follower(Kind::Node, own)),
-            follow::<ServiceCIDR>(&self.access, follower(Kind::ServiceCidr, all)),
+            follow::<Service>(
+                &self.access,
+                first.clone(),
+                follower(Kind::Service, labelled(SERVICES))
+            ),
+            follow::<EndpointSlice>(
+                &self.access,
+                first.clone(),
+                follower(Kind::EndpointSlice, labelled(SLICES))
+            ),
+            follow::<Node>(&self.access, first.clone(), follower(Kind::Node, own)),
+            follow::<ServiceCIDR>(&self.access, first.clone(), follower(Kind::ServiceCidr, all)),
         );
     }
 }
