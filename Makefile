@@ -87,10 +87,11 @@ test: deps peers
 	  echo '!!!! SKIPPED: the sets that a root daemon makes are tested as root only !!!!' >&2
 	fi
 
-# Every case twenty times at its usual length; then all tests once at their full length.
+# Every case twenty times at its usual length; then all tests once at their full length, the generated
+# ones with ten times as many cases.
 soak: deps peers
 	NETNS_REPEAT=20 $(CARGO) test --profile soak --test netns -- --test-threads=$(SOAK_THREADS)
-	NETNS_SOAK=1 \
+	NETNS_SOAK=1 PROPTEST_CASES=5000 \
 	  $(CARGO) test --profile soak --no-fail-fast -- --include-ignored --test-threads=$(SOAK_THREADS)
 
 # Ends with the bars that were met and those that were missed. The limits count from the build on.

@@ -8,6 +8,7 @@ use super::support::plan::{
 use super::support::runner::{Case, case};
 use super::support::servers::{Tcp, Udp};
 use super::support::sniff::{ACK, RST, SYN};
+use super::support::vipd::LEFT_OUT;
 use super::support::world::World;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
@@ -146,12 +147,13 @@ pub fn cases() -> Vec<Case> {
             w.tcp(Ext, address, NODE_PORT).times(2).dropped();
             set_address(w, "add", address);
             w.within(SOON, || answers(w, address) == ["L1"]);
-            w.tcp(Ext, address, NODE_PORT).times(10).only([L1]);
+            w.tcp(Ext, address, NODE_PORT).times(10).only([L1]).source_replaced();
             set_address(w, "del", address);
             w.within(SOON, || answers(w, address).is_empty());
             w.tcp(Ext, w.cip(), 80).times(10).only([L1]);
         })
-        .flag("--nodeport-addresses", "all"),
+        .flag("--nodeport-addresses", "all")
+        .flag("--cluster-cidr", LEFT_OUT),
         case(
             "an address within a range answers within a second, and no more once it is gone",
             comes_and_goes,

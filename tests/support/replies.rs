@@ -134,6 +134,14 @@ impl Replies {
         self
     }
 
+    /// The servers saw an address of somebody else, which of the node's is left open.
+    #[track_caller]
+    pub fn source_replaced(self) -> Self {
+        let replaced = self.answers().iter().all(|answer| answer.peer.ip() != self.tries.from);
+        self.check(replaced, format_args!("another address than the client's {}", self.tries.from));
+        self
+    }
+
     /// The servers were reached on this port of theirs.
     #[track_caller]
     pub fn on_port(self, port: u16) -> Self {

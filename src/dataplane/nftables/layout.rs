@@ -143,6 +143,12 @@ impl<'a> Needs<'a> {
         let first = ranges.next().filter(|net| net.prefix_len() > 0)?;
         ranges.next().is_none().then_some(*first)
     }
+
+    /// Whether some of the node's addresses that serve node ports are in a service range.
+    fn node_ports_within(self, range: IpNet) -> bool {
+        let mut addresses = self.node.node_port_addresses.iter();
+        self.of(Family::of(range.addr())).node_ports && addresses.any(|ip| range.contains(ip))
+    }
 }
 
 /// Service ranges that are compared one by one: more would cost more than a look-up.
@@ -358,8 +364,7 @@ fn destinations(needs: Needs<'_>, family: Family, outsiders: Vec<Rule>) -> Vec<R
         }
         out.extend(outsiders);
         out.push(rules::find_class(family));
-        let within = |address| net.contains(address);
-        if features.node_ports && needs.node.node_port_addresses.iter().any(within) {
+        if needs.node_ports_within(net) {
             out.push(rules::find_node_port_class(family));
         }
         out.push(rules::if_family(family, unserved()));
@@ -451,7 +456,8 @@ fn translated(needs: Needs<'_>) -> Vec<Rule> {
     let mut out = vec![rules::accept_unless_dnat(), rules::if_priority("originals".into())];
     for family in Family::BOTH {
         let features = needs.of(family);
-        let range = needs.only_range(family).filter(|_| !features.external_inside);
+        let all_outside = |net: &_| !features.external_inside && !needs.node_ports_within(*net);
+        let range = needs.only_range(family).filter(all_outside);
         if needs.node.masquerade_all || (features.external && range.is_none()) {
             out.push(rules::if_family(family, "originals".into()));
             continue;
