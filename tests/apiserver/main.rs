@@ -5,6 +5,7 @@
 //! asked elsewhere.
 
 mod cluster;
+mod events;
 
 use cluster::Cluster;
 use serde_json::{Value, json};

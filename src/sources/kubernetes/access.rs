@@ -46,7 +46,7 @@ pub enum Error {
 impl Access {
     /// A client with what the files say now. An exec plugin may take its time, and blocks: not on the
     /// thread that asks.
-    pub(super) async fn client(&self) -> Result<Client, Error> {
+    pub async fn client(&self) -> Result<Client, Error> {
         let (access, runtime) = (self.clone(), Handle::current());
         match spawn_blocking(move || runtime.block_on(access.make_client())).await {
             Ok(made) => made,
@@ -109,7 +109,7 @@ fn of_client(error: &kube::Error) -> String {
 
 /// What went wrong, down to its cause; each thing once. What an exec plugin printed, or a line of a
 /// kubeconfig, may hold a token: of these only the kind is told.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         match error.downcast_ref::<AuthError>() {

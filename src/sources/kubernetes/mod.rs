@@ -9,7 +9,7 @@ mod failure;
 mod follow;
 mod seen;
 
-pub use access::{Access, Error};
+pub use access::{Access, Error, chain as causes};
 
 use crate::model::Kind;
 use crate::sources::{Batch, Change};
@@ -44,7 +44,7 @@ impl Source {
     /// Follows the server until the future or the receiver is dropped.
     pub async fn run(self, out: Sender<Batch>) {
         let changes = NOT_WATCHED.map(Change::Synced).into();
-        if out.send(Batch { changes, seen: Instant::now() }).await.is_err() {
+        if out.send(Batch::new(changes, Instant::now())).await.is_err() {
             return;
         }
         let labelled = |labels: &str| Selection { labels: Some(labels.into()), fields: None };
