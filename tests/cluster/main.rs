@@ -7,6 +7,7 @@
 #[path = "../support/control_plane.rs"]
 #[allow(dead_code, reason = "the demonstration and the benchmarks use more of it")]
 mod control_plane;
+mod events;
 #[path = "../support/netns.rs"]
 #[allow(dead_code, reason = "the cases of `netns` use more of it")]
 mod netns;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use world::World;
 
 fn main() -> ExitCode {
-    runner::main(("cluster", world::peers), &[("api", CASES)])
+    runner::main(("cluster", world::peers), &[("api", CASES), ("events", events::CASES)])
 }
 
 const CASES: &[Case] = &[
