@@ -23,6 +23,8 @@ const SERIES: Duration = Duration::from_secs(15 * 60);
 /// Different things to be sent. While the server is away newcomers are dropped: what came first is what
 /// the others mostly follow from.
 const WAITING: usize = 256;
+/// Beside them, what is about the node: a thousand bad objects must not hide it.
+const OF_NODE: usize = 32;
 /// Different things that are remembered.
 const KEPT: usize = 2048;
 
@@ -98,7 +100,7 @@ impl Ledger {
             }
             self.series.remove(&key);
         }
-        if self.waiting.len() >= WAITING || !self.has_room(now.instant) {
+        if self.is_full(&notice.about) || !self.has_room(now.instant) {
             self.dropped += 1;
             return;
         }
@@ -129,12 +131,22 @@ impl Ledger {
         if series.waits {
             return;
         }
-        if self.waiting.len() >= WAITING {
+        if self.is_full(&notice.about) {
             self.dropped += 1;
             return;
         }
-        series.waits = true;
-        self.waiting.push_back(notice);
+        self.waiting.push_back(Arc::clone(&notice));
+        if let Some(series) = self.series.get_mut(&notice) {
+            series.waits = true;
+        }
+    }
+
+    fn is_full(&self, about: &About) -> bool {
+        let room = match about {
+            About::Node => WAITING + OF_NODE,
+            About::Object { .. } => WAITING,
+        };
+        self.waiting.len() >= room
     }
 
     fn has_room(&mut self, now: Instant) -> bool {

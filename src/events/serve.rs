@@ -74,6 +74,7 @@ impl Sender {
         findings.mark_changed();
         loop {
             tokio::select! {
+                biased;
                 Some(notice) = told.recv() => self.ledger.take(notice, now()),
                 Ok(()) = findings.changed() => {
                     let notices = seen.look(&published.load());

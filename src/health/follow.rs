@@ -51,7 +51,7 @@ pub(super) struct Servers {
     told: BTreeSet<(u16, ServiceKey)>,
     /// Services whose port is answered nowhere.
     unanswered: BTreeSet<(u16, ServiceKey)>,
-    notices: Notices,
+    pub(super) notices: Notices,
 }
 
 impl Servers {

@@ -9,6 +9,8 @@ mod answer;
 mod configz;
 mod server;
 #[cfg(test)]
+mod server_tests;
+#[cfg(test)]
 mod tests;
 
 pub use configz::configz;
