@@ -3,24 +3,26 @@
 //! In: a checked configuration. Out: a running daemon, until it is told to stop.
 //! Never: a decision of any other room.
 
+mod live;
+mod notices;
+
 use crate::config::{self, Config, Feature};
 use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Counters, Nftables, Without};
-use crate::events::{About, Notices, Reason};
 use crate::metrics::Metrics;
 use crate::model::Protocol;
 use crate::node::KernelVersion;
 use crate::planner::{NodePlan, Plan};
 use crate::sources::{Batch, kubernetes, manifests};
-use crate::status::{self, Asked};
-use crate::sync::{Settings, Snapshot, StaleFlows, Writer};
+use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
 use crate::{
-    admin, conntrack, dataplane, events, health, localhost, metrics, node, sync, takeover,
+    admin, conntrack, dataplane, health, localhost, metrics, node, status, sync, takeover,
 };
 use arc_swap::ArcSwap;
-use std::future::{pending, ready};
+use live::{Live, StatusSockets};
+use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
@@ -31,7 +33,6 @@ use tokio::net::unix::UCred;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Sets with timeouts, dynamic maps and the reject statements that the rules use.
@@ -119,17 +120,11 @@ async fn serve(config: Config) -> Result<(), Error> {
         delete_by: delete_by(&config),
         reset_gone_after: config.reset_gone_after,
     })?;
-    let settings = Settings {
-        node_name: config.node_name.clone(),
-        policy: config.policy.clone(),
-        min_sync_period: config.min_sync_period,
-    };
+    let settings = Settings { node_name: config.node_name.clone(), tuning: live::tuning(&config) };
     let writer = Writer::new(settings, dataplane, cleaner);
     let metrics = Metrics::with_kernel(Counters::open()?);
-    let (notices, events) = open_events(&config, &writer, (&metrics, &stop));
-    for error in refused {
-        notices.tell(About::Node, Reason::SysctlNotWritten, error.to_string());
-    }
+    let (notices, events) = notices::open(&config, &writer, (metrics.events.clone(), stop.clone()));
+    notices::of_sysctls(&notices, refused);
     let (health_tally, localhost_counts) = (metrics.health.clone(), metrics.localhost.clone());
     let watching = metrics::watch(metrics.clone(), writer.published(), stop.clone());
     let watching = tokio::spawn(watching);
@@ -144,18 +139,17 @@ async fn serve(config: Config) -> Result<(), Error> {
     let localhost = localhost::serve(published, changes, stop.clone(), localhost_counts);
     let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
-    let asked = [(Asked::Health, &config.healthz_at), (Asked::Metrics, &config.metrics_at)];
-    let asked = asked.into_iter().flat_map(|(asked, all)| all.iter().map(move |at| (asked, *at)));
     let site = status::Site {
         snapshot: writer.published(),
-        metrics,
+        metrics: metrics.clone(),
         configz: Arc::new(ArcSwap::from_pointee(status::configz(&config))),
         notices,
     };
-    let status: Vec<_> = asked
-        .map(|asked| status::serve(asked, site.clone(), stop.clone()))
-        .map(tokio::spawn)
-        .collect();
+    let mut sockets = StatusSockets { site, stop: stop.clone(), open: Vec::new() };
+    sockets.set(&config).await;
+    let (send_tuning, tuning) = watch::channel(live::tuning(&config));
+    let live = Live { config: config.clone(), tuning: send_tuning, sockets };
+    let live = tokio::spawn(live.run());
 
     let (batches, changes) = mpsc::channel(BATCHES);
     let (send_addresses, addresses) = watch::channel(Vec::new());
@@ -171,7 +165,8 @@ async fn serve(config: Config) -> Result<(), Error> {
             match runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
                     runtime.block_on(async {
-                        let writer = sync::run(writer, changes, addresses, stop_writer);
+                        let inputs = sync::Inputs { batches: changes, addresses, tuning };
+                        let writer = sync::run(writer, inputs, stop_writer);
                         // On the same thread: a change reaches the writer without a wake-up.
                         let source = async {
                             source.run(batches).await;
@@ -202,10 +197,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    let _ = tokio::join!(admin, takeover, health, localhost, watching, events);
-    for socket in status {
-        let _ = socket.await;
-    }
+    let _ = tokio::join!(admin, takeover, health, localhost, watching, live, events);
     node.abort();
     Ok(())
 }
@@ -236,36 +228,6 @@ async fn open_source(config: &Config) -> Result<Source, Error> {
             Source::Kubernetes(kubernetes::open(access, &config.node_name).await?)
         }
     })
-}
-
-/// Without an API server there is nobody to tell; the log has it.
-fn open_events<D: Dataplane, F: StaleFlows>(
-    config: &Config,
-    writer: &Writer<D, F>,
-    (metrics, stop): (&Metrics, &CancellationToken),
-) -> (Notices, JoinHandle<()>) {
-    let config::Source::ApiServer { kubeconfig, master } = &config.source else {
-        return (Notices::to_nobody(), tokio::spawn(ready(())));
-    };
-    let (notices, told) = Notices::new(metrics.events.clone());
-    let desk = events::Desk {
-        access: kubernetes::Access { kubeconfig: kubeconfig.clone(), master: master.clone() },
-        node: config.node_name.clone(),
-        counts: metrics.events.clone(),
-        published: writer.published(),
-        findings: writer.findings(),
-        told,
-    };
-    let version = env!("CARGO_PKG_VERSION");
-    notices.tell(About::Node, Reason::Starting, format!("vipd {version} serves this node"));
-    for warning in &config.warnings {
-        if let config::Warning::OtherMode { asked } = warning {
-            let ipvs = *asked == "ipvs";
-            let reason = if ipvs { Reason::IpvsDeprecation } else { Reason::NftablesInstead };
-            notices.tell(About::Node, reason, warning.to_string());
-        }
-    }
-    (notices, tokio::spawn(events::serve(desk, stop.clone())))
 }
 
 /// A lower one than it was needs CAP_SYS_RESOURCE; without it vipd serves as well, as long as it may.

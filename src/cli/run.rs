@@ -6,10 +6,17 @@ use crate::config::{Log, LogFormat, LogLevel, RunFlags};
 use std::env;
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use tracing_subscriber::filter::LevelFilter;
 
 pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
+    if flags.show_version {
+        return super::version();
+    }
+    if let Some(path) = flags.write_config_to.clone().filter(|path| !path.as_os_str().is_empty()) {
+        return write_config(&flags, path);
+    }
     if flags.cleanup {
         return super::cleanup::run();
     }
@@ -25,6 +32,11 @@ pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
         return Ok(());
     }
     Ok(app::run(config)?)
+}
+
+fn write_config(flags: &RunFlags, path: PathBuf) -> Result<(), Error> {
+    let text = flags.written()?;
+    std::fs::write(&path, text).map_err(|error| Error::WriteConfig { path, error })
 }
 
 /// Lets the allocator return freed memory at once: it purges late, and only where it is at work, so

@@ -39,8 +39,8 @@ pub enum Reason {
     /// No mode is given.
     KubeProxyDefaultMode,
     IpvsDeprecation,
-    /// A mode is asked for that another one stands in for.
-    NftablesInstead,
+    /// nf_tables stand in for the mode that is asked for.
+    OtherProxyMode,
     FailedToStartProxierHealthcheck,
     FailedToStartMetricServer,
     /// Of a Service's `healthCheckNodePort`.
@@ -75,7 +75,7 @@ impl Reason {
             Reason::Starting => "Starting",
             Reason::KubeProxyDefaultMode => "KubeProxyDefaultMode",
             Reason::IpvsDeprecation => "IPVSDeprecation",
-            Reason::NftablesInstead => "NftablesInstead",
+            Reason::OtherProxyMode => "OtherProxyMode",
             Reason::FailedToStartProxierHealthcheck => "FailedToStartProxierHealthcheck",
             Reason::FailedToStartMetricServer => "FailedToStartMetricServer",
             Reason::FailedToStartServiceHealthcheck => "FailedToStartServiceHealthcheck",
@@ -92,7 +92,7 @@ impl Reason {
             Reason::Starting
             | Reason::KubeProxyDefaultMode
             | Reason::IpvsDeprecation
-            | Reason::NftablesInstead
+            | Reason::OtherProxyMode
             | Reason::FailedToStartProxierHealthcheck
             | Reason::FailedToStartMetricServer
             | Reason::SysctlNotWritten => "StartKubeProxy",
