@@ -2,6 +2,7 @@
 
 use super::ledger::{Ledger, Moment, Outcome, Sending, Step};
 use super::notice::{About, Notice, Reason};
+use super::rate::{Bucket, Limit};
 use crate::model::ServiceKey;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -218,4 +219,19 @@ fn what_is_remembered_has_a_bound() {
         }
     }
     assert!(desk.ledger.take_dropped() == 0);
+}
+
+#[test]
+fn a_bucket_has_a_burst_then_one_at_a_time() {
+    let limit = Limit { burst: 3, every: Duration::from_secs(10) };
+    let (start, mut bucket) = (Instant::now(), Bucket::default());
+    let at = |seconds| start + Duration::from_secs(seconds);
+    for (now, ready) in [(0, 0), (0, 0), (1, 1), (1, 10), (10, 10), (11, 20)] {
+        assert_eq!(bucket.ready_at(limit, at(now)), at(ready), "at {now}");
+        if ready == now {
+            bucket.take(limit, at(now));
+        }
+    }
+    assert!(!bucket.is_full(at(39)) && bucket.is_full(at(40)));
+    assert_eq!(bucket.ready_at(limit, at(1000)), at(1000));
 }

@@ -35,24 +35,3 @@ impl Bucket {
         self.0.is_none_or(|full| full <= now)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: Limit = Limit { burst: 3, every: Duration::from_secs(10) };
-
-    #[test]
-    fn a_burst_then_one_at_a_time() {
-        let (start, mut bucket) = (Instant::now(), Bucket::default());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        for (now, ready) in [(0, 0), (0, 0), (1, 1), (1, 10), (10, 10), (11, 20)] {
-            assert_eq!(bucket.ready_at(LIMIT, at(now)), at(ready), "at {now}");
-            if ready == now {
-                bucket.take(LIMIT, at(now));
-            }
-        }
-        assert!(!bucket.is_full(at(39)) && bucket.is_full(at(40)));
-        assert_eq!(bucket.ready_at(LIMIT, at(1000)), at(1000));
-    }
-}
