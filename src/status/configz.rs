@@ -24,7 +24,11 @@ pub fn configz(config: &Config) -> String {
         "hostnameOverride": &*config.node_name,
         "healthzBindAddress": joined(&config.healthz_at),
         "metricsBindAddress": joined(&config.metrics_at),
+        "featureGates": {
+            "AllowServiceExternalIPs": config.policy.external_ips == ExternalIps::Served,
+        },
         "mode": "nftables",
+        "iptables": {"localhostNodePorts": config.policy.localhost_node_ports},
         "nftables": {
             "masqueradeAll": config.policy.masquerade_all,
             "minSyncPeriod": duration(config.min_sync_period),
@@ -39,8 +43,6 @@ pub fn configz(config: &Config) -> String {
     let own = json!({
         "manifests": manifests(&config.source),
         "serviceClusterIPRange": joined(&config.policy.service_ranges),
-        "localhostNodePorts": config.policy.localhost_node_ports,
-        "externalIPs": config.policy.external_ips == ExternalIps::Served,
         "clusterIPOutsiders": match config.policy.outsiders {
             Outsiders::Served => "serve",
             Outsiders::Dropped => "drop",
