@@ -95,12 +95,13 @@ pub fn cases() -> Vec<Case> {
                 rename("nodePortAddresses: [192.0.2.0/24, '2001:db8:ffff::/48']");
             });
             w.tcp(L2, w.cip(), 80).times(40).spread([L1, R1]).source_kept();
-            w.tcp(Ext, w.address(Node), NODE_PORT).times(5).refused();
+            // The node itself answers that nobody listens there.
+            w.tcp(Ext, w.address(Node), NODE_PORT).times(5).untraced().refused();
             change(w, || rename("nodePortAddresses: [all]"));
             w.tcp(Ext, w.address(Node), NODE_PORT).times(5).reached().masqueraded();
             w.tcp(Ext, w.family.node_second(), NODE_PORT).times(5).reached();
             let replies = load.stop();
-            assert!(replies.outcomes.len() > 40, "{replies}");
+            assert!(replies.outcomes.len() > 10, "{replies}");
             replies.reached();
             assert_eq!(w.pid(), pid);
         })
