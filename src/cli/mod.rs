@@ -159,7 +159,7 @@ mod tests {
              --iptables-localhost-nodeports=false --pod-bridge-interface=cni0 --conntrack-min=1 \
              --conntrack-tcp-be-liberal --conntrack-udp-timeout=1s --conntrack-udp-timeout-stream=1s \
              --conntrack-tcp-timeout-close-wait=1h --log-flush-frequency=5s --vmodule=a=2 \
-             --log-json-split-stream=false --log-text-split-stream --log-json-info-buffer-size=0 \
+             --log-json-split-stream=false --log-text-split-stream=false --log-json-info-buffer-size=0 \
              --log-text-info-buffer-size=0 --version=false -v 3",
         ] {
             if let Err(error) = Cli::try_parse_from(with_command(words(line).into_iter())) {

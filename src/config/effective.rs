@@ -199,7 +199,11 @@ impl Rows<'_> {
             config.node_name.to_string(),
             UPSTREAM,
         );
-        self.add(&["proxy_mode"], Some("mode"), "nftables".into(), OWN);
+        let runs = match mode.name() {
+            "" | "nftables" => "nftables".to_owned(),
+            other => format!("nftables (for {other})"),
+        };
+        self.add(&["proxy_mode"], Some("mode"), runs, OWN);
         self.add(&["detect_local_mode"], Some("detectLocalMode"), asked.into(), UPSTREAM);
         self.add(&["cluster_cidr"], Some("clusterCIDR"), cidrs, UPSTREAM);
         let field = Some("detectLocal.bridgeInterface");
@@ -224,7 +228,9 @@ impl Rows<'_> {
         self.add(&["external_ips", "feature_gates"], field, external, UPSTREAM);
         self.add(&["drop_invalid"], None, policy.drop_invalid.to_string(), OWN);
         let field = format!("{section}.minSyncPeriod");
-        self.add(&["min_sync_period"], Some(&field), duration(config.min_sync_period), OWN);
+        let ids = &["min_sync_period", "ipvs_min_sync_period"];
+        let ids = if section == "ipvs" { &ids[..] } else { &ids[..1] };
+        self.add(ids, Some(&field), duration(config.min_sync_period), OWN);
     }
 
     fn kernel(&mut self) {

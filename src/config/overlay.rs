@@ -212,6 +212,9 @@ mod tests {
         let third = kept.reread().unwrap().unwrap();
         assert_eq!(&*third.node_name, "node-a", "the flag stays");
         assert_eq!(first.needs_restart(&third), ["logging"]);
+        std::fs::write(&path, HEAD.replace("/k}", "/other}")).unwrap();
+        let fourth = kept.reread().unwrap().unwrap();
+        assert_eq!(first.needs_restart(&fourth), ["clientConnection.kubeconfig"]);
         write("mode: ebpf\n");
         let error = kept.reread().unwrap_err().to_string();
         assert!(error.contains("ebpf") && error.contains("nftables"), "{error}");

@@ -5,6 +5,7 @@
 
 use super::file::{self, File};
 use super::flags::RunFlags;
+use super::mode::AskedMode;
 use super::names::{NAMES, Name};
 use super::{Config, Error, Log, LogLevel, Source, Warning, conntrack, endpoint, gates};
 use crate::conntrack::Sysctls;
@@ -76,9 +77,14 @@ impl RunFlags {
     }
 
     fn settle(mut self, file: Option<File>) -> Result<Resolved, Error> {
-        let in_vain = self.given.in_vain();
+        let ipvs = file.is_none() && self.proxy_mode == AskedMode::Ipvs;
+        let means = |what: &str| ipvs && what == "--ipvs-min-sync-period";
+        let in_vain = self.given.in_vain().filter(|(what, _)| !means(what));
         let mut warnings: Vec<Warning> =
             in_vain.map(|(what, why)| Warning::NoMeaning { what, why }).collect();
+        if let Some(least) = self.upstream.ipvs_min_sync_period.filter(|_| ipvs) {
+            self.min_sync_period = least.get().unwrap_or_default();
+        }
         let fields = file.as_ref().map(|file| file.given.clone());
         let from_flags = file.is_none();
         let gates = match &file {
@@ -178,7 +184,18 @@ impl RunFlags {
                 section.min_sync_period = None;
             }
         }
-        let faults: Vec<String> = file::check(&config).into_iter().map(in_flags).collect();
+        let mut faults: Vec<String> = file::check(&config).into_iter().map(in_flags).collect();
+        let upstream = &self.upstream;
+        if !gates::on(&upstream.gates(), gates::LOGGING) {
+            let split = [
+                ("--log-json-split-stream", upstream.log_json_split_stream),
+                ("--log-text-split-stream", upstream.log_text_split_stream),
+            ];
+            let split = split.into_iter().filter(|(_, split)| *split == Some(true));
+            faults.extend(split.map(|(flag, _)| {
+                format!("{flag}: expected false without feature gate LoggingAlphaOptions")
+            }));
+        }
         match faults.is_empty() {
             true => Ok(()),
             false => Err(Error::Flags { faults: faults.join("; ") }),
@@ -191,7 +208,15 @@ impl RunFlags {
             Some(path) => self.beside_file(file::parse(&file::text(&path)?, &path)?.config),
             None => {
                 self.refuse_as_upstream(true)?;
-                self.as_file()
+                let mut config = self.as_file();
+                // A flag of bindAddress comes too late to change what these default to.
+                for (value, endpoint, host) in [
+                    (&mut config.healthz_bind_address, &endpoint::HEALTHZ, "0.0.0.0"),
+                    (&mut config.metrics_bind_address, &endpoint::METRICS, "127.0.0.1"),
+                ] {
+                    value.get_or_insert_with(|| format!("{host}:{}", endpoint.port));
+                }
+                config
             }
         };
         let unwritten = |reason: String| Error::Unwritten { reason };
@@ -212,5 +237,101 @@ fn in_flags(fault: String) -> String {
     match NAMES.iter().find(named).or_else(|| NAMES.iter().find(of_section)) {
         Some(name) => format!("{}: {rest}", name.flag),
         None => fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn flags(line: &str) -> RunFlags {
+        RunFlags::parsed(line.split_whitespace()).unwrap()
+    }
+
+    /// What `vipd --config` makes of the file that these flags write.
+    fn read_back(line: &str) -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("written.yaml");
+        std::fs::write(&path, flags(line).written().unwrap()).unwrap();
+        flags(&format!("--config={} --hostname-override=n", path.display())).check().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_means_the_same_when_it_is_read() {
+        for line in [
+            "--kubeconfig=/k",
+            "--kubeconfig=/k --proxy-mode=iptables --masquerade-all --iptables-min-sync-period=2s",
+            "--kubeconfig=/k --proxy-mode=ipvs --ipvs-min-sync-period=3s --oom-score-adj=0",
+            "--kubeconfig=/k --cluster-cidr=10.1.0.0/16,fd00::/48 --nodeport-addresses=all -v=6 \
+             --conntrack-udp-timeout=90s --conntrack-min=7 --conntrack-tcp-timeout-established=0 \
+             --feature-gates=AllowServiceExternalIPs=false --localhost-nodeports=false",
+            "--kubeconfig=/k --detect-local-mode=BridgeInterface --pod-bridge-interface=cni0 \
+             --masquerade-all --healthz-bind-address=1.2.3.4:5 --logging-format=json",
+        ] {
+            let meant = flags(&format!("{line} --hostname-override=n")).check().unwrap();
+            let read = read_back(line);
+            assert_eq!(read.policy, meant.policy, "{line}");
+            assert_eq!(read.source, meant.source, "{line}");
+            assert_eq!(read.min_sync_period, meant.min_sync_period, "{line}");
+            assert_eq!(read.oom_score_adj, meant.oom_score_adj, "{line}");
+            assert_eq!(read.log, meant.log, "{line}");
+            // Upstream's file has 0 and false where nothing is said: both leave the kernel alone.
+            let zero = |value: Option<Duration>| value.filter(|value| !value.is_zero());
+            let kept = |config: &Config| {
+                let all = config.sysctls;
+                let times = [all.tcp_established, all.tcp_close_wait, all.udp, all.udp_stream];
+                (all.max_per_core, all.min, times.map(zero))
+            };
+            assert_eq!(kept(&read), kept(&meant), "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_beside_a_file_take_part_as_upstream() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c");
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        std::fs::write(&path, format!("{head}mode: ipvs\noomScoreAdj: 3\n")).unwrap();
+        let line = format!(
+            "--config={} --hostname-override=node-x -v=7 --oom-score-adj=9",
+            path.display()
+        );
+        let text = flags(&line).written().unwrap();
+        for part in
+            ["oomScoreAdj: 3\n", "verbosity: 7\n", "hostnameOverride: node-x\n", "mode: ipvs\n"]
+        {
+            assert!(text.contains(part), "{part} is missing: {text}");
+        }
+    }
+
+    #[test]
+    fn modes_without_a_dataplane_are_refused_plainly() {
+        for mode in ["userspace", "ebpf"] {
+            let error = flags(&format!("--kubeconfig=/k --proxy-mode={mode}")).check().unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(mode) && text.contains("does not exist"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_mode_is_told_in_a_cluster() {
+        let told = |line: &str| {
+            let config = flags(line).check().unwrap();
+            config.warnings.iter().map(Warning::reason).collect::<Vec<_>>()
+        };
+        let cidr = "--cluster-cidr=10.1.0.0/16";
+        assert_eq!(told(&format!("--kubeconfig=/k {cidr}")), ["KubeProxyDefaultMode"]);
+        assert_eq!(told(&format!("--kubeconfig=/k {cidr} --proxy-mode=nftables")), [""; 0]);
+        assert_eq!(told(&format!("--kubeconfig=/k {cidr} --proxy-mode=ipvs")), ["IPVSDeprecation"]);
+        assert_eq!(told(&format!("--manifests=/m {cidr}")), [""; 0]);
+        let ports = format!("--kubeconfig=/k {cidr} --proxy-mode=nftables --healthz-port=9");
+        assert_eq!(told(&ports), ["ConfigurationWithoutMeaning"]);
+        let config = flags(
+            "--kubeconfig=/k --healthz-port=0 --metrics-bind-address=1.2.3.4 --metrics-port=5",
+        );
+        let config = config.check().unwrap();
+        assert_eq!(config.healthz_at, []);
+        assert_eq!(config.metrics_at, ["1.2.3.4:5".parse().unwrap()]);
     }
 }

@@ -158,6 +158,7 @@ fn writes() {
         "--proxy-mode=nftables",
         "--proxy-mode=iptables --masquerade-all --iptables-sync-period=7s --bind-address=::",
         "--proxy-mode=ipvs --ipvs-sync-period=4s --ipvs-exclude-cidrs=10.0.0.0/8 --ipvs-strict-arp",
+        "--proxy-mode=ipvs --ipvs-min-sync-period=3s --masquerade-all --ipvs-scheduler=lc",
         "--proxy-mode=nftables --masquerade-all --iptables-min-sync-period=3s -v=3 --logging-format=json \
          --cluster-cidr=10.0.0.0/8,fd00::/48 --nodeport-addresses=primary,10.0.0.0/8 --oom-score-adj=5 \
          --feature-gates=AllowServiceExternalIPs=false,AllBeta=true --kube-api-qps=2.5 --kubeconfig=/k \
@@ -167,7 +168,7 @@ fn writes() {
     ] {
         let flags: Vec<&str> = flags.split_whitespace().collect();
         let (mut theirs, ours) = (written(&node, &program(), &flags), written(&node, vipd, &flags));
-        for section in ["iptables", "nftables"] {
+        for section in ["iptables", "nftables", "ipvs"] {
             let own = &ours[section]["minSyncPeriod"];
             if own == "0s" && theirs[section]["minSyncPeriod"] == "1s" {
                 theirs[section]["minSyncPeriod"] = own.clone();

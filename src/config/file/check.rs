@@ -191,7 +191,7 @@ fn numbers(config: &KubeProxyConfiguration, faults: &mut Faults) {
     }
 }
 
-/// With `unlocked` streams and buffers may be chosen.
+/// With `unlocked` buffers may be chosen.
 fn logging(section: &Logging, unlocked: bool, faults: &mut Faults) {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let format = text(&section.format);
@@ -216,10 +216,8 @@ fn logging(section: &Logging, unlocked: bool, faults: &mut Faults) {
     }
     let options = section.options.clone().unwrap_or_default();
     for (field, stream) in [("text", options.text), ("json", options.json)] {
-        let chosen = |stream: Stream| {
-            stream.split_stream == Some(true)
-                || stream.info_buffer_size.is_some_and(|size| !size.is_zero())
-        };
+        // Upstream asks for the gate of a stream that flags split, and not for one of the file.
+        let chosen = |stream: Stream| stream.info_buffer_size.is_some_and(|size| !size.is_zero());
         if !unlocked && stream.is_some_and(chosen) {
             let field = format!("logging.options.{field}");
             faults.add(&field, "…", "nothing without feature gate LoggingAlphaOptions");
