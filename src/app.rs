@@ -100,7 +100,10 @@ pub fn run(config: Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Threads)?;
-    runtime.block_on(serve(config))
+    let outcome = runtime.block_on(serve(config));
+    // A plugin for credentials that hangs must not keep the daemon.
+    runtime.shutdown_timeout(SHUTDOWN);
+    outcome
 }
 
 async fn serve(config: Config) -> Result<(), Error> {

@@ -192,7 +192,6 @@ impl Ledger {
                 return;
             }
             Outcome::Refused => {
-                self.dropped += 1;
                 self.series.remove(&sending.notice);
                 self.waiting.retain(|other| *other != sending.notice);
             }
@@ -215,7 +214,7 @@ impl Ledger {
         self.of_one.entry(sending.notice.about.clone()).or_default().take(OF_ONE, now);
     }
 
-    /// How many were dropped since this was last asked.
+    /// How many found no room since this was last asked.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }

@@ -102,11 +102,13 @@ impl Sender {
                 self.taken();
             }
             Some(Why::Unwanted(said)) => {
+                self.counts.dropped.add(1);
                 let object = &sending.notice.about;
                 tracing::debug!(?object, "an Event is not taken: {said}");
                 self.taken();
             }
             Some(Why::Forbidden(said)) => {
+                self.counts.dropped.add(1);
                 self.resting = Some(now + FORBIDDEN);
                 if !std::mem::replace(&mut self.said.forbidden, true) {
                     tracing::warn!(
@@ -140,7 +142,7 @@ impl Sender {
     fn count_dropped(&mut self) {
         let dropped = self.ledger.take_dropped();
         self.counts.dropped.add(dropped);
-        // What the server refuses is told where it does.
+        // Where none is taken that is told, and why.
         if dropped > 0 && !self.said.forbidden && !std::mem::replace(&mut self.said.full, true) {
             tracing::warn!(
                 "more Events than can be sent: some are left out (vipd_events_dropped_total); \
