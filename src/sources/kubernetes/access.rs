@@ -3,14 +3,16 @@
 //! In: `--kubeconfig`, `--master`, files that they name. Out: a client.
 //! Never: an address that vipd itself must program first.
 
+use super::pace::{Pace, Paced};
 use hyper::Uri;
-use kube::client::AuthError;
+use kube::client::{AuthError, ClientBuilder};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
+use tower::layer::layer_fn;
 
 /// Where a pod finds who it is.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -46,16 +48,16 @@ pub enum Error {
 impl Access {
     /// A client with what the files say now. An exec plugin may take its time, and blocks: not on the
     /// thread that asks.
-    pub(super) async fn client(&self) -> Result<Client, Error> {
-        let (access, runtime) = (self.clone(), Handle::current());
-        match spawn_blocking(move || runtime.block_on(access.make_client())).await {
+    pub(super) async fn client(&self, pace: &Pace) -> Result<Client, Error> {
+        let (access, pace, runtime) = (self.clone(), pace.clone(), Handle::current());
+        match spawn_blocking(move || runtime.block_on(access.make_client(pace))).await {
             Ok(made) => made,
             // The runtime ends, and nobody waits any more.
             Err(_) => std::future::pending().await,
         }
     }
 
-    async fn make_client(&self) -> Result<Client, Error> {
+    async fn make_client(&self, pace: Pace) -> Result<Client, Error> {
         let mut config = match &self.kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
             None => of_service_account(),
@@ -69,7 +71,9 @@ impl Access {
         config.reset_reader_on_write = true;
         // The follower waits and asks again itself.
         config.default_retry = false;
-        Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+        let client =
+            ClientBuilder::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
+        Ok(client.with_layer(&layer_fn(|inner| Paced::new(inner, pace.clone()))).build())
     }
 }
 
