@@ -259,6 +259,14 @@ impl World {
         self.inside.vipd.borrow().as_ref().map(Vipd::log).unwrap_or_default()
     }
 
+    /// The same, without a kube-proxy that runs elsewhere on this machine: its processes are seen from
+    /// here, where none can tell whose network is theirs.
+    pub fn log_of_node(&self) -> String {
+        let log = self.log();
+        let elsewhere = |line: &&str| !line.contains("in a network namespace that cannot be read");
+        log.lines().filter(elsewhere).fold(String::new(), |log, line| log + line + "\n")
+    }
+
     /// A daemon that was started and not ended by the case is still there.
     #[track_caller]
     pub fn assert_running(&self) {
