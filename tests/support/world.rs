@@ -435,6 +435,21 @@ impl World {
         start.elapsed()
     }
 
+    /// Waits for so long a time in which nothing arrives; since when that is.
+    #[track_caller]
+    pub fn silence(&self, long: Duration, arrived: impl Fn(Instant) -> usize) -> Instant {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let since = Instant::now();
+            std::thread::sleep(long);
+            let late = arrived(since);
+            if late == 0 {
+                return since;
+            }
+            assert!(Instant::now() < end, "still reached: {late} in {long:?}\n{}", self.log());
+        }
+    }
+
     /// Conntrack entries of the node from a client to an address, as `conntrack -L` prints them.
     pub fn conntrack(&self, from: IpAddr, to: IpAddr) -> Vec<String> {
         let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
