@@ -69,7 +69,9 @@ impl Post {
     async fn try_send(&mut self, sending: &Sending) -> Result<Outcome, Why> {
         let client = match &self.client {
             Some(client) => client.clone(),
-            None => self.access.client().await.map_err(|error| Why::Away(error.to_string()))?,
+            None => {
+                self.access.asking_client().await.map_err(|error| Why::Away(error.to_string()))?
+            }
         };
         self.client = Some(client.clone());
         let about = &sending.notice.about;

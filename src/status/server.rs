@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Now, healthz, livez};
 use crate::events::{About, Notices, Reason};
-use crate::listen::{self, Acceptor, Limits, one_request};
+use crate::listen::{self, Acceptor, Limits, Places, one_request};
 use crate::metrics::{self, Metrics};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
@@ -14,11 +14,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Of one socket; more wait in its backlog.
-const CONNECTIONS: usize = 16;
+/// Connections of one socket.
+const CONNECTIONS: usize = 64;
 
 const LIMITS: Limits = Limits { head: Duration::from_secs(3), whole: Duration::from_secs(30) };
 
@@ -51,18 +50,14 @@ pub async fn serve((asked, at): (Asked, SocketAddr), site: Site, stop: Cancellat
     let opened = stop.run_until_cancelled(open(asked, at, &site.notices)).await;
     let Some(Some(listener)) = opened else { return };
     let mut acceptor = Acceptor::new(listener);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     loop {
-        let next = async {
-            let (stream, _) = acceptor.next().await;
-            (stream, Arc::clone(&places).acquire_owned().await)
-        };
-        let Some((stream, place)) = stop.run_until_cancelled(next).await else { return };
+        let next = stop.run_until_cancelled(acceptor.next()).await;
+        let Some((stream, _)) = next else { return };
         let site = site.clone();
-        tokio::spawn(async move {
+        places.spawn(async move {
             let respond = |request| respond(asked, request, site.clone());
             one_request(stream, LIMITS, asked.name(), respond).await;
-            drop(place);
         });
     }
 }
