@@ -41,7 +41,10 @@ const CLIENTS_CA: &str = "/run/case/ca.crt";
 
 fn serves(live: &Live) {
     let w = &live.w;
-    w.within(SOON, || live.asked("/healthz").0 == 200);
+    w.within(SOON, || {
+        w.assert_running();
+        live.asked("/healthz").0 == 200
+    });
     w.tcp(L2, w.cip(), 80).times(20).only([L1, R1]);
     w.kill();
     w.sh(Node, "nft delete table inet vipd");
@@ -93,7 +96,7 @@ fn wrong_servers() {
             ("http://127.0.0.1:6501", [no_server, "--master"]),
             ("http://127.0.0.1:6502", ["404", no_server]),
             ("http://127.0.0.1:6503", [no_server, "--master"]),
-            ("https://127.0.0.1:6501", ["TLS", "check the server's address"]),
+            ("https://127.0.0.1:6501", ["does not speak TLS", "check the server's address"]),
         ] {
             println!("{server}");
             live.launch_as(&kubeconfig(server, "", &token));
@@ -120,7 +123,7 @@ fn certificates() {
                     "cd {WORK} && openssl req -newkey rsa:2048 -nodes -keyout {name}.key \
                  -out {name}.csr -subj /CN={VIPD} 2>/dev/null && \
                  openssl x509 -req -in {name}.csr -CA {ca}.crt -CAkey {ca}.key -CAcreateserial \
-                 -days 2 -out {name}.crt 2>/dev/null"
+                 -extfile usage -days 2 -out {name}.crt 2>/dev/null"
                 ),
             );
         };
@@ -131,6 +134,8 @@ fn certificates() {
              -keyout other.key -out other.crt 2>/dev/null"
             ),
         );
+        // With an extension it is a certificate of version 3, and no other is taken.
+        fs::write(format!("{WORK}/usage"), "extendedKeyUsage=clientAuth\n").expect("an own /run");
         make("known", "ca");
         make("stranger", "other");
         live.launch_as(&kubeconfig(SERVER, SERVERS_OWN, &user("known")));

@@ -15,6 +15,8 @@ const ADDRESS: &str = "; check the server's address (`server` in the kubeconfig,
      be reached from this node";
 const AUTHORITY: &str =
     "; check certificate-authority in the kubeconfig: it must be that of the server's certificate";
+const NO_TLS: &str = "; what listens there does not speak TLS: check the server's address (`server` in the \
+     kubeconfig, or --master), whether it is https:// or http://";
 const NO_SERVER: &str =
     "; is it a Kubernetes API server? check `server` in the kubeconfig, or --master";
 
@@ -97,6 +99,7 @@ fn without_answer(error: &kube::Error) -> String {
     let advice = match error {
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => NO_SERVER,
         _ if text.contains("certificate") => AUTHORITY,
+        _ if text.contains("corrupt message") => NO_TLS,
         // As the HTTP client calls what goes wrong before a request is sent.
         _ if text.contains("(Connect)") => ADDRESS,
         _ => "",
