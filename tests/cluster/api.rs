@@ -28,11 +28,12 @@ const MERGE: &str = "application/merge-patch+json";
 
 /// Where objects of a kind are: the API's path, the name of the collection, whether they are in
 /// namespaces.
-const KINDS: [(&str, &str, &str, bool); 10] = [
+const KINDS: [(&str, &str, &str, bool); 11] = [
     ("Service", "/api/v1", "services", true),
     ("EndpointSlice", "/apis/discovery.k8s.io/v1", "endpointslices", true),
     ("Node", "/api/v1", "nodes", false),
     ("Pod", "/api/v1", "pods", true),
+    ("Secret", "/api/v1", "secrets", true),
     ("ServiceAccount", "/api/v1", "serviceaccounts", true),
     ("Deployment", "/apis/apps/v1", "deployments", true),
     ("Lease", "/apis/coordination.k8s.io/v1", "leases", true),
@@ -114,28 +115,38 @@ impl Api {
     /// Makes it or changes it to this, its status too.
     #[track_caller]
     pub fn apply(&self, object: &Value) {
-        self.apply_all(std::slice::from_ref(object));
+        let mut made = object.clone();
+        made.as_object_mut().expect("an object").remove("status");
+        let path = path_of(object);
+        let all = format!("{path}?fieldManager=test&force=true");
+        let body = made.to_string();
+        confirmed(vec![self.ask(Call { method: "PATCH", path: all, kind: APPLY, body })]);
+        if object["status"].as_object().is_some_and(|status| !status.is_empty()) {
+            self.patch(&format!("{path}/status"), &json!({"status": object["status"]}));
+        }
     }
 
-    /// Several at once, in no order.
+    /// What the server makes of an object that is sent to this path.
     #[track_caller]
-    pub fn apply_all(&self, objects: &[Value]) {
+    pub fn post(&self, path: &str, object: &Value) -> Value {
+        let body = object.to_string();
+        let call = Call { method: "POST", path: path.into(), kind: "application/json", body };
+        let text = self.ask(call).unwrap_or_else(|refusal| panic!("POST {path}: {refusal:?}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    }
+
+    /// Makes new ones, which costs the server less than to apply them.
+    #[track_caller]
+    pub fn create_all(&self, objects: &[Value]) {
         let made = objects.iter().map(|object| {
-            let mut object = object.clone();
-            object.as_object_mut().expect("an object").remove("status");
-            let path = format!("{}?fieldManager=test&force=true", path_of(&object));
-            Call { method: "PATCH", path, kind: APPLY, body: object.to_string() }
+            let kind = object["kind"].as_str().unwrap_or_default();
+            let (path, body) = (path(kind, ""), object.to_string());
+            Call { method: "POST", path, kind: "application/json", body }
         });
-        confirmed(self.ask_all(made.collect()));
-        let with_status = objects
-            .iter()
-            .filter(|object| object["status"].as_object().is_some_and(|status| !status.is_empty()));
-        let told = with_status.map(|object| {
-            let path = format!("{}/status", path_of(object));
-            let body = json!({"status": object["status"]}).to_string();
-            Call { method: "PATCH", path, kind: MERGE, body }
-        });
-        confirmed(self.ask_all(told.collect()));
+        let mut answers = self.ask_all(made.collect());
+        // Asked again, because the first answer was lost.
+        answers.retain(|answer| !matches!(answer, Err((409, _))));
+        confirmed(answers);
     }
 
     /// A merge patch; `path` may end in `/status`.

@@ -19,6 +19,10 @@ pub const CASES: &[Case] = &[
     ("410 what vanished while etcd forgot is gone after a new list", compacted),
 ];
 
+/// For the long runs only.
+pub const LONG_CASES: &[Case] =
+    &[("a connection that died without a word is given up, and news arrive by another", dead)];
+
 const CONNECTIONS_PER_SECOND: u32 = 200;
 
 /// Two pods, the node, and outsiders.
@@ -97,5 +101,37 @@ fn compacted() {
         w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
         w.serve(svc().named("new", 43).on([L1]));
         w.tcp(L2, w.family.cluster_ip(43), 80).times(4).only([L1]);
+    });
+}
+
+/// Both ends believe in the connections; nothing passes on them any more.
+fn dead() {
+    live::with(|live| {
+        live.start(&[]);
+        let w = &live.w;
+        w.serve(svc().on([L1, R1]));
+        let pid = w.pid();
+        let open = w.sh(Node, "ss -Htnp state established dport = :6443");
+        let ports: Vec<&str> = open
+            .lines()
+            .filter(|line| line.contains(&format!("pid={pid},")))
+            .filter_map(|line| line.split_whitespace().nth(2)?.rsplit(':').next())
+            .collect();
+        assert!(ports.len() >= 4, "a watch for each kind: {open}");
+        let ports = ports.join(", ");
+        w.netns(Node).nft(&format!(
+            "table inet wire {{ chain input {{ type filter hook input priority -300;
+             tcp sport 6443 tcp dport {{ {ports} }} drop
+             tcp dport 6443 tcp sport {{ {ports} }} drop
+             }} }}"
+        ));
+        w.write(svc().named("new", 42).on([L1]));
+        let began = Instant::now();
+        // A connection may be silent for 75 s. Then follow a pause, and a new one.
+        w.settle_within(Duration::from_secs(120));
+        println!("news arrived by another connection after {:.1?}", began.elapsed());
+        w.tcp(L2, w.family.cluster_ip(42), 80).times(4).only([L1]);
+        w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
+        w.sh(Node, "nft delete table inet wire");
     });
 }

@@ -14,6 +14,7 @@ mod deployments;
 mod health;
 mod live;
 mod many;
+mod pod;
 #[path = "../netns/rolling.rs"]
 #[allow(dead_code, reason = "the cases of `netns` are in it")]
 mod rolling;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let mut groups = vec![
         ("api", CASES),
         ("access", access::CASES),
+        ("pod", pod::CASES),
         ("traffic", traffic::CASES),
         ("health", health::CASES),
         ("away", away::CASES),
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ("deployments", deployments::CASES),
     ];
     if support::runner::soak() {
+        groups.push(("away", away::LONG_CASES));
         groups.push(("many", many::LONG_CASES));
     }
     let code = runner::main(("cluster", world::peers), &groups);

@@ -42,7 +42,7 @@ fn programmed() {
     live::with(|live| {
         let begun = Instant::now();
         let objects = objects();
-        objects.chunks(1000).for_each(|some| live.api.apply_all(some));
+        objects.chunks(1000).for_each(|some| live.api.create_all(some));
         println!("{} objects made in {:.1?}", objects.len(), begun.elapsed());
         starts(live, "streaming");
         live.w.kill();
