@@ -120,10 +120,13 @@ fn dead() {
         assert!(ports.len() >= 4, "a watch for each kind: {open}");
         let ports = ports.join(", ");
         w.netns(Node).nft(&format!(
-            "table inet wire {{ chain input {{ type filter hook input priority -300;
-             tcp sport 6443 tcp dport {{ {ports} }} drop
-             tcp dport 6443 tcp sport {{ {ports} }} drop
-             }} }}"
+            "table inet wire {{
+               chain input {{
+                 type filter hook input priority -300
+                 tcp sport 6443 tcp dport {{ {ports} }} drop
+                 tcp dport 6443 tcp sport {{ {ports} }} drop
+               }}
+             }}"
         ));
         w.write(svc().named("new", 42).on([L1]));
         let began = Instant::now();
