@@ -12,6 +12,7 @@ use hyper::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -188,9 +189,10 @@ async fn answer(
     kubeconfig: PathBuf,
     mut inbox: UnboundedReceiver<(Vec<Call>, mpsc::Sender<Answers>)>,
 ) {
-    let client = client(&kubeconfig).await;
+    let client = RefCell::new(client(&kubeconfig).await);
     while let Some((calls, done)) = inbox.recv().await {
-        let answers = stream::iter(calls).map(|call| one(&client, call)).buffered(AT_ONCE);
+        let answers =
+            stream::iter(calls).map(|call| one((&client, &kubeconfig), call)).buffered(AT_ONCE);
         let _ = done.send(answers.collect().await);
     }
 }
@@ -202,7 +204,10 @@ async fn client(kubeconfig: &Path) -> Client {
 }
 
 /// Asked again where no answer came: all that is asked comes to the same the second time.
-async fn one(client: &Client, call: Call) -> Result<String, Refusal> {
+async fn one(
+    (shared, kubeconfig): (&RefCell<Client>, &Path),
+    call: Call,
+) -> Result<String, Refusal> {
     let end = Instant::now() + PATIENCE;
     loop {
         let mut request = Request::builder().method(call.method).uri(&call.path);
@@ -210,7 +215,8 @@ async fn one(client: &Client, call: Call) -> Result<String, Refusal> {
             request = request.header("content-type", call.kind);
         }
         let request = request.body(call.body.clone().into_bytes()).expect("a good request");
-        match client.request_text(request).await {
+        let with = shared.borrow().clone();
+        match with.request_text(request).await {
             Ok(text) => return Ok(text),
             // Just started, it does not know yet who may do what.
             Err(kube::Error::Api(status))
@@ -219,7 +225,12 @@ async fn one(client: &Client, call: Call) -> Result<String, Refusal> {
                 return Err((status.code, status.message.clone()));
             }
             Err(error) if Instant::now() > end => return Err((0, error.to_string())),
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                // The server may have another certificate since.
+                let anew = client(kubeconfig).await;
+                shared.replace(anew);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::runner::Case;
 use crate::support::manifests::{slice, svc};
 use crate::support::plan::{Ext, L1, L2, L3, Node, R1, Who};
 use crate::support::runner::soak;
-use crate::support::world::World;
+use crate::support::world::{WORK, World};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,25 @@ pub const CASES: &[Case] = &[
         "59 a server that is killed under traffic: nothing fails, all stays, then news arrive",
         killed,
     ),
+    ("a server with a new certificate of its own is trusted once the file says so", renewed),
     ("410 what vanished while etcd forgot is gone after a new list", compacted),
 ];
+
+/// The kubeconfig names a file, in which there is another certificate by then.
+fn renewed() {
+    live::with(|live| {
+        live.start(&[]);
+        live.w.serve(svc().on([L1, R1]));
+        live.plane.kill_server();
+        live.w.sh(Node, &format!("rm -r {WORK}/certs"));
+        live.plane.start_server();
+        let w = &live.w;
+        w.write(svc().named("new", 42).on([L1]));
+        live.settle();
+        w.tcp(L2, w.family.cluster_ip(42), 80).times(4).only([L1]);
+        w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
+    });
+}
 
 /// For the long runs only.
 pub const LONG_CASES: &[Case] =

@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     ("changes and deletions are followed by traffic", follows),
     ("node ports and a load balancer's addresses of the API are served", exposes),
     ("ranges of cluster IPs come from the API: what is not allocated there is dropped", ranges),
+    ("47 labels that leave a Service or a slice to others, put on and taken off", labels),
     ("61 services whose endpoints are all elsewhere under policy Local are counted", no_local),
 ];
 
@@ -119,6 +120,29 @@ fn ranges() {
             tries.replies().trace.is_some_and(|trace| trace.verdict == Verdict::Drop)
         });
         live.api.delete(&api::path("ServiceCIDR", "another"));
+    });
+}
+
+/// The server selects by them: what does not match any more is deleted for who watches.
+fn labels() {
+    const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+    const HEADLESS: &str = "service.kubernetes.io/headless";
+    live::with(|live| {
+        live.start(&[]);
+        let w = &live.w;
+        let to = || w.tcp(L2, w.cip(), 80);
+        w.serve(svc().on([L1, R1]));
+        to().times(40).only([L1, R1]);
+        w.serve(svc().label(OTHER_PROXY, "another"));
+        to().dropped();
+        w.serve(svc());
+        to().times(40).only([L1, R1]);
+        w.serve(slice([L1, R1]).label(HEADLESS, ""));
+        to().times(3).refused();
+        w.serve(slice([L1, R1]));
+        to().times(40).only([L1, R1]);
+        w.serve(svc().label(HEADLESS, ""));
+        to().times(40).only([L1, R1]);
     });
 }
 

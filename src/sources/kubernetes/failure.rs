@@ -50,6 +50,10 @@ pub(super) fn remedy(error: &watcher::Error, streaming: bool) -> Remedy {
     if matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_))) {
         return Remedy::Anew;
     }
+    // The file that says whom to trust may be another one by now.
+    if unanswered(error).is_some_and(|error| is_distrust(&chain(error))) {
+        return Remedy::Anew;
+    }
     match status(error).map(|status| status.code) {
         Some(401) => Remedy::Anew,
         Some(403 | 404) => Remedy::Without,
@@ -84,21 +88,30 @@ pub(super) fn told(error: &watcher::Error) -> String {
             };
             format!("the API server answers {}: {message}{advice}", status.code)
         }
-        None => match error {
-            watcher::Error::InitialListFailed(error)
-            | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => without_answer(error),
-            other => chain(other),
-        },
+        None => unanswered(error).map_or_else(|| chain(error), told_unanswered),
     }
 }
 
-/// No answer came, or one that cannot be read.
-fn without_answer(error: &kube::Error) -> String {
+/// Where no answer came, or one that cannot be read.
+fn unanswered(error: &watcher::Error) -> Option<&kube::Error> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => Some(error),
+        _ => None,
+    }
+}
+
+/// The TLS library is not ours to match on: it writes `invalid peer certificate: …`.
+fn is_distrust(text: &str) -> bool {
+    text.contains("peer certificate")
+}
+
+fn told_unanswered(error: &kube::Error) -> String {
     let text = chain(error);
     let advice = match error {
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => NO_SERVER,
-        _ if text.contains("certificate") => AUTHORITY,
+        _ if is_distrust(&text) => AUTHORITY,
         _ if text.contains("corrupt message") => NO_TLS,
         // As the HTTP client calls what goes wrong before a request is sent.
         _ if text.contains("(Connect)") => ADDRESS,
@@ -133,6 +146,13 @@ mod tests {
         let unread = serde_json::from_str::<u8>("x").expect_err("no number");
         let unread = watcher::Error::WatchFailed(kube::Error::SerdeError(unread));
         assert_eq!(remedy(&unread, false), Remedy::Anew);
+        for (said, wanted) in [
+            ("invalid peer certificate: UnknownIssuer", Remedy::Anew),
+            ("Connection refused (os error 111)", Remedy::Again),
+        ] {
+            let error = watcher::Error::WatchStartFailed(kube::Error::Service(said.into()));
+            assert_eq!(remedy(&error, false), wanted, "{said}");
+        }
     }
 
     #[test]
