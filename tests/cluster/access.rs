@@ -98,7 +98,6 @@ fn wrong_servers() {
             ("http://127.0.0.1:6503", [no_server, "--master"]),
             ("https://127.0.0.1:6501", ["does not speak TLS", "check the server's address"]),
         ] {
-            println!("{server}");
             live.launch_as(&kubeconfig(server, "", &token));
             says(live, &words);
         }
