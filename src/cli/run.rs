@@ -8,7 +8,9 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
     if flags.show_version {
@@ -62,12 +64,16 @@ fn log_to_stderr(log: Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
+    // What the client of the API server says of its failures, the follower says with what to check.
+    let client = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    let targets = Targets::new().with_default(level).with_target("kube_client", client);
     let builder =
         tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
     match log.format {
         LogFormat::Text => {
-            builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
+            let ansi = io::IsTerminal::is_terminal(&io::stderr());
+            builder.with_ansi(ansi).finish().with(targets).init();
         }
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Json => builder.json().finish().with(targets).init(),
     }
 }

@@ -10,7 +10,7 @@ mod events;
 use cluster::Cluster;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
@@ -47,19 +47,29 @@ impl Drop for Told {
 }
 
 fn kubeconfig(cluster: &Cluster, token: &str) -> String {
+    kubeconfig_of(cluster, &json!({"token": token}))
+}
+
+fn kubeconfig_of(cluster: &Cluster, user: &Value) -> String {
     let server = format!("http://{}", cluster.address);
     let file = json!({"apiVersion": "v1", "kind": "Config", "current-context": "x",
         "clusters": [{"name": "x", "cluster": {"server": server}}],
-        "users": [{"name": "x", "user": {"token": token}}],
+        "users": [{"name": "x", "user": user}],
         "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}]});
     file.to_string()
 }
 
 impl Told {
     async fn by(cluster: &Cluster) -> Self {
+        Self::by_user(cluster, |_| json!({"token": "first"})).await
+    }
+
+    /// `user`: of the kubeconfig; its files are in this directory.
+    async fn by_user(cluster: &Cluster, user: impl FnOnce(&Path) -> Value) -> Self {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("kubeconfig");
-        std::fs::write(&path, kubeconfig(cluster, "first")).expect("it can be written");
+        let text = kubeconfig_of(cluster, &user(directory.path()));
+        std::fs::write(&path, text).expect("it can be written");
         let access = Access { kubeconfig: Some(path.clone()), master: None };
         let source = kubernetes::open(access, "node-a").await.expect("a good kubeconfig");
         let (send, batches) = mpsc::channel(64);
@@ -375,6 +385,41 @@ async fn a_token_that_rotates_is_read_again() {
     cluster.cut();
     cluster.put("services", "default/new", service("10.254.0.9"));
     told.until("the change", |told| told.services().len() == 2).await;
+    assert_eq!(told.deletions, 0);
+}
+
+/// As the kubelet does with a service account's: the file is another one, the server the same.
+#[tokio::test]
+async fn a_token_file_that_changes_is_read_again() {
+    let cluster = small().await;
+    cluster.faults(|faults| faults.token = Some("first".into()));
+    let write = |at: &Path, token: &str| {
+        std::fs::write(at.join("token"), token).expect("it can be written");
+    };
+    let mut told = Told::by_user(&cluster, |at| {
+        write(at, "first");
+        json!({"tokenFile": at.join("token")})
+    })
+    .await;
+    told.synced().await;
+    let at = told.kubeconfig.parent().expect("a directory").to_owned();
+    for round in 0..2 {
+        let token = format!("token-{round}");
+        write(&at, &token);
+        // What is open stays so for a while; who asks anew needs the new one.
+        cluster.faults(|faults| faults.token = Some(token));
+        cluster.put("services", "default/new", service(&format!("10.254.1.{round}")));
+        told.until("a change while the old one is connected", |told| {
+            told.cluster_ip("default/new") == Some(format!("10.254.1.{round}"))
+        })
+        .await;
+        cluster.cut();
+        cluster.put("services", "default/new", service(&format!("10.254.2.{round}")));
+        told.until("a change that only the new one may see", |told| {
+            told.cluster_ip("default/new") == Some(format!("10.254.2.{round}"))
+        })
+        .await;
+    }
     assert_eq!(told.deletions, 0);
 }
 

@@ -20,7 +20,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Seconds until the server ends a watch; some more, and the client takes the connection for dead.
 pub(super) const WATCH: u32 = 60;
@@ -76,6 +76,8 @@ pub(super) struct Follower {
     way: Way,
     failures: u32,
     pauses: ExponentialBackoff,
+    /// The failure that the log told last, while it lasts.
+    complaint: Option<String>,
 }
 
 /// Until nobody receives any more. `first`: a client that the followers share until one needs another.
@@ -98,7 +100,7 @@ pub(super) async fn follow<K>(
             },
             Err(error) => {
                 let pause = follower.pause();
-                warn!(kind = follower.kind.name(), "{error}; the next try is in {pause:.1?}");
+                follower.complain(format!("{error}"), pause);
                 pause
             }
         };
@@ -129,6 +131,7 @@ impl Follower {
             way: Way::Stream,
             failures: 0,
             pauses: pauses(),
+            complaint: None,
         }
     }
 
@@ -222,7 +225,7 @@ impl Follower {
             Remedy::Again | Remedy::Anew | Remedy::Without => {}
         }
         let pause = self.pause();
-        warn!(kind, "{}; what is programmed stays; the next try is in {pause:.1?}", told(error));
+        self.complain(format!("{}; what is programmed stays", told(error)), pause);
         if remedy == Remedy::Anew || self.failures.is_multiple_of(PATIENCE) {
             return Some(Anew::After(pause));
         }
@@ -244,9 +247,22 @@ impl Follower {
         self.pauses.next().unwrap_or(PAUSES.1)
     }
 
+    /// Says it once, and again now and then while it stays the same: a server may be away for hours.
+    fn complain(&mut self, failure: String, pause: Duration) {
+        let kind = self.kind.name();
+        let is_news = self.complaint.as_ref() != Some(&failure);
+        if is_news || self.failures.is_multiple_of(PATIENCE) {
+            warn!(kind, "{failure}; the next try is in {pause:.1?}");
+        } else {
+            debug!(kind, "{failure}; the next try is in {pause:.1?}");
+        }
+        self.complaint = Some(failure);
+    }
+
     fn recovered(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
             self.pauses = pauses();
+            self.complaint = None;
             info!(kind = self.kind.name(), "the API server answers again");
         }
     }
