@@ -4,6 +4,7 @@
 //! `cargo test --test cluster -- FILTER`, `-- --list`. The servers are built by
 //! `tests/cluster/build-peers`; where they are missing all cases are counted as ignored.
 
+mod kubeadm;
 #[path = "../support/netns.rs"]
 #[allow(dead_code, reason = "the cases of `netns` use more of it")]
 mod netns;
@@ -30,6 +31,10 @@ const CASES: &[Case] = &[
     ("the access rights of the example are enough; without them the missing one is named", rights),
     ("a token that rotates", rotates),
     ("no server at all: nothing is programmed, and it is said", waits),
+    (
+        "kubeadm's command line and file; the file changes while it runs",
+        kubeadm::serves_and_follows_its_file,
+    ),
 ];
 
 fn service(name: &str, ip: &str) -> Value {
