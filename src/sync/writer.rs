@@ -396,6 +396,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             Ok(Some(applied)) => {
                 self.status.repairs += 1;
                 self.status.applied += applied;
+                // What passed in between did so untranslated, and conntrack would keep it that way.
+                self.flows.audit(self.planner.plan());
                 tracing::warn!(
                     operations = applied.operations,
                     "another program changed table inet vipd; repaired"

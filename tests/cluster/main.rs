@@ -4,6 +4,9 @@
 //! `cargo test --test cluster -- FILTER`, `-- --list`. The servers are built by
 //! `tests/cluster/build-peers`; where they are missing all cases are counted as ignored.
 
+#[path = "../support/control_plane.rs"]
+#[allow(dead_code, reason = "the demonstration and the benchmarks use more of it")]
+mod control_plane;
 mod kubeadm;
 #[path = "../support/netns.rs"]
 #[allow(dead_code, reason = "the cases of `netns` use more of it")]
@@ -15,11 +18,12 @@ mod runner;
 mod sandbox;
 mod world;
 
+use control_plane::Authorization;
 use runner::Case;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
-use world::{Authorization, World};
+use world::World;
 
 fn main() -> ExitCode {
     runner::main(("cluster", world::peers), &[("api", CASES)])
@@ -54,8 +58,8 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 fn serve(w: &World, name: &str, ip: &str, pods: &[&str]) {
-    w.post(SERVICES, &service(name, ip));
-    w.post(SLICES, &slice(name, pods));
+    w.plane.post(SERVICES, &service(name, ip));
+    w.plane.post(SLICES, &slice(name, pods));
 }
 
 fn follows() {
@@ -70,11 +74,11 @@ fn follows() {
     w.soon("a new one", || {
         w.holds("services4", "10.254.0.42") && w.holds("endpoints4", "10.1.0.3")
     });
-    w.put(&format!("{SLICES}/web-1"), &slice("web", &["10.1.0.9"]));
+    w.plane.put(&format!("{SLICES}/web-1"), &slice("web", &["10.1.0.9"]));
     w.soon("other endpoints", || {
         w.holds("endpoints4", "10.1.0.9") && !w.holds("endpoints4", "10.1.0.1 ")
     });
-    w.delete(&format!("{SERVICES}/web"));
+    w.plane.delete(&format!("{SERVICES}/web"));
     w.soon("one less", || !w.holds("services4", "10.254.0.41"));
     assert!(w.holds("services4", "10.254.0.42"));
     let healthz =
@@ -88,11 +92,11 @@ fn outlives() {
     serve(&w, "web", "10.254.0.41", &["10.1.0.1"]);
     w.run(&[]);
     w.soon("the first lists", || w.holds("services4", "10.254.0.41"));
-    w.kill_server();
+    w.plane.kill_server();
     std::thread::sleep(Duration::from_secs(5));
     assert!(w.holds("services4", "10.254.0.41") && w.holds("endpoints4", "10.1.0.1"));
     assert!(w.log().contains("what is programmed stays"), "{}", w.log());
-    w.start_server();
+    w.plane.start_server();
     serve(&w, "new", "10.254.0.43", &["10.1.0.4"]);
     w.soon("what came since", || w.holds("services4", "10.254.0.43"));
     assert!(w.holds("services4", "10.254.0.41"));
@@ -123,22 +127,22 @@ fn rotates() {
     serve(&w, "web", "10.254.0.41", &["10.1.0.1"]);
     w.run(&[]);
     w.soon("the first lists", || w.holds("services4", "10.254.0.41"));
-    w.kill_server();
+    w.plane.kill_server();
     w.rotate_token();
-    w.start_server();
+    w.plane.start_server();
     serve(&w, "new", "10.254.0.43", &["10.1.0.4"]);
     w.soon("what only the new token may read", || w.holds("services4", "10.254.0.43"));
 }
 
 fn waits() {
     let mut w = World::start(Authorization::AlwaysAllow);
-    w.kill_server();
+    w.plane.kill_server();
     w.run(&[]);
     w.soon("that it is told", || w.log().contains("the next try is in"));
     assert!(!w.node.try_sh("nft list table inet vipd").out.contains("chain prerouting"));
     let livez = w.node.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:10256/livez");
     assert_eq!(livez, "200", "to start it again would not help");
-    w.start_server();
+    w.plane.start_server();
     serve(&w, "web", "10.254.0.41", &["10.1.0.1"]);
     w.soon("the first lists", || w.holds("services4", "10.254.0.41"));
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HEALTH_PORT: u16 = 30555;
 
@@ -120,6 +120,22 @@ pub fn cases() -> Vec<Case> {
             let head = ask_with(w, Node, (at.1, "HEAD / HTTP/1.1\r\nHost: n\r\n\r\n"));
             let head = head.expect("it listens");
             assert_eq!((head.status, &*head.body), (200, ""));
+        }),
+        case("28 connections that say nothing keep nobody from an answer", |w| {
+            let at = (Ext, w.address(Node));
+            w.serve(balanced([L1]));
+            answered(w, at, 200);
+            let to = SocketAddr::new(w.address(Node), HEALTH_PORT);
+            let silent: Vec<TcpStream> = w.netns(Ext).enter(|| {
+                (0..400).map(|_| TcpStream::connect(to).expect("somebody listens")).collect()
+            });
+            for _ in 0..10 {
+                let since = Instant::now();
+                answered(w, at, 200);
+                // They are given up after three seconds, which would be too late.
+                assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+            }
+            drop(silent);
         }),
         case("28 a service that is gone or another type has no port any more", |w| {
             let at = w.address(Node);
