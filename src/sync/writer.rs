@@ -62,7 +62,14 @@ const KINDS: [Kind; 6] =
 
 pub struct Settings {
     pub node_name: Arc<str>,
+    pub tuning: Tuning,
+}
+
+/// What the operator may change while the writer runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuning {
     pub policy: Policy,
+    /// Least time between two commits; zero: at once.
     pub min_sync_period: Duration,
 }
 
@@ -98,7 +105,7 @@ struct Changed {
 impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     pub fn new(settings: Settings, dataplane: D, flows: F) -> Self {
         let store = Store::new(settings.node_name.clone());
-        let planner = Planner::new(settings.policy, settings.node_name);
+        let planner = Planner::new(settings.tuning.policy, settings.node_name);
         let status = SyncStatus {
             resets: flows.resets(),
             removals: flows.removals(),
@@ -115,7 +122,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             planner,
             dataplane,
             flows,
-            schedule: Schedule::new(settings.min_sync_period),
+            schedule: Schedule::new(settings.tuning.min_sync_period),
             synced: HashSet::new(),
             addresses: None,
             problems: OrdMap::new(),
@@ -194,6 +201,15 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.facts_changed = true;
         self.schedule.request(Work::Apply);
         self.first_write_when_ready();
+    }
+
+    /// What the operator decides now. All services are planned again, as after a change of the node;
+    /// what stays the same is not written.
+    pub fn take_tuning(&mut self, tuning: Tuning) {
+        self.schedule.set_min_period(tuning.min_sync_period);
+        self.planner.set_policy(tuning.policy);
+        self.facts_changed = true;
+        self.schedule.request(Work::Apply);
     }
 
     fn first_write_when_ready(&mut self) {
