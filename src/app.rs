@@ -21,6 +21,7 @@ use crate::{
     admin, conntrack, dataplane, health, localhost, metrics, node, status, sync, takeover,
 };
 use arc_swap::ArcSwap;
+pub use live::SetLevel;
 use live::{Live, StatusSockets};
 use std::future::pending;
 use std::io;
@@ -92,7 +93,8 @@ pub enum Error {
 }
 
 /// Serves until SIGTERM or SIGINT. What the kernel forwards stays when it ends.
-pub fn run(config: Config) -> Result<(), Error> {
+/// `set_level` is told what the log's level is to be, when that changes.
+pub fn run(config: Config, set_level: SetLevel) -> Result<(), Error> {
     check_machine()?;
     let _lock = lock()?;
     let runtime = runtime::Builder::new_multi_thread()
@@ -100,13 +102,13 @@ pub fn run(config: Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Threads)?;
-    let outcome = runtime.block_on(serve(config));
+    let outcome = runtime.block_on(serve(config, set_level));
     // A plugin for credentials that hangs must not keep the daemon.
     runtime.shutdown_timeout(SHUTDOWN);
     outcome
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Threads)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
@@ -151,7 +153,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut sockets = StatusSockets { site, stop: stop.clone(), open: Vec::new() };
     sockets.set(&config).await;
     let (send_tuning, tuning) = watch::channel(live::tuning(&config));
-    let live = Live { config: config.clone(), tuning: send_tuning, sockets };
+    let live = Live { config: config.clone(), tuning: send_tuning, sockets, set_level };
     let live = tokio::spawn(live.run());
 
     let (batches, changes) = mpsc::channel(BATCHES);

@@ -1,11 +1,11 @@
 //! What a running daemon takes over from a changed file of `--config`.
 //!
 //! In: that the file may be another one. Out: the writer's settings, the sockets that answer about the
-//! process, sysctls, the OOM score.
+//! process, sysctls, the OOM score, the log's level.
 //! Never: an end of the process; a file with a mistake in it.
 
 use super::{notices, set_oom_score};
-use crate::config::{Config, ConfigFile};
+use crate::config::{Config, ConfigFile, LogLevel};
 use crate::conntrack;
 use crate::sources::manifests::FollowedFile;
 use crate::status::{self, Asked};
@@ -61,11 +61,15 @@ async fn close(sockets: Vec<Socket>) {
     }
 }
 
+/// Sets the level of the log.
+pub type SetLevel = Box<dyn Fn(LogLevel) + Send>;
+
 /// What follows the configuration while the daemon runs.
 pub(super) struct Live {
     pub config: Config,
     pub tuning: watch::Sender<Tuning>,
     pub sockets: StatusSockets,
+    pub set_level: SetLevel,
 }
 
 pub(super) fn tuning(config: &Config) -> Tuning {
@@ -120,6 +124,9 @@ impl Live {
         for what in self.config.needs_restart(&newer) {
             tracing::warn!("{what} in the file of --config has changed: it needs a restart");
         }
+        if newer.log.level != self.config.log.level {
+            (self.set_level)(newer.log.level);
+        }
         if newer.sysctls != self.config.sysctls {
             let refused = conntrack::set_sysctls(&newer.sysctls);
             notices::of_sysctls(&site.notices, refused);
@@ -139,7 +146,7 @@ impl Live {
         // What needs a restart is still what runs.
         newer.source = self.config.source.clone();
         newer.node_name = Arc::clone(&self.config.node_name);
-        newer.log = self.config.log;
+        newer.log.format = self.config.log.format;
         site.configz.store(Arc::new(status::configz(&newer)));
         self.config = newer;
         tracing::info!("the changed file of --config is in effect");

@@ -20,7 +20,8 @@ pub struct NodeFlags {
     #[arg(value_parser = value::node_name)]
     pub(super) hostname_override: Option<String>,
 
-    /// How packets of local pods are told from others [default: ClusterCIDR]
+    /// How packets of local pods are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or
+    /// InterfaceNamePrefix [default: ClusterCIDR]
     #[arg(long, env = "VIPD_DETECT_LOCAL_MODE", value_name = "MODE")]
     #[arg(value_parser = detect::Mode::parse)]
     pub(super) detect_local_mode: Option<DetectLocalMode>,

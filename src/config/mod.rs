@@ -77,7 +77,7 @@ impl Config {
             ("clientConnection.kubeconfig", self.source != newer.source),
             ("hostnameOverride", self.node_name != newer.node_name),
             ("mode", self.proxy_mode != newer.proxy_mode),
-            ("logging", self.log != newer.log),
+            ("logging.format", self.log.format != newer.log.format),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }

@@ -213,3 +213,83 @@ impl Args for Given {
         command
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RunFlags, Warning};
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn run_flags() -> Command {
+        RunFlags::augment_args(Command::new("vipd"))
+    }
+
+    #[test]
+    fn each_name_is_a_flag_s() {
+        let command = run_flags();
+        let ids: BTreeSet<&str> =
+            command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
+        for name in NAMES {
+            assert!(ids.contains(name.id), "{}", name.id);
+        }
+        let names: BTreeSet<&str> = NAMES.iter().map(|name| name.id).collect();
+        assert_eq!(names.len(), NAMES.len());
+    }
+
+    /// The flags of kube-proxy 1.37: none is refused, and each is honoured or told.
+    #[test]
+    fn none_of_kube_proxy_s_flags_is_lost() {
+        const ALL: &str = "config write-config-to cleanup init-only kubeconfig master \
+            kube-api-content-type kube-api-qps kube-api-burst hostname-override bind-address \
+            healthz-bind-address metrics-bind-address bind-address-hard-fail profiling \
+            show-hidden-metrics-for-version proxy-mode iptables-masquerade-bit masquerade-all \
+            iptables-localhost-nodeports iptables-sync-period iptables-min-sync-period \
+            ipvs-sync-period ipvs-min-sync-period ipvs-scheduler ipvs-exclude-cidrs ipvs-strict-arp \
+            ipvs-tcp-timeout ipvs-tcpfin-timeout ipvs-udp-timeout detect-local-mode \
+            pod-bridge-interface pod-interface-name-prefix cluster-cidr nodeport-addresses \
+            oom-score-adj conntrack-max-per-core conntrack-min conntrack-tcp-timeout-established \
+            conntrack-tcp-timeout-close-wait conntrack-tcp-be-liberal conntrack-udp-timeout \
+            conntrack-udp-timeout-stream config-sync-period feature-gates v logging-format \
+            healthz-port metrics-port version vmodule log-flush-frequency log-json-split-stream \
+            log-json-info-buffer-size log-text-split-stream log-text-info-buffer-size";
+        let command = run_flags();
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        for argument in command.get_arguments() {
+            let names = argument.get_long_and_visible_aliases().unwrap_or_default();
+            known.extend(names.into_iter().map(str::to_owned));
+            known.extend(
+                argument.get_all_aliases().unwrap_or_default().iter().map(|a| a.to_string()),
+            );
+        }
+        let lost: Vec<&str> =
+            ALL.split_whitespace().filter(|flag| !known.contains(*flag)).collect();
+        assert_eq!(lost, [] as [&str; 0]);
+    }
+
+    #[test]
+    fn each_flag_without_a_meaning_is_told() {
+        let void: Vec<&Name> = NAMES.iter().filter(|name| name.void.is_some()).collect();
+        assert!(void.len() > 20);
+        for name in void {
+            let value = match name.id {
+                "bind_address" => "10.0.0.1",
+                "iptables_masquerade_bit" => "3",
+                "kube_api_burst" | "kube_api_qps" | "log_json_info_buffer_size" => "0",
+                "log_text_info_buffer_size" => "0",
+                "show_hidden_metrics_for_version" => "1.36",
+                "vmodule" => "a=1",
+                "ipvs_scheduler" | "kube_api_content_type" => "x",
+                "ipvs_exclude_cidrs" => "10.0.0.0/8",
+                id if id.ends_with("period") || id.ends_with("timeout") => "40s",
+                "log_flush_frequency" => "40s",
+                _ => "false",
+            };
+            let line = format!("{}={value}", name.flag);
+            let flags = ["--kubeconfig=/k", &line].into_iter();
+            let config = RunFlags::parsed(flags).unwrap().check();
+            let config = config.unwrap_or_else(|error| panic!("{line}: {error}"));
+            let told = |warning: &Warning| matches!(warning, Warning::NoMeaning { what, .. } if *what == name.flag);
+            assert!(config.warnings.iter().any(told), "{line}: {:?}", config.warnings);
+        }
+    }
+}

@@ -208,10 +208,10 @@ mod tests {
         assert!(second.policy.masquerade_all && !second.policy.drop_invalid);
         assert_eq!(first.needs_restart(&second), [] as [&str; 0]);
         assert!(second.file.clone().unwrap().reread().unwrap().is_none());
-        write("mode: nftables\nhostnameOverride: node-b\nlogging: {verbosity: 9}\n");
+        write("mode: nftables\nhostnameOverride: node-b\nlogging: {format: json}\n");
         let third = kept.reread().unwrap().unwrap();
         assert_eq!(&*third.node_name, "node-a", "the flag stays");
-        assert_eq!(first.needs_restart(&third), ["logging"]);
+        assert_eq!(first.needs_restart(&third), ["logging.format"]);
         std::fs::write(&path, HEAD.replace("/k}", "/other}")).unwrap();
         let fourth = kept.reread().unwrap().unwrap();
         assert_eq!(first.needs_restart(&fourth), ["clientConnection.kubeconfig"]);

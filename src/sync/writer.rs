@@ -5,7 +5,7 @@ use super::triggers::Triggers;
 use super::{NoLocalEndpoints, Snapshot, StickyServices, SyncStatus};
 use crate::conntrack::{Cause, Cleaner, Removals, ResetCount, Stale, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
-use crate::model::{Kind, NodeFacts, Object, Problem, Protocol, ServiceKey};
+use crate::model::{Kind, Node, NodeFacts, Object, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, NodePlan, Note, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope, Trigger};
 use crate::store::Store;
@@ -87,6 +87,8 @@ pub struct Writer<D, F> {
     /// UDP frontends of changes that no commit has followed yet.
     stale: Stale,
     facts_changed: bool,
+    /// The Node of this name, as it was last seen.
+    node: Option<Arc<Node>>,
     /// What the log says of the addresses of node ports.
     noted: BTreeSet<Note>,
     seen: Option<Instant>,
@@ -130,6 +132,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             status,
             stale: Stale::default(),
             facts_changed: true,
+            node: None,
             noted: BTreeSet::new(),
             seen: None,
             triggers: Triggers::since(SystemTime::now()),
@@ -280,7 +283,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         let dirty = self.store.take_dirty();
         let mut changed = dirty.services;
         if dirty.node || std::mem::take(&mut self.facts_changed) {
-            let change = self.planner.set_facts(self.facts(), &self.store.service_cidrs());
+            let facts = self.facts();
+            let change = self.planner.set_facts(facts, &self.store.service_cidrs());
             if change == FactsChange::Services {
                 changed.extend(self.store.known().keys().cloned());
             }
@@ -313,15 +317,21 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.noted = notes;
     }
 
-    fn facts(&self) -> NodeFacts {
-        let node = self.store.node();
+    /// A Node that is deleted is a node that goes away: as upstream (KEP-3836) it is no more eligible
+    /// for load balancers, and what was known of it stays, since its services do.
+    fn facts(&mut self) -> NodeFacts {
+        let gone = self.store.node().is_none();
+        if !gone {
+            self.node = self.store.node().cloned();
+        }
+        let node = self.node.as_deref();
         NodeFacts {
             name: self.planner.plan().facts.name.clone(),
             zone: node.and_then(|node| node.zone.clone()),
             addresses: node.map(|node| node.addresses.to_vec()).unwrap_or_default(),
             interface_addresses: self.addresses.clone().unwrap_or_default(),
             pod_cidrs: node.map(|node| node.pod_cidrs.to_vec()).unwrap_or_default(),
-            going_away: node.is_some_and(|node| node.going_away),
+            going_away: node.is_some_and(|node| gone || node.going_away),
         }
     }
 

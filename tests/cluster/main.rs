@@ -13,6 +13,7 @@ mod control_plane;
 mod deployments;
 mod events;
 mod health;
+mod kubeadm;
 mod live;
 mod many;
 mod pod;
@@ -64,6 +65,10 @@ const CASES: &[Case] = &[
     ("the access rights of the example are enough; without them the missing one is named", rights),
     ("a token that rotates", rotates),
     ("no server at all: nothing is programmed, and it is said", waits),
+    (
+        "kubeadm's command line and file; the file changes while it runs",
+        kubeadm::serves_and_follows_its_file,
+    ),
 ];
 
 fn service(name: &str, ip: &str) -> Value {

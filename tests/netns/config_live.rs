@@ -195,10 +195,11 @@ pub fn cases() -> Vec<Case> {
             start(w, || write("healthzBindAddress: 0.0.0.0:10256"));
             w.serve(svc().on([L1]));
             assert_eq!(answer(w, "192.168.0.2:10256", "/healthz"), Some(200));
+            assert_eq!(told(w, "DEBUG"), 0, "{}", w.log());
             change(w, || {
                 write(
                     "healthzBindAddress: 127.0.0.1:10256\nmetricsBindAddress: 127.0.0.1:9999\n\
-                     conntrack: {udpTimeout: 47s}\nlogging: {verbosity: 6}\noomScoreAdj: 77",
+                     conntrack: {udpTimeout: 47s}\nlogging: {verbosity: 6, format: json}\noomScoreAdj: 77",
                 );
             });
             w.within(SOON, || answer(w, "127.0.0.1:10256", "/healthz") == Some(200));
@@ -208,7 +209,8 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(w.sh(Node, held).trim(), "47");
             let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", w.pid()));
             assert_eq!(score.expect("it runs").trim(), "77");
-            assert_eq!(told(w, "logging in the file of --config has changed"), 1, "{}", w.log());
+            assert!(told(w, "DEBUG") > 0, "the level is another one: {}", w.log());
+            assert_eq!(told(w, "logging.format in the file of --config has changed"), 1);
             assert_eq!(told(w, "needs a restart"), 1, "{}", w.log());
             // Manifests are the source here: a kubeconfig would be a second one.
             write("clientConnection: {kubeconfig: /k}");
