@@ -78,6 +78,7 @@ const PURE: &[&str] = &[
     "localhost/pin",
     "localhost/places",
     "metrics/families",
+    "metrics/of_process",
     "metrics/text",
     "metrics/unpinned",
 ];

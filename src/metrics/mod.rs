@@ -12,6 +12,7 @@
 //! kube-proxy's gauge whose name ends in `_total`.
 
 mod families;
+mod of_process;
 mod process;
 mod scrape;
 #[cfg(test)]
