@@ -16,11 +16,12 @@ pub const CASES: &[Case] = &[
     ),
     ("without the right to make Events that is told once, and all else goes on", forbidden),
     ("60 a slice that says what it follows from is measured once, a deletion not at all", measured),
-    ("/configz shows what is in force", configz),
+    ("/configz shows what is in force, as the file changes too", configz),
 ];
 
 const RIGHTS: &str = include_str!("../../examples/kubernetes/rbac.yaml");
 const METRICS: &str = "http://127.0.0.1:10249/metrics";
+const CONFIGZ: &str = "http://127.0.0.1:10249/configz";
 const EDIT: &str = "nft flush chain inet vipd refuse";
 
 /// As `kubectl describe` asks: by kind, name and uid.
@@ -171,18 +172,31 @@ fn measured() {
 }
 
 fn configz() {
-    let w = allowed(&["--nodeport-addresses=127.0.0.0/8"]);
-    w.soon("an answer", || w.node.try_sh("curl -sf http://127.0.0.1:10249/configz").code == 0);
-    let said = w.node.sh("curl -sf http://127.0.0.1:10249/configz");
-    let said: Value = serde_json::from_str(&said).expect("JSON");
-    let of = &said["kubeproxy.config.k8s.io"];
+    let mut w = World::start(Authorization::AlwaysAllow);
+    let file = |kubeconfig: &str, more: &str| {
+        format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+             mode: nftables\nclusterCIDR: 10.1.0.0/16\nnodePortAddresses: [127.0.0.0/8]\n\
+             clientConnection: {{kubeconfig: {kubeconfig}}}\n{more}"
+        )
+    };
+    let (path, kubeconfig) = w.run_with_file(|kubeconfig| file(kubeconfig, ""));
+    let ask = |flags: &str| w.node.try_sh(&format!("curl -sf {flags} {CONFIGZ}"));
+    w.soon("an answer", || ask("").code == 0);
+    let said = || serde_json::from_str::<Value>(&ask("").out).expect("JSON");
+    let all = said();
+    let of = &all["kubeproxy.config.k8s.io"];
     assert_eq!(of["kind"], "KubeProxyConfiguration");
     assert_eq!((&of["mode"], &of["hostnameOverride"]), (&"nftables".into(), &"node-a".into()));
-    assert_eq!(
-        (&of["clusterCIDR"], &of["detectLocalMode"]),
-        (&"10.1.0.0/16".into(), &"ClusterCIDR".into())
-    );
+    assert_eq!(of["clusterCIDR"], "10.1.0.0/16");
+    assert_eq!(of["detectLocalMode"], "ClusterCIDR");
     assert_eq!(of["nodePortAddresses"], json!(["127.0.0.0/8"]));
-    let head = w.node.sh("curl -sI http://127.0.0.1:10249/configz");
+    assert_eq!(of["nftables"]["masqueradeAll"], false);
+    let head = ask("-I").out;
     assert!(head.contains("200 OK") && head.contains("application/json"), "{head}");
+    let changed = file(&kubeconfig, "nftables: {masqueradeAll: true}\n");
+    std::fs::write(&path, changed).expect("it can be written");
+    w.soon("the changed file", || {
+        said()["kubeproxy.config.k8s.io"]["nftables"]["masqueradeAll"] == true
+    });
 }
