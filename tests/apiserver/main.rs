@@ -5,13 +5,14 @@
 //! asked elsewhere.
 
 mod cluster;
+mod events;
 
 use cluster::Cluster;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -30,6 +31,8 @@ struct Told {
     batches: mpsc::Receiver<Batch>,
     objects: BTreeMap<ObjectRef, Object>,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
+    /// Slices, with when what led to them was done.
+    triggers: Vec<(String, SystemTime)>,
     synced: Vec<Kind>,
     deletions: usize,
     source: JoinHandle<()>,
@@ -44,19 +47,29 @@ impl Drop for Told {
 }
 
 fn kubeconfig(cluster: &Cluster, token: &str) -> String {
+    kubeconfig_of(cluster, &json!({"token": token}))
+}
+
+fn kubeconfig_of(cluster: &Cluster, user: &Value) -> String {
     let server = format!("http://{}", cluster.address);
     let file = json!({"apiVersion": "v1", "kind": "Config", "current-context": "x",
         "clusters": [{"name": "x", "cluster": {"server": server}}],
-        "users": [{"name": "x", "user": {"token": token}}],
+        "users": [{"name": "x", "user": user}],
         "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}]});
     file.to_string()
 }
 
 impl Told {
     async fn by(cluster: &Cluster) -> Self {
+        Self::by_user(cluster, |_| json!({"token": "first"})).await
+    }
+
+    /// `user`: of the kubeconfig; its files are in this directory.
+    async fn by_user(cluster: &Cluster, user: impl FnOnce(&Path) -> Value) -> Self {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("kubeconfig");
-        std::fs::write(&path, kubeconfig(cluster, "first")).expect("it can be written");
+        let text = kubeconfig_of(cluster, &user(directory.path()));
+        std::fs::write(&path, text).expect("it can be written");
         let access = Access { kubeconfig: Some(path.clone()), master: None };
         let source = kubernetes::open(access, "node-a").await.expect("a good kubeconfig");
         let (send, batches) = mpsc::channel(64);
@@ -65,6 +78,7 @@ impl Told {
             batches,
             objects: BTreeMap::new(),
             problems: BTreeMap::new(),
+            triggers: Vec::new(),
             synced: Vec::new(),
             deletions: 0,
             source,
@@ -74,6 +88,14 @@ impl Told {
     }
 
     fn take(&mut self, batch: Batch) {
+        for trigger in &batch.triggers {
+            match &batch.changes[trigger.change] {
+                Change::Upsert(Object::EndpointSlice(slice)) => {
+                    self.triggers.push((slice.key.to_string(), trigger.at));
+                }
+                other => panic!("the trigger of {other:?}"),
+            }
+        }
         for change in batch.changes {
             match change {
                 Change::Upsert(object) => {
@@ -207,6 +229,25 @@ async fn asks_for_what_it_serves_only() {
         let seconds = one.query.get("timeoutSeconds").and_then(|text| text.parse::<u32>().ok());
         assert!(seconds.is_some_and(|seconds| seconds <= 60), "{one:?}");
     }
+}
+
+#[tokio::test]
+async fn what_a_slice_follows_from_stands_beside_its_change() {
+    let cluster = small().await;
+    let mut slice = slice("web", "10.1.0.2");
+    let annotation = "endpoints.kubernetes.io/last-change-trigger-time";
+    slice["metadata"]["annotations"] = json!({annotation: "2026-01-02T03:04:05Z"});
+    cluster.put("endpointslices", "default/web-2", slice.clone());
+    let at = UNIX_EPOCH + Duration::from_secs(1_767_323_045);
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    assert_eq!(told.triggers, [("default/web-2".to_owned(), at)], "in a list");
+    let before = told.objects.clone();
+    slice["metadata"]["annotations"][annotation] = "2026-01-02T03:04:06Z".into();
+    cluster.put("endpointslices", "default/web-2", slice);
+    told.until("the change", |told| told.triggers.len() == 2).await;
+    assert_eq!(told.triggers[1].1, at + Duration::from_secs(1));
+    assert_eq!(told.objects, before, "the object is the same");
 }
 
 #[tokio::test]
@@ -344,6 +385,41 @@ async fn a_token_that_rotates_is_read_again() {
     cluster.cut();
     cluster.put("services", "default/new", service("10.254.0.9"));
     told.until("the change", |told| told.services().len() == 2).await;
+    assert_eq!(told.deletions, 0);
+}
+
+/// As the kubelet does with a service account's: the file is another one, the server the same.
+#[tokio::test]
+async fn a_token_file_that_changes_is_read_again() {
+    let cluster = small().await;
+    cluster.faults(|faults| faults.token = Some("first".into()));
+    let write = |at: &Path, token: &str| {
+        std::fs::write(at.join("token"), token).expect("it can be written");
+    };
+    let mut told = Told::by_user(&cluster, |at| {
+        write(at, "first");
+        json!({"tokenFile": at.join("token")})
+    })
+    .await;
+    told.synced().await;
+    let at = told.kubeconfig.parent().expect("a directory").to_owned();
+    for round in 0..2 {
+        let token = format!("token-{round}");
+        write(&at, &token);
+        // What is open stays so for a while; who asks anew needs the new one.
+        cluster.faults(|faults| faults.token = Some(token));
+        cluster.put("services", "default/new", service(&format!("10.254.1.{round}")));
+        told.until("a change while the old one is connected", |told| {
+            told.cluster_ip("default/new") == Some(format!("10.254.1.{round}"))
+        })
+        .await;
+        cluster.cut();
+        cluster.put("services", "default/new", service(&format!("10.254.2.{round}")));
+        told.until("a change that only the new one may see", |told| {
+            told.cluster_ip("default/new") == Some(format!("10.254.2.{round}"))
+        })
+        .await;
+    }
     assert_eq!(told.deletions, 0);
 }
 

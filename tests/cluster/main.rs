@@ -4,18 +4,30 @@
 //! `cargo test --test cluster -- FILTER`, `-- --list`. The servers are built by
 //! `tests/cluster/build-peers`; where they are missing all cases are counted as ignored.
 
+mod access;
+mod api;
+mod away;
 #[path = "../support/control_plane.rs"]
 #[allow(dead_code, reason = "the demonstration and the benchmarks use more of it")]
 mod control_plane;
+mod deployments;
+mod events;
+mod health;
 mod kubeadm;
-#[path = "../support/netns.rs"]
-#[allow(dead_code, reason = "the cases of `netns` use more of it")]
-mod netns;
+mod live;
+mod many;
+mod pod;
+#[path = "../netns/rolling.rs"]
+#[allow(dead_code, reason = "the cases of `netns` are in it")]
+mod rolling;
+mod rollout;
 #[path = "../nftables/runner.rs"]
 #[allow(dead_code, reason = "the cases of `nftables` use more of it")]
 mod runner;
-#[path = "../support/sandbox.rs"]
-mod sandbox;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "the cases of `netns` use more of it")]
+mod support;
+mod traffic;
 mod world;
 
 use control_plane::Authorization;
@@ -23,10 +35,28 @@ use runner::Case;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
+use support::{netns, sandbox};
 use world::World;
 
 fn main() -> ExitCode {
-    runner::main(("cluster", world::peers), &[("api", CASES)])
+    let mut groups = vec![
+        ("api", CASES),
+        ("access", access::CASES),
+        ("pod", pod::CASES),
+        ("traffic", traffic::CASES),
+        ("health", health::CASES),
+        ("away", away::CASES),
+        ("rollout", rollout::CASES),
+        ("deployments", deployments::CASES),
+        ("events", events::CASES),
+    ];
+    if support::runner::soak() {
+        groups.push(("away", away::LONG_CASES));
+        groups.push(("many", many::LONG_CASES));
+    }
+    let code = runner::main(("cluster", world::peers), &groups);
+    live::end();
+    code
 }
 
 const CASES: &[Case] = &[

@@ -23,7 +23,12 @@ const VIPD: &str = "system:serviceaccount:kube-system:vipd";
 
 /// Whether the servers are there.
 pub fn peers() -> Result<(), String> {
-    control_plane::are_built(&["etcd", "kube-apiserver"])
+    control_plane::are_built(&[
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+    ])
 }
 
 pub struct World {

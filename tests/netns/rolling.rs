@@ -135,21 +135,24 @@ fn none_failed(attempts: &Attempts, updates: &[Update]) {
     assert!(failed.is_empty(), "{attempts} during {} updates:\n{some}", updates.len());
 }
 
+/// The bar: none of 500 connections a second fails while ten replicas are replaced, one after the
+/// other, so many times.
+#[track_caller]
+pub fn none_fails(w: &World, count: u32) {
+    let mut replicas = Replicas::serve(w);
+    let load = w.crowd(&clients(w), (w.cip(), 80), CONNECTIONS_PER_SECOND);
+    let updates = replicas.updates(count, Refuses::AfterGrace);
+    let attempts = load.stop();
+    println!("{attempts}, {} updates, usual grace {:?}", updates.len(), usual_grace(&updates));
+    attempts.at_rate(CONNECTIONS_PER_SECOND).of_clients(8);
+    none_failed(&attempts, &updates);
+    assert!(usual_grace(&updates) < GRACE + Duration::from_millis(5), "{attempts}");
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case("a rolling update of ten replicas: none of 500 connections a second fails", |w| {
-            let mut replicas = Replicas::serve(w);
-            let load = w.crowd(&clients(w), (w.cip(), 80), CONNECTIONS_PER_SECOND);
-            let updates = replicas.updates(if soak() { 1000 } else { 60 }, Refuses::AfterGrace);
-            let attempts = load.stop();
-            println!(
-                "{attempts}, {} updates, usual grace {:?}",
-                updates.len(),
-                usual_grace(&updates)
-            );
-            attempts.at_rate(CONNECTIONS_PER_SECOND).of_clients(8);
-            none_failed(&attempts, &updates);
-            assert!(usual_grace(&updates) < GRACE + Duration::from_millis(5), "{attempts}");
+            none_fails(w, if soak() { 1000 } else { 60 });
         })
         .alone(),
         case(

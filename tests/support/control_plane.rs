@@ -175,6 +175,10 @@ impl ControlPlane {
         self.others.push(spawn(&self.node, &self.at, "kube-scheduler", &common()));
     }
 
+    pub fn stop_controllers(&mut self) {
+        self.others.drain(..).for_each(|mut child| end(&mut child));
+    }
+
     /// Writes a kubeconfig file of this server for this `user` of it, such as `{"token": …}`.
     pub fn kubeconfig(&self, name: &str, user: &Value) -> PathBuf {
         let certificate = self.at.join("certs/apiserver.crt");

@@ -1,4 +1,4 @@
-//! The directory that vipd follows.
+//! Where a case's objects are put for vipd to find them: most cases have a directory that it follows.
 //!
 //! In: objects. Out: YAML files, each put in place by a rename.
 //! Never: a half-written file that vipd could see.
@@ -8,9 +8,18 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What vipd learns of objects from.
+pub trait Objects {
+    /// Makes them, or changes them to this.
+    fn put(&self, file: &File);
+    fn remove(&self, file: &File);
+    /// The arguments of `vipd run` that name it.
+    fn arguments(&self) -> Vec<String>;
+}
+
 /// The directory that vipd reads.
 pub struct Directory {
-    pub path: PathBuf,
+    path: PathBuf,
     staging: PathBuf,
 }
 
@@ -23,8 +32,10 @@ impl Directory {
         }
         directory
     }
+}
 
-    pub fn put(&self, file: &File) {
+impl Objects for Directory {
+    fn put(&self, file: &File) {
         let text: String =
             file.objects.iter().map(|object| format!("---\n{}", yaml(object))).collect();
         let staged = self.staging.join(&file.name);
@@ -32,8 +43,12 @@ impl Directory {
         fs::rename(&staged, self.path.join(&file.name)).expect("an own /run");
     }
 
-    pub fn remove(&self, file: &File) {
+    fn remove(&self, file: &File) {
         fs::remove_file(self.path.join(&file.name)).expect("the file was put before");
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        vec!["--manifests".to_owned(), self.path.display().to_string()]
     }
 }
 

@@ -303,7 +303,7 @@ impl Svc {
 
     pub fn dual_stack(mut self) -> Svc {
         self.families = Some([V4, V6]);
-        self
+        self.spec("ipFamilyPolicy", json!("RequireDualStack"))
     }
 
     pub fn ports(mut self, ports: impl Into<Vec<Port>>) -> Svc {

@@ -26,12 +26,17 @@ const DEFAULTS: [Flag; 4] = [
     ("--service-cluster-ip-range", SERVICE_RANGES),
 ];
 
-/// Arguments of `vipd run`. An empty value is a flag without one.
+/// Arguments of `vipd run` on a directory.
 pub fn arguments(manifests: &Path, flags: &[Flag]) -> Vec<String> {
+    arguments_of(vec!["--manifests".to_owned(), manifests.display().to_string()], flags)
+}
+
+/// Arguments of `vipd run` on what these `source` flags name. An empty value is a flag without one.
+pub fn arguments_of(source: Vec<String>, flags: &[Flag]) -> Vec<String> {
     let replaced = |name: &str| flags.iter().any(|(other, _)| *other == name);
     let kept = DEFAULTS.iter().filter(|(name, _)| !replaced(name));
-    let mut arguments =
-        vec!["run".to_owned(), "--manifests".to_owned(), manifests.display().to_string()];
+    let mut arguments = vec!["run".to_owned()];
+    arguments.extend(source);
     for (name, value) in kept.chain(flags).filter(|(_, value)| *value != LEFT_OUT) {
         arguments.push(if value.is_empty() {
             (*name).to_owned()

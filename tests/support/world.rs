@@ -5,7 +5,7 @@
 
 use super::client::Client;
 use super::clients::{self, Tries};
-use super::directory::Directory;
+use super::directory::{Directory, Objects};
 use super::flow::{Flow, FlowPlan, Manner};
 use super::load::{Crowd, Load, Pace};
 use super::manifests::{File, Manifest, node, slice, svc, tcp};
@@ -28,7 +28,9 @@ use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-const WORK: &str = "/run/case";
+/// Where a case's files are.
+pub const WORK: &str = "/run/case";
+const MANIFESTS: &str = "/run/case/manifests";
 
 #[derive(Clone)]
 pub struct World {
@@ -39,7 +41,7 @@ pub struct World {
 struct Inside {
     topology: Topology,
     servers: HashMap<Who, Servers>,
-    directory: Directory,
+    objects: Box<dyn Objects>,
     vipd: RefCell<Option<Vipd>>,
     flags: RefCell<Vec<Flag>>,
     starts: Cell<u32>,
@@ -51,6 +53,11 @@ struct Inside {
 impl World {
     /// Everything but vipd.
     pub fn build(family: Family) -> World {
+        World::build_with(family, |_| Box::new(Directory::make(Path::new(WORK))))
+    }
+
+    /// The same; `objects`: what vipd will learn of them from, made in the node's namespace.
+    pub fn build_with(family: Family, objects: impl FnOnce(&Netns) -> Box<dyn Objects>) -> World {
         let topology = Topology::build();
         let servers: HashMap<Who, Servers> =
             Who::ALL.into_iter().map(|who| (who, Servers::start(topology.of(who)))).collect();
@@ -63,10 +70,11 @@ impl World {
                 PORTS.into_iter().flat_map(both)
             }));
         }
+        std::fs::create_dir_all(WORK).expect("an own /run");
         let inside = Inside {
+            objects: objects(topology.of(Node)),
             topology,
             servers,
-            directory: Directory::make(Path::new(WORK)),
             vipd: RefCell::default(),
             flags: RefCell::default(),
             starts: Cell::new(0),
@@ -116,7 +124,7 @@ impl World {
     /// Writes the files; does not wait.
     pub fn write(&self, manifest: impl Manifest) {
         for file in manifest.files(self.family) {
-            self.inside.directory.put(&file);
+            self.inside.objects.put(&file);
         }
     }
 
@@ -137,12 +145,13 @@ impl World {
     /// Removes what was written, whether or not anybody watches.
     pub fn remove(&self, manifest: impl Manifest) {
         for file in manifest.files(self.family) {
-            self.inside.directory.remove(&file);
+            self.inside.objects.remove(&file);
         }
     }
 
+    /// The directory, where there is one.
     pub fn manifests(&self) -> &Path {
-        &self.inside.directory.path
+        Path::new(MANIFESTS)
     }
 
     #[track_caller]
@@ -197,7 +206,7 @@ impl World {
             objects.extend(ready.ports([tcp("", target)]).files(family));
         }
         let objects = objects.into_iter().flat_map(|file| file.objects).collect();
-        self.inside.directory.put(&File { name: "sentinel.yaml".to_owned(), objects });
+        self.inside.objects.put(&File { name: "sentinel.yaml".to_owned(), objects });
     }
 
     // ---- vipd
@@ -214,7 +223,7 @@ impl World {
         let starts = self.inside.starts.get() + 1;
         self.inside.starts.set(starts);
         *self.inside.flags.borrow_mut() = flags.to_vec();
-        let arguments = vipd::arguments(self.manifests(), flags);
+        let arguments = vipd::arguments_of(self.inside.objects.arguments(), flags);
         let log = Path::new(WORK).join(format!("vipd-{starts}.log"));
         *self.inside.vipd.borrow_mut() = Some(Vipd::start(self.netns(Node), &arguments, log));
     }

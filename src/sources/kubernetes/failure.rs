@@ -6,6 +6,20 @@ use super::access::chain;
 use kube::core::response::Status;
 use kube::runtime::watcher;
 
+/// What the client writes for the reason where an answer holds none.
+const NOT_JSON: &str = "Failed to parse error data";
+/// Of an answer that is no object, as much is told.
+const FOREIGN: usize = 120;
+
+const ADDRESS: &str = "; check the server's address (`server` in the kubeconfig, or --master), and that it can \
+     be reached from this node";
+const AUTHORITY: &str =
+    "; check certificate-authority in the kubeconfig: it must be that of the server's certificate";
+const NO_TLS: &str = "; what listens there does not speak TLS: check the server's address (`server` in the \
+     kubeconfig, or --master), whether it is https:// or http://";
+const NO_SERVER: &str =
+    "; is it a Kubernetes API server? check `server` in the kubeconfig, or --master";
+
 /// What is to be done about a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remedy {
@@ -36,6 +50,10 @@ pub(super) fn remedy(error: &watcher::Error, streaming: bool) -> Remedy {
     if matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_))) {
         return Remedy::Anew;
     }
+    // The file that says whom to trust may be another one by now.
+    if unanswered(error).is_some_and(|error| is_distrust(&chain(error))) {
+        return Remedy::Anew;
+    }
     match status(error).map(|status| status.code) {
         Some(401) => Remedy::Anew,
         Some(403 | 404) => Remedy::Without,
@@ -59,6 +77,10 @@ pub(super) fn is_expired(error: &watcher::Error) -> bool {
 /// For the log.
 pub(super) fn told(error: &watcher::Error) -> String {
     match status(error) {
+        Some(status) if status.reason == NOT_JSON => {
+            let said: String = status.message.chars().take(FOREIGN).collect();
+            format!("the API server answers {}: {said:?}{NO_SERVER}", status.code)
+        }
         Some(status) => {
             let advice = match status.code {
                 401 => "; check the token or the client certificate",
@@ -71,13 +93,36 @@ pub(super) fn told(error: &watcher::Error) -> String {
             };
             format!("the API server answers {}: {message}{advice}", status.code)
         }
-        None => match error {
-            watcher::Error::InitialListFailed(error)
-            | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => chain(error),
-            other => chain(other),
-        },
+        None => unanswered(error).map_or_else(|| chain(error), told_unanswered),
     }
+}
+
+/// Where no answer came, or one that cannot be read.
+fn unanswered(error: &watcher::Error) -> Option<&kube::Error> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => Some(error),
+        _ => None,
+    }
+}
+
+/// The TLS library is not ours to match on: it writes `invalid peer certificate: …`.
+fn is_distrust(text: &str) -> bool {
+    text.contains("peer certificate")
+}
+
+fn told_unanswered(error: &kube::Error) -> String {
+    let text = chain(error);
+    let advice = match error {
+        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => NO_SERVER,
+        _ if is_distrust(&text) => AUTHORITY,
+        _ if text.contains("corrupt message") => NO_TLS,
+        // As the HTTP client calls what goes wrong before a request is sent.
+        _ if text.contains("(Connect)") => ADDRESS,
+        _ => "",
+    };
+    format!("{text}{advice}")
 }
 
 #[cfg(test)]
@@ -106,6 +151,13 @@ mod tests {
         let unread = serde_json::from_str::<u8>("x").expect_err("no number");
         let unread = watcher::Error::WatchFailed(kube::Error::SerdeError(unread));
         assert_eq!(remedy(&unread, false), Remedy::Anew);
+        for (said, wanted) in [
+            ("invalid peer certificate: UnknownIssuer", Remedy::Anew),
+            ("Connection refused (os error 111)", Remedy::Again),
+        ] {
+            let error = watcher::Error::WatchStartFailed(kube::Error::Service(said.into()));
+            assert_eq!(remedy(&error, false), wanted, "{said}");
+        }
     }
 
     #[test]
@@ -114,5 +166,16 @@ mod tests {
         let text = told(&refused(403, said));
         assert!(text.contains(said) && text.contains("ClusterRole"), "{text}");
         assert!(told(&refused(401, "Unauthorized")).contains("token"));
+    }
+
+    #[test]
+    fn what_is_no_answer_of_a_server_is_told_in_part() {
+        let status = Status::failure(&"<html>".repeat(1000), NOT_JSON).with_code(404);
+        let text = told(&watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(status))));
+        assert!(text.contains("404") && text.contains("Kubernetes API server?"), "{text}");
+        assert!(text.len() < 400, "{text}");
+        let unread = serde_json::from_str::<u8>("<html>").expect_err("no number");
+        let text = told(&watcher::Error::WatchFailed(kube::Error::SerdeError(unread)));
+        assert!(text.contains("Kubernetes API server?"), "{text}");
     }
 }

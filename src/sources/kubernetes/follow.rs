@@ -9,8 +9,8 @@ use super::failure::{Remedy, is_bad_selector, is_expired, remedy, told};
 use super::pace::Pace;
 use super::seen::Seen;
 use crate::model::{Kind, ObjectRef, Problem};
-use crate::sources::decode::{Decoded, Names, decode_object};
-use crate::sources::{Batch, Change, Scope};
+use crate::sources::decode::{Decoded, Names, Read, decode_object};
+use crate::sources::{Batch, Change, Scope, Trigger};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt as _;
 use kube::runtime::watcher::{self, Event};
@@ -20,7 +20,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Seconds until the server ends a watch; some more, and the client takes the connection for dead.
 pub(super) const WATCH: u32 = 60;
@@ -72,9 +72,12 @@ pub(super) struct Follower {
     troubled: HashSet<Box<str>>,
     synced: bool,
     changes: Vec<Change>,
+    triggers: Vec<Trigger>,
     way: Way,
     failures: u32,
     pauses: ExponentialBackoff,
+    /// The failure that the log told last, while it lasts.
+    complaint: Option<String>,
 }
 
 /// Until nobody receives any more. `first`: a client that the followers share until one needs another.
@@ -97,7 +100,7 @@ pub(super) async fn follow<K>(
             },
             Err(error) => {
                 let pause = follower.pause();
-                warn!(kind = follower.kind.name(), "{error}; the next try is in {pause:.1?}");
+                follower.complain(format!("{error}"), pause);
                 pause
             }
         };
@@ -124,9 +127,11 @@ impl Follower {
             troubled: HashSet::new(),
             synced: false,
             changes: Vec::new(),
+            triggers: Vec::new(),
             way: Way::Stream,
             failures: 0,
             pauses: pauses(),
+            complaint: None,
         }
     }
 
@@ -220,7 +225,7 @@ impl Follower {
             Remedy::Again | Remedy::Anew | Remedy::Without => {}
         }
         let pause = self.pause();
-        warn!(kind, "{}; what is programmed stays; the next try is in {pause:.1?}", told(error));
+        self.complain(format!("{}; what is programmed stays", told(error)), pause);
         if remedy == Remedy::Anew || self.failures.is_multiple_of(PATIENCE) {
             return Some(Anew::After(pause));
         }
@@ -242,9 +247,22 @@ impl Follower {
         self.pauses.next().unwrap_or(PAUSES.1)
     }
 
+    /// Says it once, and again now and then while it stays the same: a server may be away for hours.
+    fn complain(&mut self, failure: String, pause: Duration) {
+        let kind = self.kind.name();
+        let is_news = self.complaint.as_ref() != Some(&failure);
+        if is_news || self.failures.is_multiple_of(PATIENCE) {
+            warn!(kind, "{failure}; the next try is in {pause:.1?}");
+        } else {
+            debug!(kind, "{failure}; the next try is in {pause:.1?}");
+        }
+        self.complaint = Some(failure);
+    }
+
     fn recovered(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
             self.pauses = pauses();
+            self.complaint = None;
             info!(kind = self.kind.name(), "the API server answers again");
         }
     }
@@ -295,7 +313,8 @@ impl Follower {
 
     fn upsert<K>(&mut self, object: &Seen<K>) -> Box<str> {
         let key = object.key(self.kind);
-        let (decoded, mut problems) = decode_object(self.kind, object.text.get(), &mut self.names);
+        let read = decode_object(self.kind, object.text.get(), &mut self.names);
+        let Read { decoded, warnings: mut problems, triggered } = read;
         let is = match decoded {
             Decoded::Object(object) => Change::Upsert(object),
             Decoded::Ignored { .. } => Change::Delete(ObjectRef::new(self.kind, &key)),
@@ -305,6 +324,7 @@ impl Follower {
             }
         };
         self.tell_problems(&key, problems);
+        self.triggers.extend(triggered.map(|at| Trigger { change: self.changes.len(), at }));
         self.changes.push(is);
         key
     }
@@ -330,6 +350,7 @@ impl Follower {
             return true;
         }
         let changes = std::mem::take(&mut self.changes);
-        self.out.send(Batch { changes, seen: Instant::now() }).await.is_ok()
+        let triggers = std::mem::take(&mut self.triggers);
+        self.out.send(Batch { changes, triggers, seen: Instant::now() }).await.is_ok()
     }
 }
