@@ -79,8 +79,8 @@ pub fn run() -> Result<ExitCode> {
         .spawn()
         .map_err(|error| format!("cannot start itself: {error}"))?;
     let enter = match way {
-        Way::Root => format!("nsenter -mnp -t {}", inside.id()),
-        Way::Rootless => format!("nsenter -Umnp --preserve-credentials -t {}", inside.id()),
+        Way::Root => format!("nsenter -m -n -p -t {}", inside.id()),
+        Way::Rootless => format!("nsenter -U --preserve-credentials -m -n -p -t {}", inside.id()),
     };
     for line in BufReader::new(lines).lines().map_while(std::result::Result::ok) {
         if line == KEPT {

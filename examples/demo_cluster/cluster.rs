@@ -49,6 +49,10 @@ impl Drop for Cluster {
 /// Whether all that it starts is there.
 pub fn is_all_built() -> Result<()> {
     control_plane::are_built(&PARTS)?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file()) {
+        control_plane::are_built(&["kubectl"])?;
+    }
     vipd_binary().map(|_| ())
 }
 

@@ -33,6 +33,7 @@ pub fn under_traffic(cluster: &Cluster, shell: &Shell) -> Result<()> {
     roll_out(shell)?;
     settle(shell, 4)?;
     shell.show(&format!("kubectl get pods -l app={DEPLOYMENT} -o wide"))?;
+    shell.show("vipd get endpoints nginx-service")?;
     check(&watch(&traffic), 4, OLD)?;
 
     println!("\n1.7.9 becomes 1.8 in the file, and there are four now:");

@@ -21,8 +21,8 @@ pub struct Shell {
     node: Netns,
     /// Where the manifests are.
     folder: PathBuf,
-    pub kubeconfig: PathBuf,
-    pub path: String,
+    kubeconfig: PathBuf,
+    path: String,
 }
 
 impl Shell {
@@ -40,6 +40,20 @@ impl Shell {
         let peers = peers.parent().map(|path| path.display().to_string()).unwrap_or_default();
         let path = format!("{}:{before}:{peers}", bin.display());
         Ok(Self { node: cluster.node.clone(), folder, kubeconfig: cluster.kubeconfig(), path })
+    }
+
+    /// A script that goes on where this ends, for a reader who enters the namespaces.
+    pub fn enter_by_hand(&self) -> Result<PathBuf> {
+        let path = self.folder.with_file_name("enter");
+        let text = format!(
+            "cd {}\nexec ip netns exec {} env HOME=$PWD KUBECONFIG={} PATH='{}' bash --norc\n",
+            self.folder.display(),
+            self.node.name(),
+            self.kubeconfig.display(),
+            self.path
+        );
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
     }
 
     pub fn write(&self, name: &str, text: &str) -> Result<()> {

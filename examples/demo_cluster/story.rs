@@ -30,7 +30,7 @@ pub fn tell(keep: bool) -> Result<Kept> {
     if !keep {
         return Ok(Kept::No);
     }
-    println!("{}", how_to_look(&shell));
+    println!("{}", how_to_look(&shell)?);
     Ok(Kept::Yes(Box::new(cluster)))
 }
 
@@ -62,7 +62,10 @@ fn nodes(cluster: &mut Cluster, shell: &Shell) -> Result<()> {
     shell.show(&format!("kubectl wait --for=condition=Ready node/{NODE}"))?;
     let said = shell.show("kubectl get nodes -o wide")?;
     must_say(&said, &[NODE, "Ready", &ADDRESS.to_string()])?;
-    shell.show_first(16, "kubectl describe nodes")?;
+    // The controllers take their taint from a node that is ready.
+    let taints = format!("kubectl get node {NODE} -o jsonpath={{.spec.taints}}");
+    shell.until(&taints, str::is_empty)?;
+    shell.show_first(22, "kubectl describe nodes")?;
     let lease = shell.show("kubectl -n kube-node-lease get leases")?;
     must_say(&lease, &[NODE])
 }
@@ -101,7 +104,15 @@ fn deployments(shell: &Shell) -> Result<()> {
     let said = shell.show(&format!("kubectl describe deployments -l app={DEPLOYMENT}"))?;
     must_say(&said, &["1 available", "Scaled up replica set"])?;
     let said = shell.show("kubectl get pods")?;
-    must_say(&said, &[DEPLOYMENT])
+    must_say(&said, &[DEPLOYMENT])?;
+
+    println!("\n`kubectl run` makes a pod today; a deployment without a file is made so:");
+    let image = "--image=nginx:1.8 --port=80";
+    shell.show(&format!("kubectl create deployment sample {image} --replicas=2"))?;
+    shell.show("kubectl rollout status deployment/sample | tail -n 1")?;
+    let said = shell.show("kubectl describe pods -l app=sample | grep -E '^(Name|Node|IP):'")?;
+    must_say(&said, &["sample-", &format!("{NODE}/{ADDRESS}")])?;
+    shell.show("kubectl delete deployment sample").map(|_| ())
 }
 
 pub fn roll_out(shell: &Shell) -> Result<()> {
@@ -157,6 +168,8 @@ fn deletion(shell: &Shell) -> Result<()> {
     shell.show("kubectl delete service nginx-service")?;
     shell.until("vipd get services", |said| !said.contains("nginx-service"))?;
     println!("\nNobody has that address now: what is sent there is dropped.");
+    let said = shell.show(&format!("vipd trace {ADDRESS} {TARGET}/tcp"))?;
+    must_say(&said, &["drop"])?;
     shell.show_failing(&format!("curl -sS --max-time 1 http://{TARGET}"))?;
     shell.show("kubectl delete pod nginx")?;
     let said = shell.show("kubectl get pods")?;
@@ -176,14 +189,16 @@ pub fn must_say(said: &str, words: &[&str]) -> Result<()> {
     }
 }
 
-fn how_to_look(shell: &Shell) -> String {
-    let (kubeconfig, path) = (shell.kubeconfig.display(), &shell.path);
-    format!(
+fn how_to_look(shell: &Shell) -> Result<String> {
+    let script = shell.enter_by_hand()?;
+    Ok(format!(
         "left running, with pods of {PODS}:\n  \
-         enter    {ENTER} ip netns exec {NODE} env KUBECONFIG={kubeconfig} PATH={path} sh\n  \
+         enter    {ENTER} bash {}\n  \
          then     kubectl get pods -o wide; vipd get endpoints; nft list table inet vipd\n  \
          ask      curl http://{TARGET}; ip netns exec nginx curl http://{TARGET}\n  \
-         files    /run/demo-cluster, seen from there\n  \
-         remove   kill -KILL {PID}"
-    )
+         logs     {}, seen from there\n  \
+         remove   kill -KILL {PID}",
+        script.display(),
+        script.with_file_name("*.log").display()
+    ))
 }
