@@ -71,8 +71,7 @@ demo: deps
 	$(CARGO) build --release --bin vipd --example demo
 	$(CARGO) run --quiet --release --example demo
 
-# On real parts of Kubernetes, each built once into a cache outside the tree: that needs Go, and
-# twenty minutes on two cores.
+# On real parts of Kubernetes, each built once into a cache outside the tree: that needs Go.
 demo-cluster: deps
 	@parts=(etcd kube-apiserver kube-controller-manager kube-scheduler)
 	command -v kubectl >/dev/null || parts+=(kubectl)

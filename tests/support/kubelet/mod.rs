@@ -112,7 +112,7 @@ impl Kubelet {
             stop: stop.clone(),
         };
         // The client's sockets belong to the namespace of the thread that makes them.
-        let thread = Some(node.spawn(move || run.to_the_end(&ready)));
+        let thread = Some(node.spawn(move || run.until_stopped(&ready)));
         let kubelet = Self { stop, thread, network, problems };
         is_ready.recv().unwrap_or(Err(Error::Ended)).map(|()| kubelet)
     }
@@ -148,7 +148,7 @@ struct Run {
 }
 
 impl Run {
-    fn to_the_end(self, ready: &mpsc::Sender<Result<(), Error>>) {
+    fn until_stopped(self, ready: &mpsc::Sender<Result<(), Error>>) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
