@@ -70,7 +70,12 @@ pub fn run() -> Result<ExitCode> {
     let (lines, writer) = std::io::pipe().map_err(piped)?;
     let errors = writer.try_clone().map_err(piped)?;
     // A group of its own, because Ctrl-C is answered here: whoever is inside then loses its input.
-    let mut inside = own()?
+    let mut inside = own()?;
+    // Nobody in there can reach a proxy.
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        inside.env_remove(name).env_remove(name.to_uppercase());
+    }
+    let mut inside = inside
         .arg(INSIDE)
         .process_group(0)
         .stdin(Stdio::piped())

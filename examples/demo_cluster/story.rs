@@ -75,7 +75,7 @@ fn proxy(cluster: &mut Cluster, shell: &Shell) -> Result<()> {
     shell.show("kubectl apply -f rbac.yaml")?;
     shell.show("kubectl -n kube-system create token vipd >vipd.token")?;
     let line = cluster.start_vipd(&shell.file("vipd.token"))?;
-    println!("\n$ {line}");
+    println!("\nWith a kubeconfig file that names the server and that token:\n\n$ {line}");
     shell.until("curl -sSf http://127.0.0.1:10256/healthz", |_| true)?;
     let said = shell.show("curl -sS -w '\\n' http://127.0.0.1:10249/proxyMode")?;
     must_say(&said, &["nftables"])?;
