@@ -70,19 +70,15 @@ pub fn run() -> Result<ExitCode> {
     let (lines, writer) = std::io::pipe().map_err(piped)?;
     let errors = writer.try_clone().map_err(piped)?;
     // A group of its own, because Ctrl-C is answered here: whoever is inside then loses its input.
-    let mut inside = own()?;
+    let mut command = own()?;
     // Nobody in there can reach a proxy.
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
-        inside.env_remove(name).env_remove(name.to_uppercase());
+        command.env_remove(name).env_remove(name.to_uppercase());
     }
-    let mut inside = inside
-        .arg(INSIDE)
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(writer)
-        .stderr(errors)
-        .spawn()
-        .map_err(|error| format!("cannot start itself: {error}"))?;
+    command.arg(INSIDE).process_group(0).stdin(Stdio::piped()).stdout(writer).stderr(errors);
+    let mut inside = command.spawn().map_err(|error| format!("cannot start itself: {error}"))?;
+    // It holds the other end of the pipe, which would then have no end.
+    drop(command);
     let enter = match way {
         Way::Root => format!("nsenter -m -n -p -t {}", inside.id()),
         Way::Rootless => format!("nsenter -U --preserve-credentials -m -n -p -t {}", inside.id()),
