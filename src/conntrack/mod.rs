@@ -23,7 +23,7 @@ pub use cleaner::{Cleaner, Options, Removals, Stats};
 pub use departed::{Departures, Former, Resets};
 pub use netlink::{Dump, Entry, Error, Table};
 pub use proc::{Changed, Root, set_sysctls};
-pub use query::{DeleteBy, Original, Query, Removal, plan_removals, queries};
+pub use query::{DeleteBy, Original, Phase, Query, Removal, plan_removals, queries};
 pub use resets::ResetCount;
 pub use stale::{Audit, Cause, Flow, Stale, Suspects, Verdict, judge, stale, stale_node_ports};
 pub use sysctls::{Bound, Sysctl, Sysctls, Wanted};

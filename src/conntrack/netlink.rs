@@ -1,6 +1,6 @@
 //! The kernel's conntrack table. EDGE: all system calls of this room are here.
 
-use super::query::{Original, Query};
+use super::query::{Original, Phase, Query};
 use super::stale::Flow;
 use crate::model::{Family, Protocol};
 use crate::netlink::{
@@ -44,9 +44,11 @@ const FILTER_PROTO_NUM: u32 = 1 << 3;
 const FILTER_PROTO_SRC_PORT: u32 = 1 << 4;
 const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
-/// `linux/netfilter/nf_conntrack_tcp.h`: ESTABLISHED, FIN_WAIT and CLOSE_WAIT. Before these a
-/// client tries on by itself; after them nobody has anything left to say.
+/// `linux/netfilter/nf_conntrack_tcp.h`: ESTABLISHED, FIN_WAIT and CLOSE_WAIT. After these nobody has
+/// anything left to say.
 const OPEN_STATES: RangeInclusive<u8> = 3..=5;
+/// SYN_SENT: the client tries on by itself.
+const UNANSWERED_STATES: RangeInclusive<u8> = 1..=1;
 
 /// `struct nfgenmsg` version that makes a deletion without a full tuple obey the family.
 const NFNETLINK_V1: u8 = 1;
@@ -113,7 +115,8 @@ impl Table {
     /// Has the kernel load what connection tracking needs: the first message does.
     pub fn load(&mut self) -> Result<(), Error> {
         let original = Original::ToPort(0);
-        let query = Query { family: Family::V4, protocol: Protocol::Udp, original };
+        let query =
+            Query { family: Family::V4, protocol: Protocol::Udp, original, phase: Phase::Open };
         self.dump(&query, |_| {}).map(|_| ())
     }
 
@@ -126,7 +129,7 @@ impl Table {
 
     /// Hands the entries to `each` that a query asks for, and possibly others of its protocol: the
     /// filter is the kernel's (≥ 5.8; older ones ignore it), judging stays with the caller. Of TCP
-    /// only connections that were established and are not over.
+    /// only connections in the query's phase.
     pub fn dump(&mut self, query: &Query, mut each: impl FnMut(Entry)) -> Result<Dump, Error> {
         let seq = self.begin(CT_GET, NLM_F_DUMP, query.family, 0);
         put_filter(&mut self.buffer, query.protocol, query.original);
@@ -146,7 +149,7 @@ impl Table {
                 if message.kind == NLMSG_DONE {
                     return Ok(dump);
                 }
-                if let Some(entry) = parse(&message, query.protocol) {
+                if let Some(entry) = parse(&message, query) {
                     each(entry);
                 }
             }
@@ -307,24 +310,29 @@ fn put_address(buffer: &mut Buffer, (v4, v6): (u16, u16), address: IpAddr) {
     }
 }
 
-/// `None` for what is of another protocol, not in zone 0, or TCP and not open.
-fn parse(message: &Message<'_>, protocol: Protocol) -> Option<Entry> {
+/// `None` for what is of another protocol, not in zone 0, or TCP and in another phase.
+fn parse(message: &Message<'_>, query: &Query) -> Option<Entry> {
+    let protocol = query.protocol;
+    let states = match query.phase {
+        Phase::Open => OPEN_STATES,
+        Phase::Unanswered => UNANSWERED_STATES,
+    };
     if message.kind != CT_NEW {
         return None;
     }
-    let (mut original, mut reply, mut id, mut open) = (None, None, None, false);
+    let (mut original, mut reply, mut id, mut wanted) = (None, None, None, false);
     for attribute in message.attributes() {
         match attribute.kind {
             CTA_TUPLE_ORIG => original = Some(parse_tuple(attribute.nested(), protocol)?),
             CTA_TUPLE_REPLY => reply = Some(parse_tuple(attribute.nested(), protocol)?),
-            CTA_PROTOINFO => open = is_open(attribute.nested()),
+            CTA_PROTOINFO => wanted = is_in(attribute.nested(), &states),
             CTA_ID => id = attribute.u32(),
             // Only there if it is not 0.
             CTA_ZONE => return None,
             _ => {}
         }
     }
-    if protocol == Protocol::Tcp && !open {
+    if protocol == Protocol::Tcp && !wanted {
         return None;
     }
     let (source, destination) = original?;
@@ -333,11 +341,11 @@ fn parse(message: &Message<'_>, protocol: Protocol) -> Option<Entry> {
     Some(Entry { flow, id: id? })
 }
 
-fn is_open(attributes: Attributes<'_>) -> bool {
+fn is_in(attributes: Attributes<'_>, states: &RangeInclusive<u8>) -> bool {
     let tcp = attributes.find(CTA_PROTOINFO_TCP);
     let state =
         tcp.and_then(|tcp| tcp.nested().find(CTA_PROTOINFO_TCP_STATE)?.value.first().copied());
-    state.is_some_and(|state| OPEN_STATES.contains(&state))
+    state.is_some_and(|state| states.contains(&state))
 }
 
 /// Source and destination of a tuple of this protocol in zone 0.

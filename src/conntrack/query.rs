@@ -26,6 +26,16 @@ pub struct Query {
     pub family: Family,
     pub protocol: Protocol,
     pub original: Original,
+    pub phase: Phase,
+}
+
+/// Which TCP connections; nothing is said of another protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Established, and not over.
+    Open,
+    /// Nobody has answered yet.
+    Unanswered,
 }
 
 /// What a query says of the original direction.
@@ -53,7 +63,9 @@ pub enum Removal {
 /// The steps that reach every suspected flow, each once.
 pub fn plan_removals(suspects: &Suspects, plan: &Plan, by: DeleteBy) -> BTreeSet<Removal> {
     if suspects.audit != Audit::No {
-        return Family::BOTH.map(|family| Removal::Judged(any(family, Protocol::Udp))).into();
+        let unanswered = |family| Query { phase: Phase::Unanswered, ..any(family, Protocol::Tcp) };
+        let of = |family| [any(family, Protocol::Udp), unanswered(family)].map(Removal::Judged);
+        return Family::BOTH.into_iter().flat_map(of).collect();
     }
     let all = suspects.frontends.keys();
     let appeared = suspects.frontends.iter().filter(|(_, cause)| **cause == Cause::Appeared);
@@ -75,7 +87,7 @@ fn few<'a>(frontends: impl Iterator<Item = &'a FrontendKey>) -> BTreeSet<Query> 
 }
 
 fn any(family: Family, protocol: Protocol) -> Query {
-    Query { family, protocol, original: Original::Any }
+    Query { family, protocol, original: Original::Any, phase: Phase::Open }
 }
 
 impl Query {
@@ -102,7 +114,7 @@ fn narrow(frontend: FrontendKey) -> Query {
             Original::ToPort(port)
         }
     };
-    Query { family: at.family(), protocol, original }
+    Query { family: at.family(), protocol, original, phase: Phase::Open }
 }
 
 fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {

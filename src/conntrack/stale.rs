@@ -193,6 +193,14 @@ pub(super) fn is_backward(plan: &Plan, flow: &Flow) -> bool {
             .is_some_and(|serving| among(serving, flow.source) == Verdict::Remove)
 }
 
+/// Whether a connection that nobody has answered yet passed untranslated to a held frontend, when the
+/// rules were not there: conntrack keeps it so for each try of its client, and for two minutes after
+/// the last. Deleted it costs nobody anything, and the next try is translated.
+pub(super) fn is_stranded(plan: &Plan, flow: &Flow) -> bool {
+    let candidates = candidates(plan, flow.protocol, flow.destination).into_iter().flatten();
+    !flow.is_translated() && candidates.into_iter().any(|at| plan.claims.holder(&at).is_some())
+}
+
 /// What is to be looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspects {
@@ -216,6 +224,9 @@ impl Suspects {
     /// holds it by now answers. Where nobody does, outside the service ranges, what passes as it
     /// is may be somebody else's by now (a process of this node), and would come back for ever.
     pub fn judge(&self, plan: &Plan, flow: &Flow) -> Verdict {
+        if flow.protocol == Protocol::Tcp && self.audit != Audit::No && is_stranded(plan, flow) {
+            return Verdict::Remove;
+        }
         if flow.protocol != Protocol::Udp {
             return Verdict::Keep;
         }

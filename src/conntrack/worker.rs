@@ -267,7 +267,7 @@ impl Worker {
         }
         let deleted = self.table.delete(&condemned)?;
         self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
-        tracing::debug!(deleted, "stale UDP conntrack entries removed");
+        tracing::debug!(deleted, "stale conntrack entries removed");
         Ok(())
     }
 
@@ -277,7 +277,7 @@ impl Worker {
         match walk {
             Ok(Walk::Clean) => {
                 if std::mem::take(&mut job.failing) {
-                    tracing::info!("stale UDP conntrack entries are removed again");
+                    tracing::info!("stale conntrack entries are removed again");
                 }
                 job.acquit(began);
             }
@@ -285,14 +285,14 @@ impl Worker {
                 job.unfinished += 1;
                 if job.unfinished == MAX_WALKS {
                     self.shared.failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!("stale UDP conntrack entries keep coming back; going on");
+                    tracing::warn!("stale conntrack entries keep coming back; going on");
                 }
             }
             Err(error) => {
                 job.unfinished += 1;
                 self.shared.failures.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut job.failing, true) {
-                    tracing::warn!(%error, "stale UDP conntrack entries not removed; trying again");
+                    tracing::warn!(%error, "stale conntrack entries not removed; trying again");
                 }
                 // What is left of a broken listing must not answer the next request.
                 self.table.reopen();

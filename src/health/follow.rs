@@ -1,8 +1,8 @@
 //! Which servers there are.
 
 use super::ports::{Followed, Ports};
-use super::server::{Asked, CONNECTIONS_OF_ALL, Server, Site};
-use crate::listen::{self, Kept, Tally, Tried};
+use super::server::{Asked, CONNECTIONS, Server, Site};
+use crate::listen::{self, Kept, Places, Tally, Tried};
 use crate::model::{Family, ServiceKey};
 use crate::planner::{Listening, NodePlan};
 use crate::sync::Snapshot;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Answers at every `healthCheckNodePort` of the published plan, on each of the node's node-port
@@ -50,7 +50,7 @@ pub(super) struct Servers {
 
 impl Servers {
     pub(super) fn new(snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_OF_ALL));
+        let places = Places::new(CONNECTIONS);
         Self {
             site: Arc::new(Site { snapshot, places }),
             seen: OrdMap::new(),

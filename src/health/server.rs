@@ -1,7 +1,7 @@
 //! One address and port, with a bound on everything: whoever reaches the node may ask.
 
 use super::answer::answer;
-use crate::listen::{self, Acceptor, Limits, one_request};
+use crate::listen::{self, Acceptor, Limits, Places, one_request};
 use crate::model::{Family, ServiceKey};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
@@ -12,15 +12,11 @@ use hyper::{Request, Response};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Of one server; more wait in the socket's backlog.
-const CONNECTIONS: usize = 16;
-
-/// Of all servers.
-pub(super) const CONNECTIONS_OF_ALL: usize = 256;
+/// Connections of all servers.
+pub(super) const CONNECTIONS: usize = 256;
 
 const LIMITS: Limits = Limits { head: Duration::from_secs(3), whole: Duration::from_secs(10) };
 
@@ -29,7 +25,7 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 /// What all servers answer from.
 pub(super) struct Site {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    pub places: Arc<Semaphore>,
+    pub places: Places,
 }
 
 /// The service that a port answers for: it may become another one while the socket stays.
@@ -69,21 +65,14 @@ async fn accept(
     (asked, site, family): (Arc<Asked>, Arc<Site>, Family),
     stop: CancellationToken,
 ) {
-    let own_places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let next = async {
-            // A place that is taken before would be one that an idle server keeps from others.
-            let (stream, _) = acceptor.next().await;
-            let own = Arc::clone(&own_places).acquire_owned().await;
-            let common = Arc::clone(&site.places).acquire_owned().await;
-            (stream, own, common)
-        };
-        let Some((stream, own, common)) = stop.run_until_cancelled(next).await else { return };
-        let (asked, site) = (Arc::clone(&asked), Arc::clone(&site));
-        tokio::spawn(async move {
-            let respond = |request| std::future::ready(respond(&request, (&asked, family), &site));
+        let next = stop.run_until_cancelled(acceptor.next()).await;
+        let Some((stream, _)) = next else { return };
+        let (asked, answering) = (Arc::clone(&asked), Arc::clone(&site));
+        site.places.spawn(async move {
+            let respond =
+                |request| std::future::ready(respond(&request, (&asked, family), &answering));
             one_request(stream, LIMITS, "a health check", respond).await;
-            drop((own, common));
         });
     }
 }

@@ -7,12 +7,14 @@ mod http;
 mod kept;
 #[cfg(test)]
 mod kept_tests;
+mod places;
 mod socket;
 mod tally;
 mod wait;
 
 pub use http::{Limits, one_request};
 pub use kept::{Kept, Tried};
+pub use places::Places;
 pub use socket::{Acceptor, tcp, udp};
 pub use tally::{Count, Tally};
 pub use wait::change_or_retry;

@@ -156,7 +156,7 @@ fn connections(text: &mut Text, snapshot: &Snapshot) {
     text.one(
         counter(
             "vipd_conntrack_filter_deletions_total",
-            "Deletions of stale UDP conntrack entries by filter (Linux 6.12).",
+            "Deletions of stale conntrack entries by filter (Linux 6.12).",
         ),
         removals.filtered,
     );

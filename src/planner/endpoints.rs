@@ -3,7 +3,7 @@
 use super::hints::{Tally, Topology};
 use super::{EndpointUse, Locality, Member, Pool, Scope, Target};
 use crate::model::{
-    Endpoint, EndpointPort, EndpointSet, Family, Known, NodeFacts, PortName, Protocol, Service,
+    Endpoint, EndpointPort, EndpointSet, Family, Known, NodeFacts, PortName, Protocol,
 };
 use std::net::IpAddr;
 
@@ -29,25 +29,23 @@ pub(super) struct Candidate<'a> {
     pub(super) target: Target,
     endpoint: &'a Endpoint,
     locality: Locality,
-    /// With `publishNotReadyAddresses` applied.
-    ready: bool,
 }
 
 impl Candidate<'_> {
+    /// As its slice says. `publishNotReadyAddresses` of the Service is for who writes the slice.
+    fn is_ready(&self) -> bool {
+        self.endpoint.conditions.ready
+    }
+
     /// Good enough when nothing ready is left (KEP-1669).
     fn serves_while_terminating(&self) -> bool {
         let conditions = self.endpoint.conditions;
-        !self.ready && conditions.serving && conditions.terminating
+        !conditions.ready && conditions.serving && conditions.terminating
     }
 
     fn is_here(&self) -> bool {
         self.locality == Locality::Here
     }
-}
-
-/// Whether an endpoint counts as ready for a Service.
-pub(super) fn is_ready(endpoint: &Endpoint, service: &Service) -> bool {
-    endpoint.conditions.ready || service.publish_not_ready_addresses
 }
 
 /// Whether an endpoint runs on this node.
@@ -85,10 +83,10 @@ impl<'a> Choice<'a> {
             copies.push(candidate);
         }
         let mut tally = Tally::default();
-        let ready = candidates.iter().filter(|candidate| candidate.ready);
+        let ready = candidates.iter().filter(|candidate| candidate.is_ready());
         ready.for_each(|candidate| tally.add(candidate.endpoint, facts));
         let (topology, any_ready) = (tally.topology(), tally.ready > 0);
-        let any_ready_here = candidates.iter().any(|c| c.ready && c.is_here());
+        let any_ready_here = candidates.iter().any(|c| c.is_ready() && c.is_here());
         Self { facts, candidates, copies, topology, any_ready, any_ready_here, complete }
     }
 
@@ -132,16 +130,15 @@ impl<'a> Choice<'a> {
 
     /// Addresses of ready endpoints on this node.
     pub(super) fn ready_here(&self) -> impl Iterator<Item = IpAddr> {
-        let here = self.candidates.iter().filter(|c| c.ready && c.is_here());
-        here.filter(|c| !c.endpoint.conditions.terminating).map(|c| c.target.address)
+        self.candidates.iter().filter(|c| c.is_ready() && c.is_here()).map(|c| c.target.address)
     }
 
-    /// Endpoints whose established flows may go on. What `publishNotReadyAddresses` calls ready is
-    /// one of them, or its flows would be cut as often as they start.
+    /// Endpoints whose established flows may go on. What a slice calls ready is one of them, or its
+    /// flows would be cut as often as they start.
     pub(super) fn serving(&self) -> Box<[Target]> {
         self.candidates
             .iter()
-            .filter(|candidate| candidate.ready || candidate.endpoint.conditions.serving)
+            .filter(|candidate| candidate.is_ready() || candidate.endpoint.conditions.serving)
             .map(|candidate| candidate.target)
             .collect()
     }
@@ -156,14 +153,14 @@ impl<'a> Choice<'a> {
     }
 
     fn use_of(&self, candidate: &Candidate<'_>, scope: Scope) -> EndpointUse {
-        if !candidate.ready && !candidate.serves_while_terminating() {
+        if !candidate.is_ready() && !candidate.serves_while_terminating() {
             let terminating = candidate.endpoint.conditions.terminating;
             return if terminating { EndpointUse::NotServing } else { EndpointUse::NotReady };
         }
         if scope == Scope::Local && !candidate.is_here() {
             return EndpointUse::NotLocal;
         }
-        if candidate.ready {
+        if candidate.is_ready() {
             // Hints never thin out a Local pool: every endpoint in it is on this node.
             let allowed = || self.topology.allows(candidate.endpoint, self.facts);
             return match (scope, self.topology) {
@@ -223,7 +220,6 @@ struct Mentions<'a> {
 
 /// All that is said of endpoints for a port.
 fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Mentions<'a> {
-    let service = known.service.as_deref();
     let mut found = Mentions { candidates: Vec::new(), complete: true };
     for set in known.sets().filter(|set| set.family == port.family) {
         let mut has_port = false;
@@ -233,7 +229,6 @@ fn mentions<'a>(known: &'a Known, facts: &NodeFacts, port: PortRef<'_>) -> Menti
                 target: Target { address: endpoint.address, port: number },
                 endpoint,
                 locality: locality(endpoint, facts),
-                ready: service.map_or(endpoint.conditions.ready, |s| is_ready(endpoint, s)),
             }));
         }
         found.complete &= has_port || set.endpoints.is_empty();

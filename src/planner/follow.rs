@@ -3,12 +3,12 @@
 //! In: a plan, and what was known and is known now. Out: the plan that would be made from nothing.
 //! Never: a look at endpoints of a slice that stayed the same, but once to begin with.
 
-use super::endpoints::{PortRef, is_ready, locality, without};
+use super::endpoints::{PortRef, locality, without};
 use super::hints::Tally;
 use super::{Member, PortPlan, ServicePlan, Target};
 use crate::model::{
     Endpoint, EndpointSet, EndpointSlice, EndpointSource, Family, Known, NodeFacts, Protocol,
-    Service, SliceOrigin, TrafficPolicy,
+    SliceOrigin, TrafficPolicy,
 };
 use smallvec::SmallVec;
 use std::cmp::Ordering;
@@ -39,7 +39,7 @@ impl Footing {
         let mut tallies = [Tally::default(); 2];
         for set in known.sets() {
             let tally = &mut tallies[set.family.index()];
-            let ready = set.endpoints.iter().filter(|endpoint| is_ready(endpoint, service));
+            let ready = set.endpoints.iter().filter(|endpoint| endpoint.conditions.ready);
             ready.for_each(|endpoint| tally.add(endpoint, facts));
         }
         Some(Self { tallies })
@@ -53,20 +53,19 @@ impl Footing {
         (before, now): (&Known, &Known),
         facts: &NodeFacts,
     ) -> Option<(ServicePlan, Self)> {
-        let service = now.service.as_deref()?;
-        let same = before.service == now.service;
+        let same = now.service.is_some() && before.service == now.service;
         if !same || now.source() != Some(EndpointSource::Slices) {
             return None;
         }
         let turns = turns(&before.slices, &now.slices);
-        let tallies = self.recount(&turns, service, facts)?;
+        let tallies = self.recount(&turns, facts)?;
         let mut next = plan.clone();
         let (mut gone, mut come, mut used) = (Vec::new(), Vec::new(), Vec::new());
         // Whoever moves from one slice to another goes first.
         for Part { set, endpoints } in turns.iter().filter_map(|turn| turn.gone) {
             let numbers = numbers(&next.ports, set)?;
             for endpoint in endpoints {
-                if !self.uses(endpoint, service, facts) {
+                if !self.uses(endpoint, facts) {
                     gone.push(endpoint.address);
                     continue;
                 }
@@ -82,7 +81,7 @@ impl Footing {
                 if next.ports[numbers[0].0].has_endpoint(endpoint.address) {
                     return None;
                 }
-                if !self.uses(endpoint, service, facts) {
+                if !self.uses(endpoint, facts) {
                     come.push(endpoint.address);
                     continue;
                 }
@@ -103,18 +102,13 @@ impl Footing {
     }
 
     /// While some endpoint is ready, whether this one is in the pools.
-    fn uses(&self, endpoint: &Endpoint, service: &Service, facts: &NodeFacts) -> bool {
+    fn uses(&self, endpoint: &Endpoint, facts: &NodeFacts) -> bool {
         let tally = self.tallies[Family::of(endpoint.address).index()];
-        is_ready(endpoint, service) && tally.topology().allows(endpoint, facts)
+        endpoint.conditions.ready && tally.topology().allows(endpoint, facts)
     }
 
     /// `None` where a turn brings other endpoints into question than its own.
-    fn recount<'a>(
-        &self,
-        turns: &[Turn<'a>],
-        service: &Service,
-        facts: &NodeFacts,
-    ) -> Option<[Tally; 2]> {
+    fn recount<'a>(&self, turns: &[Turn<'a>], facts: &NodeFacts) -> Option<[Tally; 2]> {
         let (mut tallies, mut touched) = (self.tallies, [false; 2]);
         type Count = fn(&mut Tally, &Endpoint, &NodeFacts);
         let counts =
@@ -123,7 +117,7 @@ impl Footing {
             let Some(part) = part else { continue };
             let family = part.set.family.index();
             touched[family] = true;
-            part.ready(service).for_each(|endpoint| count(&mut tallies[family], endpoint, facts));
+            part.ready().for_each(|endpoint| count(&mut tallies[family], endpoint, facts));
         }
         let stays = |family: Family| {
             let [before, now] = [self.tallies, tallies].map(|tallies| tallies[family.index()]);
@@ -183,8 +177,8 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn ready(self, service: &Service) -> impl Iterator<Item = &'a Endpoint> {
-        self.endpoints.iter().filter(move |endpoint| is_ready(endpoint, service))
+    fn ready(self) -> impl Iterator<Item = &'a Endpoint> {
+        self.endpoints.iter().filter(|endpoint| endpoint.conditions.ready)
     }
 }
 

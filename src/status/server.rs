@@ -1,7 +1,7 @@
 //! Sockets that answer about the process.
 
 use super::answer::{Answer, Now, healthz, livez};
-use crate::listen::{self, Acceptor, Limits, one_request};
+use crate::listen::{self, Acceptor, Limits, Places, one_request};
 use crate::metrics::{self, Metrics};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
@@ -13,11 +13,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Of one socket; more wait in its backlog.
-const CONNECTIONS: usize = 16;
+/// Connections of one socket.
+const CONNECTIONS: usize = 64;
 
 const LIMITS: Limits = Limits { head: Duration::from_secs(3), whole: Duration::from_secs(30) };
 
@@ -44,18 +43,14 @@ pub async fn serve(
 ) {
     let Some(Some(listener)) = stop.run_until_cancelled(open(asked, at)).await else { return };
     let mut acceptor = Acceptor::new(listener);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     loop {
-        let next = async {
-            let (stream, _) = acceptor.next().await;
-            (stream, Arc::clone(&places).acquire_owned().await)
-        };
-        let Some((stream, place)) = stop.run_until_cancelled(next).await else { return };
+        let next = stop.run_until_cancelled(acceptor.next()).await;
+        let Some((stream, _)) = next else { return };
         let (snapshot, metrics) = (Arc::clone(&snapshot), metrics.clone());
-        tokio::spawn(async move {
+        places.spawn(async move {
             let respond = |request| respond(asked, request, snapshot.load_full(), metrics.clone());
             one_request(stream, LIMITS, asked.name(), respond).await;
-            drop(place);
         });
     }
 }

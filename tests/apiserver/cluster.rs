@@ -30,6 +30,10 @@ pub struct Faults {
     pub no_streaming: bool,
     /// They are taken for mere watches, as a server does that never heard of them.
     pub ignorant: bool,
+    /// Services cannot be told apart by their cluster IPs, as before Kubernetes could do that.
+    pub no_field_labels: bool,
+    /// Watches end at once, and well, as with a proxy that does not know of them.
+    pub no_watches: bool,
     /// The page of a list that begins here is refused.
     pub broken_page: Option<usize>,
     /// Only who bears this token is served.
@@ -227,6 +231,11 @@ impl Cluster {
                 format!("{resource} is refused: User \"x\" cannot list resource \"{resource}\"");
             return status(*code, &said);
         }
+        if faults.no_field_labels
+            && asked.query.get("fieldSelector").is_some_and(|s| s.contains("spec"))
+        {
+            return status(400, "field label not supported: spec.clusterIP");
+        }
         let page = asked.query.get("continue").and_then(|at| at.parse::<usize>().ok());
         if page.is_some() && page == faults.broken_page {
             return status(500, "etcdserver: request timed out");
@@ -240,6 +249,10 @@ impl Cluster {
                 422,
                 "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
             );
+        }
+        if faults.no_watches {
+            let nothing = Full::new(Bytes::new()).boxed_unsync();
+            return Response::builder().body(nothing).expect("a response");
         }
         self.watch(&asked, (streaming, faults.ignorant))
     }

@@ -200,6 +200,7 @@ async fn asks_for_what_it_serves_only() {
     ] {
         assert!(of(resource).is("labelSelector", labels), "{:?}", of(resource));
     }
+    assert!(of("services").is("fieldSelector", "spec.clusterIP!=None"), "{:?}", of("services"));
     assert!(of("nodes").is("fieldSelector", "metadata.name=node-a"), "{:?}", of("nodes"));
     for one in &asked {
         assert!(one.is("watch", "true") && one.is("allowWatchBookmarks", "true"), "{one:?}");
@@ -260,6 +261,35 @@ async fn servers_without_streaming_lists_are_asked_for_pages() {
         cluster.delete("services", "default/s0000");
         told.until("what follows the pages", |told| told.services().len() == 1200).await;
     }
+}
+
+#[tokio::test]
+async fn servers_that_do_not_know_a_field_are_asked_without_it() {
+    let cluster = small().await;
+    cluster.faults(|faults| faults.no_field_labels = true);
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    cluster.put("services", "default/bare", service("None"));
+    cluster.put("services", "default/new", service("10.254.0.9"));
+    told.until("the change", |told| told.services().len() == 2).await;
+    assert!(told.problems.is_empty(), "{:?}", told.problems);
+}
+
+#[tokio::test]
+async fn who_ends_watches_at_once_is_not_asked_without_a_pause() {
+    let cluster = small().await;
+    cluster.faults(|faults| faults.no_watches = true);
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    let (before, since) = (cluster.asked().len(), Instant::now());
+    told.listen(Duration::from_secs(2)).await;
+    let asked = cluster.asked().len() - before;
+    // Ten at once and five a second; pages may come between them.
+    let most = 10 + 5 * (since.elapsed().as_secs() + 1);
+    assert!(asked as u64 <= most, "{asked} requests in {:?}", since.elapsed());
+    cluster.faults(|faults| faults.no_watches = false);
+    cluster.put("services", "default/new", service("10.254.0.9"));
+    told.until("the change", |told| told.services().len() == 2).await;
 }
 
 #[tokio::test]

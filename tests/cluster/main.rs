@@ -7,6 +7,7 @@
 #[path = "../support/control_plane.rs"]
 #[allow(dead_code, reason = "the demonstration and the benchmarks use more of it")]
 mod control_plane;
+mod kubeadm;
 #[path = "../support/netns.rs"]
 #[allow(dead_code, reason = "the cases of `netns` use more of it")]
 mod netns;
@@ -34,6 +35,10 @@ const CASES: &[Case] = &[
     ("the access rights of the example are enough; without them the missing one is named", rights),
     ("a token that rotates", rotates),
     ("no server at all: nothing is programmed, and it is said", waits),
+    (
+        "kubeadm's command line and file; the file changes while it runs",
+        kubeadm::serves_and_follows_its_file,
+    ),
 ];
 
 fn service(name: &str, ip: &str) -> Value {

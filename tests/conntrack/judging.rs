@@ -5,7 +5,7 @@ use rstest::rstest;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use vipd::conntrack::{
-    Audit, Cause, DeleteBy, Flow, Original, Query, Removal, Stale, Suspects, Verdict, judge,
+    Audit, Cause, DeleteBy, Flow, Original, Phase, Query, Removal, Stale, Suspects, Verdict, judge,
     plan_removals, stale, stale_node_ports,
 };
 use vipd::model::{Family, Protocol};
@@ -199,6 +199,8 @@ fn audited(#[case] destination: &str, #[case] answerer: &str, #[case] expected: 
     }
     let audit = Suspects { audit: Audit::All, ..Suspects::default() };
     assert_eq!(audit.judge(&plan, &flow), expected);
+    let tcp = Flow { protocol: Protocol::Tcp, ..flow };
+    assert_eq!(audit.judge(&plan, &tcp), Verdict::Keep, "nobody serves it by TCP");
     assert_eq!(Suspects::default().judge(&plan, &flow), Verdict::Keep);
 }
 
@@ -239,7 +241,7 @@ fn removals(frontends: &[&str], by: DeleteBy) -> Vec<Removal> {
 }
 
 fn judged(family: Family, original: Original) -> Removal {
-    Removal::Judged(Query { family, protocol: Protocol::Udp, original })
+    Removal::Judged(Query { family, protocol: Protocol::Udp, original, phase: Phase::Open })
 }
 
 #[test]
@@ -349,5 +351,10 @@ fn many_suspects_share_one_walk_per_family() {
     let both: BTreeSet<_> = Family::BOTH.map(|f| judged(f, Original::Any)).into();
     assert_eq!(removals(&all, DeleteBy::Filter), both.iter().copied().collect::<Vec<_>>());
     let audit = Suspects { audit: Audit::All, ..Suspects::default() };
-    assert_eq!(plan_removals(&audit, &plan(&[]), DeleteBy::Filter), both);
+    let unanswered = Family::BOTH.map(|family| {
+        let (original, phase) = (Original::Any, Phase::Unanswered);
+        Removal::Judged(Query { family, protocol: Protocol::Tcp, original, phase })
+    });
+    let all: BTreeSet<_> = both.into_iter().chain(unanswered).collect();
+    assert_eq!(plan_removals(&audit, &plan(&[]), DeleteBy::Filter), all);
 }

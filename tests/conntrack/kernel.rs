@@ -8,7 +8,9 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::mpsc::{self, TryRecvError};
 use std::time::{Duration, Instant};
-use vipd::conntrack::{Cleaner, DeleteBy, Dump, Options, Original, Query, Stale, Table, stale};
+use vipd::conntrack::{
+    Cleaner, DeleteBy, Dump, Options, Original, Phase, Query, Stale, Table, stale,
+};
 use vipd::model::{Family, Protocol};
 use vipd::planner::ServicePlan;
 
@@ -346,7 +348,12 @@ fn deletion_is_by_identity() {
     isolated(|| {
         insert("udp 10.2.0.1:5000 > 10.96.0.10:53 < 10.1.0.1:53");
         let mut table = Table::open().expect("a conntrack socket");
-        let query = Query { family: Family::V4, protocol: Protocol::Udp, original: Original::Any };
+        let query = Query {
+            family: Family::V4,
+            protocol: Protocol::Udp,
+            original: Original::Any,
+            phase: Phase::Open,
+        };
         let mut found = Vec::new();
         assert_eq!(table.dump(&query, |entry| found.push(entry)).expect("a listing"), Dump::Whole);
         assert_eq!(found.len(), 1);

@@ -10,4 +10,5 @@ mod node;
 mod objects;
 mod plans;
 mod resets;
+mod stranded;
 mod sysctls;

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HEALTH_PORT: u16 = 30555;
 
@@ -121,6 +121,22 @@ pub fn cases() -> Vec<Case> {
             let head = head.expect("it listens");
             assert_eq!((head.status, &*head.body), (200, ""));
         }),
+        case("28 connections that say nothing keep nobody from an answer", |w| {
+            let at = (Ext, w.address(Node));
+            w.serve(balanced([L1]));
+            answered(w, at, 200);
+            let to = SocketAddr::new(w.address(Node), HEALTH_PORT);
+            let silent: Vec<TcpStream> = w.netns(Ext).enter(|| {
+                (0..400).map(|_| TcpStream::connect(to).expect("somebody listens")).collect()
+            });
+            for _ in 0..10 {
+                let since = Instant::now();
+                answered(w, at, 200);
+                // They are given up after three seconds, which would be too late.
+                assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+            }
+            drop(silent);
+        }),
         case("28 a service that is gone or another type has no port any more", |w| {
             let at = w.address(Node);
             w.serve(balanced([L1]));
@@ -185,6 +201,25 @@ pub fn cases() -> Vec<Case> {
             assert!(!w.log().contains("cannot be answered"), "{}", w.log());
         })
         .once(),
+        case(
+            "58 a node whose object is deleted is going away, and what was known of it stays",
+            |w| {
+                let at = (Ext, w.address(Node));
+                let known = || node(NODE_A, Some("z1"));
+                w.serve(known());
+                w.serve(balanced([L1]));
+                answered(w, at, 200);
+                w.withdraw(known());
+                says(&answered(w, at, 503), 1, false);
+                w.tcp(Ext, w.address(Node), NODE_PORT).times(10).only([L1]);
+                // By default node ports are the Node's own addresses'.
+                let outside = w.family.outside_gateway();
+                w.servers(Node).listen([(Tcp, SocketAddr::new(outside, NODE_PORT))]);
+                w.tcp(Ext, outside, NODE_PORT).times(3).left_to([Node]);
+                w.serve(known());
+                answered(w, at, 200);
+            },
+        ),
         case("58 a node that is being removed says 503 and serves on", |w| {
             let at = (Ext, w.address(Node));
             w.serve(balanced([L1]));

@@ -189,6 +189,25 @@ pub fn cases() -> Vec<Case> {
             let told = w.vipd("metrics").out;
             assert!(told.contains("vipd_conntrack_failures_total 0\n"), "{told}");
         }),
+        case("UDP flows at an address that node ports lost over a restart are the host's", |w| {
+            let [first, second] = [w.address(Node), w.family.node_second()];
+            w.servers(Node).listen([(Udp, SocketAddr::new(second, NODE_PORT))]);
+            w.write(svc().udp().node_port(NODE_PORT).on([L1]));
+            let at = |addresses: &[IpAddr]| {
+                let bits = if w.family == V4 { 32 } else { 128 };
+                let all: Vec<_> = addresses.iter().map(|ip| format!("{ip}/{bits}")).collect();
+                w.start(&[("--nodeport-addresses", all.join(",").leak())]);
+            };
+            at(&[first, second]);
+            let [kept, lost] = [first, second].map(|ip| w.talking(Ext, Udp, ip, NODE_PORT));
+            w.answered_by(&kept, L1);
+            w.answered_by(&lost, L1);
+            w.kill();
+            at(&[first]);
+            w.answered_by(&lost, Node);
+            w.answered_by(&kept, L1);
+        })
+        .without_vipd(),
         case("an address that comes and goes leaves other connections alone", |w| {
             w.serve(exposed().on([L1]));
             let start = Instant::now();

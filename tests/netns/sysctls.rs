@@ -56,7 +56,7 @@ pub fn cases() -> Vec<Case> {
             ] {
                 assert_eq!(held(w, name), value, "{name}");
             }
-            assert!(!w.log().contains("WARN"), "{}", w.log());
+            assert!(!w.log_of_node().contains("WARN"), "{}", w.log());
             w.terminate();
             w.sh(Node, "echo 7 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream");
             w.start(&[

@@ -441,7 +441,7 @@ fn a_clean_node(w: &World) {
     let before = w.sh(Node, "nft -a -s list ruleset");
     w.start(&TAKEOVER);
     w.sleep(300);
-    assert!(!w.log().contains("kube-proxy"), "{}", w.log());
+    assert!(!w.log_of_node().contains("kube-proxy"), "{}", w.log());
     w.terminate();
     w.netns(Node).nft("delete table inet vipd");
     assert_eq!(w.sh(Node, "nft -a -s list ruleset"), before);

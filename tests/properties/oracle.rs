@@ -185,9 +185,6 @@ fn endpoints(
             }
         }
     }
-    for known in &mut all {
-        known.endpoint.conditions.ready |= service.publish_not_ready_addresses;
-    }
     all.sort_by_key(|known| known.target);
     all
 }
@@ -222,7 +219,7 @@ fn of_pods(objects: &Objects, service: &Service) -> Vec<EndpointSet> {
             })
             .collect();
         let conditions = Conditions {
-            ready: pod.ready && !pod.terminating,
+            ready: service.publish_not_ready_addresses || (pod.ready && !pod.terminating),
             serving: pod.ready,
             terminating: pod.terminating,
         };

@@ -7,9 +7,9 @@ use super::netns::Netns;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -37,8 +37,14 @@ pub struct Packet {
 /// Listens on all links of a namespace until dropped.
 pub struct Sniffer {
     seen: Arc<Mutex<Vec<Packet>>>,
+    /// How often there was nothing to be read for [`PAUSE`].
+    pauses: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
+
+const PAUSE: Duration = Duration::from_millis(20);
+/// For a pause, where traffic goes on.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Sniffer {
     /// Nothing that is sent after this call is missed.
@@ -49,29 +55,36 @@ impl Sniffer {
             let socket =
                 Socket::new(Domain::PACKET, Type::DGRAM, Some(all)).expect("root in its namespace");
             socket.set_recv_buffer_size(4 << 20).ok();
-            socket
-                .set_read_timeout(Some(Duration::from_millis(20)))
-                .expect("a plain socket option");
+            socket.set_read_timeout(Some(PAUSE)).expect("a plain socket option");
             socket
         });
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let (log, stopping) = (seen.clone(), stop.clone());
+        let pauses = Arc::new(AtomicU64::new(0));
+        let (log, stopping, paused) = (seen.clone(), stop.clone(), pauses.clone());
         std::thread::spawn(move || {
             let mut buffer = vec![0; 65536];
             while !stopping.load(Ordering::Relaxed) {
-                let Ok(size) = (&socket).read(&mut buffer) else { continue };
+                let Ok(size) = (&socket).read(&mut buffer) else {
+                    paused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
                 if let Some(packet) = parse(&buffer[..size]) {
                     log.lock().expect("no holder panics").push(packet);
                 }
             }
         });
-        Sniffer { seen, stop }
+        Sniffer { seen, pauses, stop }
     }
 
-    /// All packets so far for which `wanted` holds; gives those under way 50 ms to arrive.
+    /// All packets so far for which `wanted` holds. Waits until no more come, so that those under way
+    /// are seen, and those that a busy machine has not shown yet.
     pub fn packets(&self, wanted: impl Fn(&Packet) -> bool) -> Vec<Packet> {
-        std::thread::sleep(Duration::from_millis(50));
+        let (since, before) = (Instant::now(), self.pauses.load(Ordering::Relaxed));
+        // The first of them may have begun before this call.
+        while self.pauses.load(Ordering::Relaxed) < before + 3 && since.elapsed() < PATIENCE {
+            std::thread::sleep(PAUSE / 4);
+        }
         let seen = self.seen.lock().expect("no holder panics");
         seen.iter().filter(|packet| wanted(packet)).cloned().collect()
     }

@@ -259,6 +259,14 @@ impl World {
         self.inside.vipd.borrow().as_ref().map(Vipd::log).unwrap_or_default()
     }
 
+    /// The same, without a kube-proxy that runs elsewhere on this machine: its processes are seen from
+    /// here, where none can tell whose network is theirs.
+    pub fn log_of_node(&self) -> String {
+        let log = self.log();
+        let elsewhere = |line: &&str| !line.contains("in a network namespace that cannot be read");
+        log.lines().filter(elsewhere).fold(String::new(), |log, line| log + line + "\n")
+    }
+
     /// A daemon that was started and not ended by the case is still there.
     #[track_caller]
     pub fn assert_running(&self) {
@@ -425,6 +433,21 @@ impl World {
             std::thread::sleep(Duration::from_millis(2));
         }
         start.elapsed()
+    }
+
+    /// Waits for so long a time in which nothing arrives; since when that is.
+    #[track_caller]
+    pub fn silence(&self, long: Duration, arrived: impl Fn(Instant) -> usize) -> Instant {
+        let end = Instant::now() + Duration::from_secs(5).max(long * 2);
+        loop {
+            let since = Instant::now();
+            std::thread::sleep(long);
+            let late = arrived(since);
+            if late == 0 {
+                return since;
+            }
+            assert!(Instant::now() < end, "still reached: {late} in {long:?}\n{}", self.log());
+        }
     }
 
     /// Conntrack entries of the node from a client to an address, as `conntrack -L` prints them.

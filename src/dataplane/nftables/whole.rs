@@ -8,11 +8,13 @@ use super::expr::Verdict;
 use super::lower::{
     class_elements, fixed_class_elements, guard_elements, node_element, range_elements,
 };
-use super::set::{Bytes, Data, Element, Set, pinned_element};
+use super::set::{Bytes, Data, Element, Set, pinned_element, read_set_address};
+use super::state::read_frontend;
 use super::treatment::read_class;
 use crate::model::{Family, Known};
-use crate::planner::{Plan, Scope};
+use crate::planner::{FrontendAddress, FrontendKey, Plan, Scope};
 use foldhash::{HashMap, HashSet};
+use std::net::IpAddr;
 
 /// Elements of `guarded` and `allowed` that a plan asks for.
 pub(super) fn planned_guards(plan: &Plan) -> Vec<(Set, Element)> {
@@ -120,9 +122,30 @@ impl Nftables {
     ) -> Result<(), Error> {
         let wanted: Vec<_> =
             plan.node.node_port_addresses.iter().map(|address| node_element(*address)).collect();
-        for set in Family::BOTH.map(Set::Nodes) {
+        for family in Family::BOTH {
+            let set = Set::Nodes(family);
             let extra = self.compare(set, of(set, &wanted), changes)?;
+            let left =
+                extra.iter().filter_map(|(set, element)| read_set_address(*set, &element.key));
+            let left: Vec<IpAddr> = left.collect();
+            self.remember_node_ports_at(&left, family)?;
             changes.removed.extend(extra);
+        }
+        Ok(())
+    }
+
+    /// Node ports that were answered at these addresses, and are not any more: frontends of the past,
+    /// as those that no plan has.
+    fn remember_node_ports_at(&mut self, left: &[IpAddr], family: Family) -> Result<(), Error> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let set = Set::NodePorts(family);
+        for element in self.kernel.dump(set)? {
+            let Some(port) = read_frontend(set, &element.key) else { continue };
+            let at =
+                |address: &IpAddr| FrontendKey { at: FrontendAddress::Address(*address), ..port };
+            self.former.extend(left.iter().map(at));
         }
         Ok(())
     }

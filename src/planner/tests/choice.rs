@@ -81,9 +81,13 @@ fn hints_are_judged_per_port() {
 }
 
 #[rstest]
-#[case::unready(&["10.180.0.1 unready @a"], "10.180.0.1:8080")]
-#[case::dead(&["10.180.0.1 dead @a", "10.180.1.1 @b"], "10.180.0.1:8080 10.180.1.1:8080")]
-fn publish_not_ready_addresses(#[case] endpoints: &[&str], #[case] expected: &str) {
+#[case::unready(&["10.180.0.1 unready @a"], "reject")]
+#[case::dead(&["10.180.0.1 dead @a", "10.180.1.1 @b"], "10.180.1.1:8080")]
+#[case::terminating(&["10.180.0.1 terminating @a", "10.180.1.1 @b"], "10.180.1.1:8080")]
+fn publish_not_ready_addresses_is_for_who_writes_the_slice(
+    #[case] endpoints: &[&str],
+    #[case] expected: &str,
+) {
     let known = web(endpoints, |service| service.publish_not_ready_addresses = true);
     assert_eq!(outcome(&only_port(&known)), expected);
 }

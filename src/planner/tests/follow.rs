@@ -165,8 +165,6 @@ fn only_a_simple_service_is_followed() {
     assert_eq!(of(&Service { affinity: seconds(30), ..plain() }), Outcome::Followed);
     let published = Service { publish_not_ready_addresses: true, ..plain() };
     assert_eq!(of(&published), Outcome::Followed);
-    let unready = text(&[A, "10.180.0.2 unready"]);
-    assert_eq!(outcome(&published, &[&before], &[&unready]), Outcome::Followed);
     let internal = Service { internal_policy: TrafficPolicy::Local, ..plain() };
     assert_eq!(of(&internal), Outcome::NoFooting);
     let external = Service { external_policy: TrafficPolicy::Local, ..plain() };

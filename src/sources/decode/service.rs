@@ -51,7 +51,7 @@ pub fn service(object: &core::Service, findings: &mut Findings<'_>) -> Result<Co
         service_type,
         cluster_ips,
         ports: ports(findings.names, spec)?,
-        external: external(object, spec)?,
+        external: external(object, spec, &mut findings.warnings)?,
         internal_policy: policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy)?,
         external_policy: policy("spec.externalTrafficPolicy", &spec.external_traffic_policy)?,
         affinity: affinity(spec)?,
@@ -197,11 +197,12 @@ fn target_port(field: &str, target: Option<&IntOrString>) -> Result<TargetPort, 
 fn external(
     object: &core::Service,
     spec: &core::ServiceSpec,
+    warnings: &mut Vec<Fault>,
 ) -> Result<Option<Box<External>>, Fault> {
     let health = spec.health_check_node_port;
     let external = External {
         ips: external_ips(spec)?,
-        vips: load_balancer_vips(object)?,
+        vips: load_balancer_vips(object, warnings),
         source_ranges: source_ranges(spec)?,
         health_check_node_port: optional_port("spec.healthCheckNodePort", health)?,
     };
@@ -214,22 +215,28 @@ fn external_ips(spec: &core::ServiceSpec) -> Result<Box<[IpAddr]>, Fault> {
     Ok(distinct(ips.collect::<Result<_, _>>()?))
 }
 
-/// An ingress with only a hostname, or with ipMode Proxy, is the load balancer's own business.
-fn load_balancer_vips(object: &core::Service) -> Result<Box<[IpAddr]>, Fault> {
+/// An ingress with only a hostname, or with ipMode Proxy, is the load balancer's own business. Somebody
+/// else than the Service's author writes the status: what cannot be served of it costs nothing else.
+fn load_balancer_vips(object: &core::Service, warnings: &mut Vec<Fault>) -> Box<[IpAddr]> {
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|lb| lb.ingress.as_deref()).unwrap_or(&[]);
     let mut vips = Vec::new();
     for (index, one) in ingress.iter().enumerate() {
         let path = |field: &str| format!("status.loadBalancer.ingress[{index}].{field}");
         let Some(ip) = text(&one.ip) else { continue };
-        let ip = routable_ip(&path("ip"), ip)?;
-        match text(&one.ip_mode) {
-            None | Some("VIP") => vips.push(ip),
-            Some("Proxy") => {}
-            Some(other) => return Err(unsupported(&path("ipMode"), other, "VIP, Proxy")),
+        let vip = match text(&one.ip_mode) {
+            None | Some("VIP") => routable_ip(&path("ip"), ip),
+            Some("Proxy") => continue,
+            Some(other) => Err(unsupported(&path("ipMode"), other, "VIP, Proxy")),
+        };
+        match vip {
+            Ok(vip) => vips.push(vip),
+            Err(Fault { field, reason }) => {
+                warnings.push(Fault { field, reason: reason + "; it is left out" });
+            }
         }
     }
-    Ok(distinct(vips))
+    distinct(vips)
 }
 
 fn source_ranges(spec: &core::ServiceSpec) -> Result<Box<[IpNet]>, Fault> {

@@ -3,14 +3,19 @@
 //! In: `--kubeconfig`, `--master`, files that they name. Out: a client.
 //! Never: an address that vipd itself must program first.
 
+use super::pace::{Pace, Paced};
 use hyper::Uri;
-use kube::client::AuthError;
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::client::{AuthError, ClientBuilder};
+use kube::config::{
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo,
+    NamedCluster, NamedContext,
+};
 use kube::{Client, Config};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
+use tower::layer::layer_fn;
 
 /// Where a pod finds who it is.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -37,6 +42,8 @@ pub struct Access {
 pub enum Error {
     #[error("kubeconfig {path}: {}; check the file, and the files that it names", of_kubeconfig(.source))]
     Kubeconfig { path: PathBuf, source: Box<KubeconfigError> },
+    #[error("the pod's service account ({SERVICE_ACCOUNT}): {}; check that its token is mounted (automountServiceAccountToken)", of_kubeconfig(.0))]
+    ServiceAccount(#[source] Box<KubeconfigError>),
     #[error("--master {url}: {reason}; it is a URL such as https://10.0.0.1:6443")]
     Master { url: String, reason: String },
     #[error("cannot ask the API server: {}; check certificates and tokens", of_client(.0))]
@@ -46,22 +53,23 @@ pub enum Error {
 impl Access {
     /// A client with what the files say now. An exec plugin may take its time, and blocks: not on the
     /// thread that asks.
-    pub(super) async fn client(&self) -> Result<Client, Error> {
-        let (access, runtime) = (self.clone(), Handle::current());
-        match spawn_blocking(move || runtime.block_on(access.make_client())).await {
+    pub(super) async fn client(&self, pace: &Pace) -> Result<Client, Error> {
+        let (access, pace, runtime) = (self.clone(), pace.clone(), Handle::current());
+        match spawn_blocking(move || runtime.block_on(access.make_client(pace))).await {
             Ok(made) => made,
             // The runtime ends, and nobody waits any more.
             Err(_) => std::future::pending().await,
         }
     }
 
-    async fn make_client(&self) -> Result<Client, Error> {
+    async fn make_client(&self, pace: Pace) -> Result<Client, Error> {
+        let master = self.master.as_deref().map(server).transpose()?;
         let mut config = match &self.kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
-            None => of_service_account(),
+            None => of_service_account(master.clone().unwrap_or_default()).await?,
         };
-        if let Some(url) = &self.master {
-            config.cluster_url = server(url)?;
+        if let Some(url) = master {
+            config.cluster_url = url;
         }
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(SILENCE);
@@ -69,25 +77,56 @@ impl Access {
         config.reset_reader_on_write = true;
         // The follower waits and asks again itself.
         config.default_retry = false;
-        Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+        let client =
+            ClientBuilder::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
+        Ok(client.with_layer(&layer_fn(|inner| Paced::new(inner, pace.clone()))).build())
     }
 }
 
 async fn from_kubeconfig(path: &Path) -> Result<Config, Error> {
     let failed = |source| Error::Kubeconfig { path: path.into(), source: Box::new(source) };
     let file = Kubeconfig::read_from(path).map_err(failed)?;
-    let current = KubeConfigOptions::default();
-    Config::from_custom_kubeconfig(file, &current).await.map_err(failed)
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)
 }
 
-fn of_service_account() -> Config {
-    let file =
-        |name: &str| Some(Path::new(SERVICE_ACCOUNT).join(name)).filter(|path| path.exists());
-    let mut config = Config::new(Uri::default());
-    config.root_cert_file = file("ca.crt");
-    let token_file = file("token").map(|path| path.to_string_lossy().into_owned());
-    config.auth_info = AuthInfo { token_file, ..AuthInfo::default() };
-    config
+/// As a kubeconfig that names the pod's own files would say it.
+async fn of_service_account(master: Uri) -> Result<Config, Error> {
+    let failed = |source| Error::ServiceAccount(Box::new(source));
+    let file = |name: &str| Some(Path::new(SERVICE_ACCOUNT).join(name)).filter(|p| p.exists());
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let certificate = file("ca.crt");
+    let cluster = Cluster {
+        server: Some(master.to_string()),
+        certificate_authority: certificate.clone().map(text),
+        ..Cluster::default()
+    };
+    let user = AuthInfo { token_file: file("token").map(text), ..AuthInfo::default() };
+    let name = || "pod".to_owned();
+    let context = Context { cluster: name(), user: Some(name()), ..Context::default() };
+    let said = Kubeconfig {
+        clusters: vec![NamedCluster {
+            name: name(),
+            cluster: Some(cluster),
+            ..NamedCluster::default()
+        }],
+        auth_infos: vec![NamedAuthInfo {
+            name: name(),
+            auth_info: Some(user),
+            ..NamedAuthInfo::default()
+        }],
+        contexts: vec![NamedContext {
+            name: name(),
+            context: Some(context),
+            ..NamedContext::default()
+        }],
+        current_context: Some(name()),
+        ..Kubeconfig::default()
+    };
+    let current = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(said, &current).await.map_err(failed)?;
+    // Read again now and then: the authority's certificate rotates too.
+    config.root_cert_file = certificate;
+    Ok(config)
 }
 
 fn server(url: &str) -> Result<Uri, Error> {

@@ -46,6 +46,11 @@ pub(super) fn remedy(error: &watcher::Error, streaming: bool) -> Remedy {
     }
 }
 
+/// Whether the server does not know what the selector asks about.
+pub(super) fn is_bad_selector(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| status.code == 400 && status.message.contains("field label"))
+}
+
 /// Whether it is news of a healthy watch: the place where it stood is too old by now.
 pub(super) fn is_expired(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchError(status) if status.code == 410)

@@ -5,7 +5,8 @@
 //! minutes); a deletion because the server is away.
 
 use super::access::Access;
-use super::failure::{Remedy, is_expired, remedy, told};
+use super::failure::{Remedy, is_bad_selector, is_expired, remedy, told};
+use super::pace::Pace;
 use super::seen::Seen;
 use crate::model::{Kind, ObjectRef, Problem};
 use crate::sources::decode::{Decoded, Names, decode_object};
@@ -77,14 +78,17 @@ pub(super) struct Follower {
 }
 
 /// Until nobody receives any more. `first`: a client that the followers share until one needs another.
-pub(super) async fn follow<K>(access: &Access, mut first: Option<Client>, mut follower: Follower)
-where
+pub(super) async fn follow<K>(
+    (access, pace): (&Access, &Pace),
+    mut first: Option<Client>,
+    mut follower: Follower,
+) where
     K: Resource<DynamicType = ()> + 'static,
 {
     loop {
         let client = match first.take() {
             Some(client) => Ok(client),
-            None => access.client().await,
+            None => access.client(pace).await,
         };
         let pause = match client {
             Ok(client) => match follower.watch::<K>(client).await {
@@ -188,6 +192,12 @@ impl Follower {
     /// Waits if the same watcher is to go on.
     async fn failed(&mut self, error: &watcher::Error) -> Option<Anew> {
         let kind = self.kind.name();
+        // Older servers cannot tell Services apart by their cluster IPs: those without are then read,
+        // and ignored.
+        if self.kind == Kind::Service && is_bad_selector(error) && self.selection.fields.is_some() {
+            self.selection.fields = None;
+            return Some(Anew::After(Duration::ZERO));
+        }
         let remedy = remedy(error, self.way == Way::Stream);
         match remedy {
             Remedy::List => {

@@ -7,6 +7,7 @@
 mod access;
 mod failure;
 mod follow;
+mod pace;
 mod seen;
 
 pub use access::{Access, Error};
@@ -17,13 +18,16 @@ use follow::{Follower, Selection, follow};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use pace::Pace;
 use std::time::Instant;
 use tokio::sync::mpsc::Sender;
 
-/// Services that another proxy serves are left to it; slices of Services without a cluster IP are of
-/// no use. On the other kind neither label means anything (kube-proxy 1.37, `cmd/kube-proxy`).
+/// Services that another proxy serves are left to it; Services without a cluster IP and their slices are
+/// of no use. On the other kind neither label means anything (kube-proxy 1.37, `cmd/kube-proxy`).
 const SERVICES: &str = "!service.kubernetes.io/service-proxy-name";
 const SLICES: &str = "!service.kubernetes.io/headless";
+
+const WITH_CLUSTER_IP: &str = "spec.clusterIP!=None";
 
 /// These have no list of their own here: endpoints are read as slices, pods not at all.
 const NOT_WATCHED: [Kind; 2] = [Kind::Endpoints, Kind::Pod];
@@ -31,13 +35,15 @@ const NOT_WATCHED: [Kind; 2] = [Kind::Endpoints, Kind::Pod];
 /// An API server to be followed.
 pub struct Source {
     access: Access,
+    pace: Pace,
     node_name: String,
 }
 
 /// Reads what says how to reach the server; does not ask it yet. Fails for what waiting cannot mend.
 pub async fn open(access: Access, node_name: &str) -> Result<Source, Error> {
-    access.client().await?;
-    Ok(Source { access, node_name: node_name.to_owned() })
+    let pace = Pace::new();
+    access.client(&pace).await?;
+    Ok(Source { access, pace, node_name: node_name.to_owned() })
 }
 
 impl Source {
@@ -47,26 +53,21 @@ impl Source {
         if out.send(Batch { changes, seen: Instant::now() }).await.is_err() {
             return;
         }
-        let labelled = |labels: &str| Selection { labels: Some(labels.into()), fields: None };
+        let services =
+            Selection { labels: Some(SERVICES.into()), fields: Some(WITH_CLUSTER_IP.into()) };
+        let slices = Selection { labels: Some(SLICES.into()), fields: None };
         let own =
             Selection { labels: None, fields: Some(format!("metadata.name={}", self.node_name)) };
         let all = Selection::default();
         let follower = |kind, selection| Follower::new(kind, selection, out.clone());
         // An exec plugin runs once, not for each kind. Where it fails, each follower tries again.
-        let first = self.access.client().await.ok();
+        let first = self.access.client(&self.pace).await.ok();
+        let access = (&self.access, &self.pace);
         tokio::join!(
-            follow::<Service>(
-                &self.access,
-                first.clone(),
-                follower(Kind::Service, labelled(SERVICES))
-            ),
-            follow::<EndpointSlice>(
-                &self.access,
-                first.clone(),
-                follower(Kind::EndpointSlice, labelled(SLICES))
-            ),
-            follow::<Node>(&self.access, first.clone(), follower(Kind::Node, own)),
-            follow::<ServiceCIDR>(&self.access, first.clone(), follower(Kind::ServiceCidr, all)),
+            follow::<Service>(access, first.clone(), follower(Kind::Service, services)),
+            follow::<EndpointSlice>(access, first.clone(), follower(Kind::EndpointSlice, slices)),
+            follow::<Node>(access, first.clone(), follower(Kind::Node, own)),
+            follow::<ServiceCIDR>(access, first.clone(), follower(Kind::ServiceCidr, all)),
         );
     }
 }

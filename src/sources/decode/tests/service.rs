@@ -1,9 +1,10 @@
 //! v1 Service: defaults, what is not served, what is refused.
 
-use super::{GOOD, ignored, object, rejected, service, service_fault, service_text};
+use super::{GOOD, ignored, object, only, rejected, service, service_fault, service_text};
 use crate::model::{
     Created, External, Object, PortName, Protocol, ServiceType, TargetPort, TrafficPolicy,
 };
+use crate::sources::decode::Decoded;
 use rstest::rstest;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -77,6 +78,29 @@ status:
     assert_eq!(service.ports[0].node_port.map(u16::from), Some(30000));
     assert_eq!(service.ports[0].target_port, TargetPort::Number(8080));
     assert_eq!(service.ports[1].target_port, TargetPort::Name("dns".into()));
+}
+
+#[test]
+fn what_a_load_balancer_says_costs_only_itself() {
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: LoadBalancer, clusterIP: 10.254.0.1, ports: [{port: 80}]}
+status:
+  loadBalancer:
+    ingress: [{ip: 127.0.0.1}, {ip: 203.0.113.1}, {ip: x}, {ip: 203.0.113.2, ipMode: Other}, {ip: 127.0.0.1, ipMode: Proxy}]
+";
+    let document = only(text);
+    let Decoded::Object(Object::Service(service)) = document.decoded else { panic!("not served") };
+    let external = service.external.as_deref().expect("a load balancer");
+    assert_eq!(*external.vips, [ip("203.0.113.1")]);
+    let told: Vec<_> = document.warnings.iter().map(|w| (&*w.field, &*w.reason)).collect();
+    let [(first, loopback), (second, _), (third, mode)] = told[..] else { panic!("{told:?}") };
+    let field = |index, name| format!("status.loadBalancer.ingress[{index}].{name}");
+    assert_eq!([first, second, third], [field(0, "ip"), field(2, "ip"), field(3, "ipMode")]);
+    assert!(loopback.contains("loopback") && loopback.ends_with("it is left out"), "{loopback}");
+    assert!(mode.contains("\"Other\""), "{mode}");
 }
 
 #[rstest]
