@@ -106,20 +106,17 @@ impl Cluster {
         pod.ok_or_else(|| format!("pod {name} does not run"))
     }
 
-    /// With the token in this file; the arguments of its DaemonSet, but for the two that say where
-    /// it is.
-    pub fn start_vipd(&mut self, token: &Path) -> Result<String> {
-        let user = serde_json::json!({"tokenFile": token});
-        let kubeconfig = self.plane.kubeconfig("vipd.kubeconfig", &user);
+    /// A kubeconfig file of whom the token in this file names.
+    pub fn kubeconfig_of(&self, token: &Path) -> PathBuf {
+        self.plane.kubeconfig("vipd.kubeconfig", &serde_json::json!({"tokenFile": token}))
+    }
+
+    /// With the arguments of its DaemonSet; returns them as a line.
+    pub fn start_vipd(&mut self, config: &Path) -> Result<String> {
         let arguments = [
             "run".to_owned(),
-            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--config={}", config.display()),
             format!("--hostname-override={NODE}"),
-            format!("--cluster-cidr={PODS}"),
-            "--conntrack-max-per-core=0".to_owned(),
-            "--conntrack-tcp-timeout-established=0".to_owned(),
-            "--conntrack-tcp-timeout-close-wait=0".to_owned(),
-            "--oom-score-adj=0".to_owned(),
         ];
         let log = self.folder.join("vipd.log");
         let make = |error: std::io::Error| format!("{}: {error}", log.display());
@@ -129,7 +126,7 @@ impl Cluster {
         command.args(&arguments).stdin(Stdio::null()).stdout(out).stderr(errors);
         let child = self.node.enter(|| command.spawn());
         self.vipd = Some(child.map_err(|error| format!("vipd: {error}"))?);
-        Ok(format!("vipd {} &", arguments.join(" ")))
+        Ok(format!("vipd {}", arguments.join(" ")))
     }
 
     /// What may explain a failure.

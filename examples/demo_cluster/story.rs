@@ -5,6 +5,7 @@ use super::cage::{ENTER, Kept, PID};
 use super::cluster::{ADDRESS, Cluster, NODE, PODS};
 use super::shell::Shell;
 use super::traffic::TARGET;
+use std::path::Path;
 use std::time::Instant;
 
 pub const DEPLOYMENT: &str = "nginx-deployment-dev";
@@ -74,13 +75,32 @@ fn proxy(cluster: &mut Cluster, shell: &Shell) -> Result<()> {
     heading("vipd in the place of kube-proxy");
     shell.show("kubectl apply -f rbac.yaml")?;
     shell.show("kubectl -n kube-system create token vipd >vipd.token")?;
-    let line = cluster.start_vipd(&shell.file("vipd.token"))?;
-    println!("\nWith a kubeconfig file that names the server and that token:\n\n$ {line}");
+    println!(
+        "\nA kubeconfig file names the server and that token, and is named in the configuration:"
+    );
+    let kubeconfig = cluster.kubeconfig_of(&shell.file("vipd.token"));
+    shell.write("config.conf", &configuration(&kubeconfig))?;
+    shell.show("cat config.conf")?;
+    println!("\n$ {} &", cluster.start_vipd(&shell.file("config.conf"))?);
     shell.until("curl -sSf http://127.0.0.1:10256/healthz", |_| true)?;
     let said = shell.show("curl -sS -w '\\n' http://127.0.0.1:10249/proxyMode")?;
     must_say(&said, &["nftables"])?;
     let said = shell.show("vipd get services -A")?;
     must_say(&said, &["10.254.0.1"])
+}
+
+/// As `examples/kubernetes` has it; the kernel's parameters and the OOM score are the machine's.
+fn configuration(kubeconfig: &Path) -> String {
+    format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
+         kind: KubeProxyConfiguration\n\
+         clientConnection:\n  kubeconfig: {}\n\
+         mode: nftables\n\
+         clusterCIDR: {PODS}\n\
+         oomScoreAdj: 0\n\
+         conntrack:\n  maxPerCore: 0\n  tcpEstablishedTimeout: 0s\n  tcpCloseWaitTimeout: 0s\n",
+        kubeconfig.display()
+    )
 }
 
 fn pods(shell: &Shell) -> Result<()> {
