@@ -95,7 +95,10 @@ pub fn run(config: Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Threads)?;
-    runtime.block_on(serve(config))
+    let ended = runtime.block_on(serve(config));
+    // A plugin for credentials that hangs must not keep the daemon.
+    runtime.shutdown_timeout(SHUTDOWN);
+    ended
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
@@ -109,7 +112,11 @@ async fn serve(config: Config) -> Result<(), Error> {
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let dataplane = Nftables::open(without)?;
     // Without a source nothing is changed.
-    let source = open_source(&config).await?;
+    let source = tokio::select! {
+        source = open_source(&config) => source?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     conntrack::set_sysctls(&config.sysctls);
     let cleaner = Cleaner::spawn(Options {
         delete_by: delete_by(&config),
