@@ -3,6 +3,8 @@
 //! In: a checked configuration. Out: a running daemon, until it is told to stop.
 //! Never: a decision of any other room.
 
+mod live;
+
 use crate::config::{self, Config, Feature};
 use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
 use crate::dataplane::Dataplane;
@@ -12,11 +14,12 @@ use crate::model::Protocol;
 use crate::node::KernelVersion;
 use crate::planner::{NodePlan, Plan};
 use crate::sources::{Batch, kubernetes, manifests};
-use crate::status::{self, Asked};
 use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
 use crate::{admin, conntrack, dataplane, health, localhost, metrics, node, sync, takeover};
 use arc_swap::ArcSwap;
+pub use live::SetLevel;
+use live::{Live, StatusSockets};
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
@@ -87,7 +90,8 @@ pub enum Error {
 }
 
 /// Serves until SIGTERM or SIGINT. What the kernel forwards stays when it ends.
-pub fn run(config: Config) -> Result<(), Error> {
+/// `set_level` is told what the log's level is to be, when that changes.
+pub fn run(config: Config, set_level: SetLevel) -> Result<(), Error> {
     check_machine()?;
     let _lock = lock()?;
     let runtime = runtime::Builder::new_multi_thread()
@@ -95,13 +99,13 @@ pub fn run(config: Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Threads)?;
-    let ended = runtime.block_on(serve(config));
+    let ended = runtime.block_on(serve(config, set_level));
     // A plugin for credentials that hangs must not keep the daemon.
     runtime.shutdown_timeout(SHUTDOWN);
     ended
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Threads)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
@@ -122,11 +126,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         delete_by: delete_by(&config),
         reset_gone_after: config.reset_gone_after,
     })?;
-    let settings = Settings {
-        node_name: config.node_name.clone(),
-        policy: config.policy.clone(),
-        min_sync_period: config.min_sync_period,
-    };
+    let settings = Settings { node_name: config.node_name.clone(), tuning: live::tuning(&config) };
     let writer = Writer::new(settings, dataplane, cleaner);
     let metrics = Metrics::with_kernel(Counters::open()?);
     let (health_tally, localhost_counts) = (metrics.health.clone(), metrics.localhost.clone());
@@ -143,12 +143,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     let localhost = localhost::serve(published, changes, stop.clone(), localhost_counts);
     let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
-    let asked = [(Asked::Health, &config.healthz_at), (Asked::Metrics, &config.metrics_at)];
-    let asked = asked.into_iter().flat_map(|(asked, all)| all.iter().map(move |at| (asked, *at)));
-    let status: Vec<_> = asked
-        .map(|asked| status::serve(asked, writer.published(), metrics.clone(), stop.clone()))
-        .map(tokio::spawn)
-        .collect();
+    let (published, stop_sockets) = (writer.published(), stop.clone());
+    let mut sockets =
+        StatusSockets { published, metrics: metrics.clone(), stop: stop_sockets, open: Vec::new() };
+    sockets.set(&config).await;
+    let (send_tuning, tuning) = watch::channel(live::tuning(&config));
+    let live = Live { config: config.clone(), tuning: send_tuning, sockets, set_level };
+    let live = tokio::spawn(live.run());
 
     let (batches, changes) = mpsc::channel(BATCHES);
     let (send_addresses, addresses) = watch::channel(Vec::new());
@@ -164,7 +165,8 @@ async fn serve(config: Config) -> Result<(), Error> {
             match runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
                     runtime.block_on(async {
-                        let writer = sync::run(writer, changes, addresses, stop_writer);
+                        let inputs = sync::Inputs { batches: changes, addresses, tuning };
+                        let writer = sync::run(writer, inputs, stop_writer);
                         // On the same thread: a change reaches the writer without a wake-up.
                         let source = async {
                             source.run(batches).await;
@@ -195,10 +197,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    let _ = tokio::join!(admin, takeover, health, localhost, watching);
-    for socket in status {
-        let _ = socket.await;
-    }
+    let _ = tokio::join!(admin, takeover, health, localhost, watching, live);
     node.abort();
     Ok(())
 }

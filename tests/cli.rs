@@ -470,7 +470,66 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
+fn the_configuration_is_told_with_where_it_comes_from() {
+    let dir = manifests(MANIFESTS);
+    let file = dir.path().join("config.conf");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                clientConnection: {kubeconfig: /etc/kubeconfig, qps: 50}\nmode: ipvs\n\
+                clusterCIDR: 10.1.0.0/16\nipvs: {scheduler: lc, minSyncPeriod: 2s}\n\
+                conntrack: {maxPerCore: 0}\nclusterDomain: x\n";
+    fs::write(&file, text).unwrap();
+    let ask = |more: &[&str]| {
+        let output = vipd(&["config", "--config", "config.conf", "--hostname-override=node-a"])
+            .args(["--masquerade-all", "--drop-invalid=false", "--profiling"])
+            .args(more)
+            .env("VIPD_RESET_GONE_AFTER", "90s")
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(stderr(&output), "");
+        stdout(&output).to_owned()
+    };
+    insta::assert_snapshot!("config", ask(&[]));
+    let json: serde_json::Value = serde_json::from_str(&ask(&["-o", "json"])).unwrap();
+    let yaml: serde_json::Value = serde_saphyr::from_str(&ask(&["-o=yaml"])).unwrap();
+    assert_eq!(json, yaml);
+    let settings = json["settings"].as_array().unwrap();
+    let find = |name: &str| settings.iter().find(|one| one["name"] == name).unwrap();
+    let cidr = find("cluster-cidr");
+    assert_eq!((&cidr["from"], &cidr["at"]), (&"file".into(), &"clusterCIDR".into()));
+    let reset = find("reset-gone-after");
+    assert_eq!(reset["from"], "environment");
+    assert_eq!(reset["at"], "VIPD_RESET_GONE_AFTER");
+    assert_eq!(find("min-sync-period")["value"], "2s");
+    assert_eq!(json["withoutMeaning"].as_array().unwrap().len(), 3, "{json}");
+}
+
+#[test]
+fn a_configuration_is_written_where_it_is_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("written.yaml");
+    let to = format!("--write-config-to={}", path.display());
+    let output = vipd(&[&to, "--cluster-cidr=10.1.0.0/16", "-v=3"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = fs::read_to_string(&path).unwrap();
+    for part in ["clusterCIDR: 10.1.0.0/16\n", "verbosity: 3\n", "mode: nftables\n"] {
+        assert!(text.contains(part), "{part} is missing: {text}");
+    }
+    let (code, said) = refusal(&["--write-config-to=/nonexistent/x", "--kubeconfig=/k"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("/nonexistent/x"), "{said}");
+    let (code, said) = refusal(&[&to, "--kube-api-burst=-1"]);
+    assert!(code == Some(2) && said.contains("--kube-api-burst"), "{said}");
+}
+
+#[test]
 fn completions_and_version() {
+    for flags in [["--version"].as_slice(), &["--version=raw"], &["--config=/c", "--version=true"]]
+    {
+        let output = vipd(flags).output().unwrap();
+        assert_eq!(stdout(&output), concat!("vipd ", env!("CARGO_PKG_VERSION"), "\n"), "{flags:?}");
+    }
     for shell in ["bash", "zsh", "fish"] {
         let output = vipd(&["completions", shell]).output().unwrap();
         assert!(output.status.success() && stdout(&output).contains("manifests"), "{shell}");

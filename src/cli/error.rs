@@ -3,6 +3,7 @@
 use crate::admin::ClientError;
 use crate::{app, config, planner, sources};
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,8 @@ pub enum Error {
     Output(io::Error),
     #[error("cannot write the answer as {format}: {reason}")]
     Format { format: &'static str, reason: String },
+    #[error("--write-config-to {}: {error}; check its directory, and that this user may write there", path.display())]
+    WriteConfig { path: PathBuf, error: io::Error },
     #[error("cannot start: {0}; check the limits on threads and open files")]
     Runtime(io::Error),
 }
@@ -42,6 +45,7 @@ impl Error {
             | Error::Trace(_)
             | Error::App(_)
             | Error::Usage(_)
+            | Error::WriteConfig { .. }
             | Error::Runtime(_) => ExitCode::from(2),
         }
     }

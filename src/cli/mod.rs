@@ -7,6 +7,7 @@ mod age;
 mod answers;
 mod cleanup;
 mod completions;
+mod config;
 mod describe;
 mod error;
 mod get;
@@ -48,6 +49,9 @@ enum Command {
     Plan(Box<plan::Flags>),
     /// Print what a running daemon counts, as Prometheus reads it
     Metrics(metrics::Flags),
+    /// Print the configuration that `run` with the same flags would have, and who says so
+    #[command(args_override_self = true)]
+    Config(Box<config::Flags>),
     /// Remove everything of vipd's from the kernel
     Cleanup,
     /// Print a completion script for a shell
@@ -56,7 +60,7 @@ enum Command {
     Version,
 }
 
-/// kube-proxy has no commands: its flags alone mean `run`.
+/// kube-proxy has no commands: its flags alone mean `run`. It reads `_` in their names as `-`.
 fn with_command(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     const OF_VIPD: [&str; 4] = ["-h", "--help", "-V", "--version"];
     let mut arguments: Vec<OsString> = arguments.collect();
@@ -66,7 +70,20 @@ fn with_command(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     {
         arguments.insert(1, "run".into());
     }
+    let flags = arguments.iter_mut().skip(1).take_while(|argument| *argument != "--");
+    for argument in flags {
+        if let Some(text) = argument.to_str()
+            && text.starts_with("--")
+        {
+            let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+            *argument = format!("{}{value}", name.replace('_', "-")).into();
+        }
+    }
     arguments
+}
+
+fn version() -> Result<(), Error> {
+    output::print(&format!("vipd {}\n", env!("CARGO_PKG_VERSION")))
 }
 
 /// Runs one command; 0: done, 1: not found or failed, 2: cannot be done as asked.
@@ -78,9 +95,10 @@ pub fn main() -> ExitCode {
         Command::Trace(flags) => trace::run(*flags),
         Command::Plan(flags) => plan::run(*flags),
         Command::Metrics(flags) => metrics::run(&flags),
+        Command::Config(flags) => config::run(*flags),
         Command::Cleanup => cleanup::run(),
         Command::Completions(flags) => completions::run(&flags),
-        Command::Version => output::print(&format!("vipd {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Version => version(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,6 +127,9 @@ mod tests {
             ("vipd get services", "vipd get services"),
             ("vipd --help", "vipd --help"),
             ("vipd --version", "vipd --version"),
+            ("vipd --version=raw", "vipd run --version=raw"),
+            ("vipd --cluster_cidr=a_b --v 2", "vipd run --cluster-cidr=a_b --v 2"),
+            ("vipd config --log_format text", "vipd config --log-format text"),
             ("vipd", "vipd"),
         ] {
             assert_eq!(with_command(words(given).into_iter()), words(wanted), "{given}");
@@ -124,8 +145,22 @@ mod tests {
              --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=24h0m0s \
              --iptables-min-sync-period=1s --iptables-sync-period=30s --oom-score-adj=-998 \
              --healthz-bind-address=0.0.0.0:10256 --metrics-bind-address=127.0.0.1:10249 \
-             --masquerade-all=true --nodeport-addresses=primary --feature-gates=A=true,B=false \
+             --masquerade-all=true --nodeport-addresses=primary --feature-gates=AllAlpha=true,AllBeta=false \
              --profiling=false --bind-address=0.0.0.0 --logging-format=text --v=4",
+            "vipd --nodeport-addresses= --hostname-override= --proxy-mode= --bind-address= --config= \
+             --healthz-bind-address= --metrics-bind-address= --detect-local-mode= --feature-gates= \
+             --pod-bridge-interface= --pod-interface-name-prefix= --master= --kubeconfig=/k",
+            "vipd --config=/c --config-sync-period=15m --write-config-to=/w --init-only --cleanup=false \
+             --kube-api-burst=10 --kube-api-qps=5.5 --kube-api-content-type=application/json \
+             --bind-address-hard-fail --show-hidden-metrics-for-version=1.36 --healthz-port=1 \
+             --metrics-port 0 --ipvs-sync-period=30s --ipvs-min-sync-period=1s --ipvs-scheduler=rr \
+             --ipvs-exclude-cidrs=10.0.0.0/8 --ipvs-strict-arp --ipvs-tcp-timeout=1s \
+             --ipvs-tcpfin-timeout=1s --ipvs-udp-timeout=1s --iptables-masquerade-bit=14 \
+             --iptables-localhost-nodeports=false --pod-bridge-interface=cni0 --conntrack-min=1 \
+             --conntrack-tcp-be-liberal --conntrack-udp-timeout=1s --conntrack-udp-timeout-stream=1s \
+             --conntrack-tcp-timeout-close-wait=1h --log-flush-frequency=5s --vmodule=a=2 \
+             --log-json-split-stream=false --log-text-split-stream=false --log-json-info-buffer-size=0 \
+             --log-text-info-buffer-size=0 --version=false -v 3",
         ] {
             if let Err(error) = Cli::try_parse_from(with_command(words(line).into_iter())) {
                 panic!("{line}: {error}");

@@ -6,19 +6,27 @@ use crate::config::{Log, LogFormat, LogLevel, RunFlags};
 use std::env;
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
+    if flags.show_version {
+        return super::version();
+    }
+    if let Some(path) = flags.write_config_to.clone().filter(|path| !path.as_os_str().is_empty()) {
+        return write_config(&flags, path);
+    }
     if flags.cleanup {
         return super::cleanup::run();
     }
     let init_only = flags.init_only;
     let config = flags.check()?;
     give_memory_back();
-    log_to_stderr(config.log);
+    let set_level = log_to_stderr(config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -26,7 +34,12 @@ pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
         app::initialise(&config);
         return Ok(());
     }
-    Ok(app::run(config)?)
+    Ok(app::run(config, set_level)?)
+}
+
+fn write_config(flags: &RunFlags, path: PathBuf) -> Result<(), Error> {
+    let text = flags.written()?;
+    std::fs::write(&path, text).map_err(|error| Error::WriteConfig { path, error })
 }
 
 /// Lets the allocator return freed memory at once: it purges late, and only where it is at work, so
@@ -44,8 +57,27 @@ fn give_memory_back() {
     }
 }
 
-fn log_to_stderr(log: Log) {
-    let level = match log.level {
+/// Returns what sets another level later.
+fn log_to_stderr(log: Log) -> app::SetLevel {
+    let (filter, handle) = reload::Layer::new(filter(log.level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let all = tracing_subscriber::registry().with(filter);
+    match log.format {
+        LogFormat::Text => {
+            let ansi = io::IsTerminal::is_terminal(&io::stderr());
+            all.with(lines.with_ansi(ansi)).init();
+        }
+        LogFormat::Json => all.with(lines.json()).init(),
+    }
+    Box::new(move |level| {
+        if let Err(error) = handle.reload(self::filter(level)) {
+            tracing::warn!("the log stays at its level: {error}");
+        }
+    })
+}
+
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
@@ -54,14 +86,5 @@ fn log_to_stderr(log: Log) {
     };
     // What the client of the API server says of its failures, the follower says with what to check.
     let client = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
-    let targets = Targets::new().with_default(level).with_target("kube_client", client);
-    let builder =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
-    match log.format {
-        LogFormat::Text => {
-            let ansi = io::IsTerminal::is_terminal(&io::stderr());
-            builder.with_ansi(ansi).finish().with(targets).init();
-        }
-        LogFormat::Json => builder.json().finish().with(targets).init(),
-    }
+    Targets::new().with_default(level).with_target("kube_client", client)
 }

@@ -54,11 +54,6 @@ pub(super) struct ConntrackFlags {
 }
 
 impl ConntrackFlags {
-    /// Whether any of the kernel's settings is.
-    pub(super) fn is_given(&self) -> bool {
-        self.sysctls(Sysctls::default()) != Sysctls::default()
-    }
-
     /// What is given, and for the rest the defaults.
     pub(super) fn sysctls(&self, defaults: Sysctls) -> Sysctls {
         Sysctls {

@@ -3,7 +3,7 @@
 use super::{Error, Warning, cidr};
 use crate::model::Family;
 use crate::planner::{DetectLocal, Outsiders, Policy};
-use clap::{ValueEnum, builder::PossibleValue};
+use clap::ValueEnum;
 use ipnet::IpNet;
 
 /// `--detect-local-mode`
@@ -16,6 +16,18 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Empty is the default, as in kube-proxy's configuration.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let modes = [Mode::NodeCidr, Mode::BridgeInterface, Mode::InterfaceNamePrefix];
+        match modes.into_iter().find(|mode| mode.name() == text) {
+            Some(mode) => Ok(mode),
+            None if text.is_empty() || text == Mode::ClusterCidr.name() => Ok(Mode::ClusterCidr),
+            None => {
+                Err("expected ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix".into())
+            }
+        }
+    }
+
     /// As the flag and KubeProxyConfiguration write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -24,16 +36,6 @@ impl Mode {
             Mode::BridgeInterface => "BridgeInterface",
             Mode::InterfaceNamePrefix => "InterfaceNamePrefix",
         }
-    }
-}
-
-impl ValueEnum for Mode {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Mode::ClusterCidr, Mode::NodeCidr, Mode::BridgeInterface, Mode::InterfaceNamePrefix]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()))
     }
 }
 

@@ -52,6 +52,30 @@ fn term(text: &str) -> Option<(u64, &str)> {
     Some((value, &rest[unit.len()..]))
 }
 
+/// As Go writes it: `1h0m0s`, `1.5s`, `500ms`.
+pub(super) fn text(duration: Duration) -> String {
+    let nanos = duration.subsec_nanos();
+    let whole = duration.as_secs();
+    if whole == 0 && nanos > 0 {
+        let (unit, scale) = match nanos {
+            1_000_000.. => ("ms", 1_000_000),
+            1_000.. => ("µs", 1_000),
+            _ => ("ns", 1),
+        };
+        return format!("{}{unit}", f64::from(nanos) / f64::from(scale));
+    }
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    let fraction = format!("{nanos:09}");
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let seconds = format!("{seconds}{point}{fraction}s");
+    match (hours, minutes) {
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m{seconds}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +93,21 @@ mod tests {
     #[case("7ns", 7)]
     fn go_durations(#[case] text: &str, #[case] nanos: u64) {
         assert_eq!(parse(text), Ok(Duration::from_nanos(nanos)));
+    }
+
+    #[test]
+    fn written_as_go_does() {
+        for (given, wanted) in [
+            ("0", "0s"),
+            ("24h", "24h0m0s"),
+            ("90s", "1m30s"),
+            ("1500ms", "1.5s"),
+            ("500ms", "500ms"),
+            ("1500us", "1.5ms"),
+            ("7ns", "7ns"),
+        ] {
+            assert_eq!(text(parse(given).unwrap()), wanted, "{given}");
+        }
     }
 
     #[rstest]

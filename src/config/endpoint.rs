@@ -1,12 +1,12 @@
 //! Addresses at which the process itself is asked, with kube-proxy's flags and ports.
 
-use super::Error;
+use super::{Error, value};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One of them.
 pub(super) struct Endpoint {
     flag: &'static str,
-    port: u16,
+    pub port: u16,
     default: [IpAddr; 2],
 }
 
@@ -35,8 +35,8 @@ pub(super) fn addresses(
     if text.is_empty() {
         return Ok(Vec::new());
     }
-    let alone = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port));
-    match text.parse::<SocketAddr>().ok().or_else(alone) {
+    let alone = || value::ip(&text).map(|ip| SocketAddr::new(ip, endpoint.port));
+    match socket(&text).or_else(alone) {
         // Of Go's sockets this one has both families.
         Some(at) if at.port() > 0 && at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
             Ok(vec![at, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port())])
@@ -47,6 +47,30 @@ pub(super) fn addresses(
             value: text,
             reason: "expected an address such as 0.0.0.0, 127.0.0.1:10249 or [::]:10256",
         }),
+    }
+}
+
+/// `127.0.0.1:80`, `[::1]:80`.
+fn socket(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.rsplit_once(':')?;
+    let inside = host.strip_prefix('[').map(|host| host.strip_suffix(']'));
+    let host = match inside {
+        Some(host) => host?,
+        None => Some(host).filter(|host| !host.contains(':'))?,
+    };
+    Some(SocketAddr::new(value::ip(host)?, port.parse().ok()?))
+}
+
+/// What the deprecated flags of a port make of an address: 0 is nowhere, and the port counts where the
+/// address has none. Upstream's default has one.
+pub(super) fn with_port(given: Option<String>, port: Option<u16>) -> Option<String> {
+    match (given, port) {
+        (_, Some(0)) => Some(String::new()),
+        (Some(text), Some(port)) => match value::ip(&text) {
+            Some(ip) => Some(SocketAddr::new(ip, port).to_string()),
+            None => Some(text),
+        },
+        (given, _) => given,
     }
 }
 
@@ -73,10 +97,36 @@ mod tests {
         ] {
             assert_eq!(read(Some(given), false).unwrap(), [wanted], "{given}");
         }
+        assert_eq!(read(Some("010.0.0.1:7"), false).unwrap(), ["10.0.0.1:7"]);
         assert_eq!(read(Some("[::]:7"), false).unwrap(), ["[::]:7", "0.0.0.0:7"]);
-        for wrong in ["localhost", "127.0.0.1:", "127.0.0.1:0", ":10256", "127.0.0.1:99999"] {
+        for wrong in [
+            "localhost",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            ":10256",
+            "127.0.0.1:99999",
+            "[::]",
+            "::1:",
+            "fe80::1%lo",
+        ] {
             let error = read(Some(wrong), true).unwrap_err();
             assert!(error.contains("--healthz-bind-address") && error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_the_deprecated_flags() {
+        for (given, port, wanted) in [
+            (None, None, None),
+            (None, Some(99), None),
+            (None, Some(0), Some("")),
+            (Some("1.2.3.4"), Some(99), Some("1.2.3.4:99")),
+            (Some("::1"), Some(99), Some("[::1]:99")),
+            (Some("1.2.3.4:5"), Some(99), Some("1.2.3.4:5")),
+            (Some("1.2.3.4:5"), Some(0), Some("")),
+        ] {
+            let found = with_port(given.map(str::to_owned), port);
+            assert_eq!(found.as_deref(), wanted, "{given:?} {port:?}");
         }
     }
 }

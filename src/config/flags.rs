@@ -1,16 +1,10 @@
 //! The flags, and how they become a checked configuration.
 
 use super::{
-    ClusterIpOutsiders, Config, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, Log,
-    LogFormat, LogLevel, NodeConfig, Source, Warning, cidr,
-    conntrack::{self, ConntrackFlags},
-    detect, duration, endpoint, file,
-    mode::AskedMode,
-    node_ports,
-    upstream::UpstreamFlags,
-    value,
+    ClusterIpOutsiders, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, LogFormat, LogLevel,
+    NodeConfig, cidr, conntrack::ConntrackFlags, detect, duration, mode::AskedMode, names::Given,
+    node_ports, upstream::UpstreamFlags, value,
 };
-use crate::conntrack::Sysctls;
 use crate::planner::{ExternalIps, NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
@@ -26,8 +20,10 @@ pub struct NodeFlags {
     #[arg(value_parser = value::node_name)]
     pub(super) hostname_override: Option<String>,
 
-    /// How packets of local pods are told from others [default: ClusterCIDR]
+    /// How packets of local pods are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or
+    /// InterfaceNamePrefix [default: ClusterCIDR]
     #[arg(long, env = "VIPD_DETECT_LOCAL_MODE", value_name = "MODE")]
+    #[arg(value_parser = detect::Mode::parse)]
     pub(super) detect_local_mode: Option<DetectLocalMode>,
 
     /// Source addresses of pods: one CIDR, or one of each family
@@ -56,14 +52,14 @@ pub struct NodeFlags {
     /// each family
     #[arg(long, env = "VIPD_SERVICE_CLUSTER_IP_RANGE", value_name = "CIDR[,CIDR]")]
     #[arg(value_delimiter = ',', value_parser = value::cidr)]
-    service_cluster_ip_range: Vec<IpNet>,
+    pub(super) service_cluster_ip_range: Vec<IpNet>,
 
     /// Where node ports answer: CIDRs (addresses of interfaces within them), `primary` (the Node
     /// object's), `localhost`, `all`; a family without an entry: all its addresses
     /// [default: primary,localhost]
     #[arg(long, env = "VIPD_NODEPORT_ADDRESSES", value_name = "CIDR|KEYWORD[,…]")]
-    #[arg(value_delimiter = ',', value_parser = node_ports::parse)]
-    pub(super) nodeport_addresses: Vec<NodePortAddresses>,
+    #[arg(value_parser = node_ports::Entries::parse, action = ArgAction::Append)]
+    pub(super) nodeport_addresses: Vec<node_ports::Entries>,
 
     /// Answer at node ports of 127.0.0.1 and ::1 too, where --nodeport-addresses has them: by
     /// endpoints of the whole cluster, also under externalTrafficPolicy Local
@@ -78,7 +74,7 @@ pub struct NodeFlags {
     /// them, or `drop` what they send (needs a way to tell local pods)
     #[arg(long, env = "VIPD_CLUSTER_IP_OUTSIDERS", value_name = "serve|drop")]
     #[arg(default_value = "serve")]
-    cluster_ip_outsiders: ClusterIpOutsiders,
+    pub(super) cluster_ip_outsiders: ClusterIpOutsiders,
 
     /// Serve the externalIPs of Services; false: none of any, because who may create a Service could
     /// draw traffic to any address to its pods
@@ -86,7 +82,7 @@ pub struct NodeFlags {
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value = "true")]
-    external_ips: bool,
+    pub(super) external_ips: bool,
 
     /// Drop packets of services and their endpoints, also of those that went within an hour, that
     /// conntrack calls INVALID
@@ -94,21 +90,22 @@ pub struct NodeFlags {
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value = "true")]
-    drop_invalid: bool,
+    pub(super) drop_invalid: bool,
 }
 
 impl NodeFlags {
     pub fn check(self) -> Result<NodeConfig, Error> {
         let mut warnings = Vec::new();
-        if let Some(value) = node_ports::repeated(&self.nodeport_addresses) {
+        let node_ports_at = self.node_ports_at();
+        if let Some(value) = node_ports::repeated(&node_ports_at) {
             let (flag, reason) = ("--nodeport-addresses", "is there twice");
             return Err(Error::Value { flag, value, reason });
         }
         let given = detect::Given {
             mode: self.detect_local_mode,
             cluster_cidr: &self.cluster_cidr,
-            bridge: self.pod_bridge_interface.as_deref(),
-            prefix: self.pod_interface_name_prefix.as_deref(),
+            bridge: self.pod_bridge_interface.as_deref().filter(|name| !name.is_empty()),
+            prefix: self.pod_interface_name_prefix.as_deref().filter(|name| !name.is_empty()),
         };
         let policy = Policy {
             masquerade_all: self.masquerade_all,
@@ -119,7 +116,7 @@ impl NodeFlags {
                 &mut warnings,
             )?,
             drop_invalid: self.drop_invalid,
-            node_ports_at: self.nodeport_addresses,
+            node_ports_at: node_ports::distinct(node_ports_at),
             localhost_node_ports: self.localhost_nodeports,
             outsiders: self.cluster_ip_outsiders.into(),
             external_ips: match self.external_ips {
@@ -128,38 +125,49 @@ impl NodeFlags {
             },
         };
         detect::check_outsiders(&policy, &mut warnings)?;
-        let node_name = self.hostname_override.map_or_else(host_name, Ok)?.into();
+        let given = self.hostname_override.filter(|name| !name.is_empty());
+        let node_name = given.map_or_else(host_name, Ok)?.into();
         Ok(NodeConfig { node_name, policy, warnings })
     }
 
-    fn leaves_detection_open(&self) -> bool {
+    /// What all flags of the name say together.
+    pub(super) fn node_ports_at(&self) -> Vec<NodePortAddresses> {
+        self.nodeport_addresses.iter().flat_map(|entries| entries.0.iter().copied()).collect()
+    }
+
+    pub(super) fn leaves_detection_open(&self) -> bool {
         self.detect_local_mode.is_none() && self.cluster_cidr.is_empty()
     }
 }
 
-/// kube-proxy's default.
-const OOM_SCORE_ADJ: i32 = -999;
-
 /// The flags of `vipd run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunFlags {
+    #[command(flatten)]
+    pub(super) given: Given,
+
     /// Directory of Services, EndpointSlices, Endpoints, Nodes and ServiceCIDRs as YAML or JSON;
     /// read recursively and followed
     #[arg(long, env = "VIPD_MANIFESTS", value_name = "DIR")]
-    manifests: Option<PathBuf>,
+    pub(super) manifests: Option<PathBuf>,
 
     /// File that says where the API server is and who asks it; instead of --manifests
-    #[arg(long, env = "VIPD_KUBECONFIG", value_name = "FILE")]
+    #[arg(long, env = "VIPD_KUBECONFIG", value_name = "FILE", value_parser = value::path)]
     pub(super) kubeconfig: Option<PathBuf>,
 
     /// URL of the API server, before the kubeconfig's; without a kubeconfig it is asked as the pod's
     /// service account
     #[arg(long, env = "VIPD_MASTER", value_name = "URL")]
-    master: Option<String>,
+    pub(super) master: Option<String>,
 
-    /// KubeProxyConfiguration, in place of the flags that say the same
-    #[arg(long, env = "VIPD_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    /// KubeProxyConfiguration, in place of the flags that say the same; followed
+    #[arg(long, env = "VIPD_CONFIG", value_name = "FILE", value_parser = value::path)]
+    pub(super) config: Option<PathBuf>,
+
+    /// Write the configuration that the defaults and the other flags make, as
+    /// KubeProxyConfiguration, and end
+    #[arg(long, value_name = "FILE", value_parser = value::path)]
+    pub write_config_to: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) node: NodeFlags,
@@ -168,11 +176,11 @@ pub struct RunFlags {
     pub(super) conntrack: ConntrackFlags,
 
     #[command(flatten)]
-    upstream: UpstreamFlags,
+    pub(super) upstream: UpstreamFlags,
 
-    /// What makes the plan true: nftables, which iptables and ipvs stand for too
-    #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE", default_value = "nftables")]
-    #[arg(value_parser = AskedMode::parse)]
+    /// What makes the plan true: nftables, which iptables and ipvs stand for too [default: nftables]
+    #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE")]
+    #[arg(default_value = "", hide_default_value = true, value_parser = AskedMode::parse)]
     pub(super) proxy_mode: AskedMode,
 
     /// For the kernel when memory is short, from -1000 (never end this process) to 1000
@@ -190,7 +198,7 @@ pub struct RunFlags {
     /// Unix socket on which `vipd get`, `describe` and `trace` are answered
     #[arg(long, env = "VIPD_ADMIN_SOCKET", value_name = "PATH")]
     #[arg(default_value = DEFAULT_ADMIN_SOCKET, value_parser = value::socket)]
-    admin_socket: PathBuf,
+    pub(super) admin_socket: PathBuf,
 
     /// Where /healthz and /livez are answered: an address, with a port or 10256; empty: nowhere
     /// [default: all addresses where an API server is followed, else nowhere]
@@ -201,6 +209,14 @@ pub struct RunFlags {
     /// [default: the loopback addresses where an API server is followed, else nowhere]
     #[arg(long, env = "VIPD_METRICS_BIND_ADDRESS", value_name = "IP[:PORT]")]
     pub(super) metrics_bind_address: Option<String>,
+
+    /// The port of --healthz-bind-address where that has none; 0: nowhere
+    #[arg(long, value_name = "PORT", hide = true, value_parser = value::port)]
+    pub(super) healthz_port: Option<u16>,
+
+    /// The port of --metrics-bind-address where that has none; 0: nowhere
+    #[arg(long, value_name = "PORT", hide = true, value_parser = value::port)]
+    pub(super) metrics_port: Option<u16>,
 
     /// Remove everything of vipd's from the kernel, and end: the command `cleanup`
     #[arg(long, value_name = "true|false", hide = true)]
@@ -218,14 +234,14 @@ pub struct RunFlags {
 
     /// Kernel features to do without, although the kernel has them
     #[arg(long, env = "VIPD_WITHOUT", value_name = "FEATURE[,FEATURE]", value_delimiter = ',')]
-    without: Vec<Feature>,
+    pub(super) without: Vec<Feature>,
 
     /// Remove what kube-proxy left in the kernel, once vipd's own rules are there
     #[arg(long, env = "VIPD_TAKEOVER", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value = "false", hide_default_value = true)]
-    takeover: bool,
+    pub(super) takeover: bool,
 
     /// How much is logged
     #[arg(long, env = "VIPD_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
@@ -233,62 +249,25 @@ pub struct RunFlags {
 
     /// kube-proxy's log level: from 4 on debug, from 6 on trace
     #[arg(short = 'v', long = "v", value_name = "LEVEL", hide = true)]
-    verbosity: Option<i64>,
+    #[arg(value_parser = value::count)]
+    pub(super) verbosity: Option<u32>,
 
     /// How it is logged
     #[arg(long, alias = "logging-format")]
     #[arg(env = "VIPD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
+
+    /// Print the version, and end
+    #[arg(long = "version", value_name = "true|false|raw", hide = true)]
+    #[arg(action = ArgAction::Set, value_parser = version)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false")]
+    pub show_version: bool,
 }
 
-impl RunFlags {
-    pub fn check(mut self) -> Result<Config, Error> {
-        let mut warnings = self.upstream.warnings();
-        if let Some(path) = self.config.take() {
-            let (flags, more) = self.over(file::read(&path)?);
-            self = flags;
-            warnings.extend(more);
-        }
-        warnings.extend(self.proxy_mode.warning());
-        if self.node.nodeport_addresses.is_empty() {
-            self.node.nodeport_addresses = self.proxy_mode.node_ports_at();
-        }
-        let source = Source::of(self.manifests, self.kubeconfig, self.master)?;
-        let sysctls = match source {
-            Source::Manifests(_) => self.conntrack.sysctls(Sysctls::default()),
-            Source::ApiServer { .. } => self.conntrack.sysctls(conntrack::upstream()),
-        };
-        let followed = matches!(source, Source::ApiServer { .. });
-        let asked = LogLevel::of_verbosity(self.verbosity.unwrap_or_default());
-        let healthz_at =
-            endpoint::addresses(&endpoint::HEALTHZ, self.healthz_bind_address, followed)?;
-        let metrics_at =
-            endpoint::addresses(&endpoint::METRICS, self.metrics_bind_address, followed)?;
-        let detection_open = self.node.leaves_detection_open();
-        let mut node = self.node.check()?;
-        node.warnings.splice(0..0, warnings);
-        // An offline question is asked without this flag all the time; a daemon rarely means it.
-        if detection_open {
-            node.warnings.push(Warning::NoClusterCidr);
-        }
-        Ok(Config {
-            source,
-            node_name: node.node_name,
-            policy: node.policy,
-            proxy_mode: self.proxy_mode.runs(),
-            oom_score_adj: self.oom_score_adj.or(followed.then_some(OOM_SCORE_ADJ)),
-            min_sync_period: self.min_sync_period,
-            admin_socket: self.admin_socket,
-            healthz_at,
-            metrics_at,
-            sysctls,
-            reset_gone_after: self.conntrack.reset_gone_after(),
-            without: self.without.into_iter().collect(),
-            takeover: self.takeover,
-            log: Log { level: self.log_level.max(asked), format: self.log_format },
-            warnings: node.warnings,
-        })
-    }
+fn version(text: &str) -> Result<bool, String> {
+    let expected = "expected true, false or raw";
+    if text == "raw" { Ok(true) } else { value::boolean(text).map_err(|_| expected.to_owned()) }
 }
 
 fn host_name() -> Result<String, Error> {
@@ -322,7 +301,9 @@ impl RunFlags {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Config, Source, Warning, conntrack};
     use super::*;
+    use crate::conntrack::Sysctls;
     use crate::planner::DetectLocal;
 
     fn config(flags: &str) -> Config {

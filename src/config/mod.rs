@@ -4,23 +4,32 @@
 //! Never: a default that is decided anywhere else; a look at the cluster.
 
 mod cidr;
+mod compose;
 mod conntrack;
 mod detect;
 mod duration;
+mod effective;
 mod endpoint;
 mod file;
 mod flags;
+mod gates;
 mod mode;
+mod names;
 mod node_ports;
 mod overlay;
+mod resolve;
 mod upstream;
 mod value;
+mod warning;
 
 pub use detect::{ClusterIpOutsiders, Mode as DetectLocalMode};
+pub use effective::{Effective, From, Setting, Void};
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
+pub use names::Given;
+pub use resolve::ConfigFile;
+pub use warning::Warning;
 
 use crate::conntrack::Sysctls;
-use crate::model::Family;
 use crate::planner::Policy;
 use clap::ValueEnum;
 use std::collections::BTreeSet;
@@ -55,8 +64,23 @@ pub struct Config {
     /// Remove what kube-proxy left, once vipd serves.
     pub takeover: bool,
     pub log: Log,
+    /// The file that much of this comes from, if there is one; it may change.
+    pub file: Option<ConfigFile>,
     /// What was accepted, but should be looked at.
     pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// What of a newer configuration a running daemon cannot take over, by the names of the file.
+    pub fn needs_restart(&self, newer: &Config) -> Vec<&'static str> {
+        let differs = [
+            ("clientConnection.kubeconfig", self.source != newer.source),
+            ("hostnameOverride", self.node_name != newer.node_name),
+            ("mode", self.proxy_mode != newer.proxy_mode),
+            ("logging.format", self.log.format != newer.log.format),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
 }
 
 /// Who says what there is.
@@ -124,7 +148,7 @@ pub enum LogLevel {
 
 impl LogLevel {
     /// What klog's `-v` comes to.
-    fn of_verbosity(verbosity: i64) -> Self {
+    fn of_verbosity(verbosity: u32) -> Self {
         match verbosity {
             ..=3 => LogLevel::Error,
             4..=5 => LogLevel::Debug,
@@ -139,41 +163,20 @@ pub enum LogFormat {
     Json,
 }
 
-/// A value that is used in another way than it was written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Warning {
-    #[error("{flag}: {given} has host bits set; used as {used}")]
-    HostBits { flag: &'static str, given: ipnet::IpNet, used: ipnet::IpNet },
-    #[error(
-        "--detect-local-mode ClusterCIDR without --cluster-cidr: local pods cannot be told from \
-         others, so nobody is masqueraded for being remote"
-    )]
-    NoClusterCidr,
-    #[error(
-        "--cluster-ip-outsiders drop: no {family} range in --cluster-cidr tells pods from others, \
-         so in that family everybody is served"
-    )]
-    OutsidersUnknown { family: Family },
-    #[error("{flag} has no effect with --detect-local-mode {mode}")]
-    NoEffect { flag: &'static str, mode: &'static str },
-    #[error("{what} has no meaning here: {why}")]
-    NoMeaning { what: &'static str, why: &'static str },
-    #[error("--config: there is no field {field}; it is ignored, check its spelling and its place")]
-    UnknownField { field: String },
-    #[error("{flag} is ignored: the file of --config says this, as with kube-proxy")]
-    FileInstead { flag: &'static str },
-    #[error(
-        "mode {asked} is asked for; nf_tables are programmed, and node ports answer where that mode \
-         has them unless nodePortAddresses say otherwise"
-    )]
-    OtherMode { asked: &'static str },
-}
-
 /// A flag that cannot be used; the text names it, its value and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("--config {}: {faults}", path.display())]
     File { path: PathBuf, faults: String },
+    #[error("{faults}")]
+    Flags { faults: String },
+    #[error(
+        "mode {mode}: that dataplane does not exist in this version of vipd; use nftables \
+         (--proxy-mode, or `mode` in the file of --config)"
+    )]
+    NoSuchDataplane { mode: &'static str },
+    #[error("the configuration cannot be written as YAML: {reason}")]
+    Unwritten { reason: String },
     #[error("{flag} \"{value}\": {reason}")]
     Value { flag: &'static str, value: String, reason: &'static str },
     #[error("--detect-local-mode {mode} needs {flag}: {reason}")]

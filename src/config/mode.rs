@@ -1,47 +1,86 @@
 //! `--proxy-mode`, with kube-proxy's words too.
 
-use super::{ProxyMode, Warning};
+use super::{Error, ProxyMode, Warning};
 use crate::planner::NodePortAddresses;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AskedMode {
+    /// Nothing is said.
+    Unset,
     Nftables,
     /// kube-proxy's, for which vipd programs nf_tables.
     Iptables,
     Ipvs,
+    /// vipd's, which are not there yet.
+    Userspace,
+    Ebpf,
 }
 
 impl AskedMode {
     /// Empty is the default, as in kube-proxy's configuration.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
-            "" | "nftables" => Ok(AskedMode::Nftables),
+            "" => Ok(AskedMode::Unset),
+            "nftables" => Ok(AskedMode::Nftables),
             "iptables" => Ok(AskedMode::Iptables),
             "ipvs" => Ok(AskedMode::Ipvs),
+            "userspace" => Ok(AskedMode::Userspace),
+            "ebpf" => Ok(AskedMode::Ebpf),
             _ => Err("expected nftables; iptables and ipvs stand for it".into()),
         }
     }
 
-    /// What does the work.
-    pub fn runs(self) -> ProxyMode {
-        ProxyMode::Nftables
-    }
-
-    /// Where node ports answer if nothing else is said: the other modes have them everywhere, and who
-    /// comes from there may count on it.
-    pub fn node_ports_at(self) -> Vec<NodePortAddresses> {
+    pub fn name(self) -> &'static str {
         match self {
-            AskedMode::Nftables => Vec::new(),
-            AskedMode::Iptables | AskedMode::Ipvs => vec![NodePortAddresses::All],
+            AskedMode::Unset => "",
+            AskedMode::Nftables => "nftables",
+            AskedMode::Iptables => "iptables",
+            AskedMode::Ipvs => "ipvs",
+            AskedMode::Userspace => "userspace",
+            AskedMode::Ebpf => "ebpf",
         }
     }
 
-    pub fn warning(self) -> Option<Warning> {
+    /// The section of the file that has masqueradeAll and the periods. Without a mode upstream runs
+    /// iptables, and that section is the one that counted.
+    pub fn section(self) -> &'static str {
         match self {
-            AskedMode::Nftables => None,
-            AskedMode::Iptables => Some(Warning::OtherMode { asked: "iptables" }),
-            AskedMode::Ipvs => Some(Warning::OtherMode { asked: "ipvs" }),
+            AskedMode::Nftables => "nftables",
+            AskedMode::Ipvs => "ipvs",
+            _ => "iptables",
+        }
+    }
+
+    /// What does the work.
+    pub fn runs(self) -> Result<ProxyMode, Error> {
+        match self {
+            AskedMode::Unset | AskedMode::Nftables | AskedMode::Iptables | AskedMode::Ipvs => {
+                Ok(ProxyMode::Nftables)
+            }
+            AskedMode::Userspace | AskedMode::Ebpf => {
+                Err(Error::NoSuchDataplane { mode: self.name() })
+            }
+        }
+    }
+
+    /// Where node ports answer if nothing else is said: kube-proxy's other modes have them everywhere,
+    /// and who comes from there may count on it. Who named none gets vipd's default.
+    pub fn node_ports_at(self) -> Vec<NodePortAddresses> {
+        match self {
+            AskedMode::Iptables | AskedMode::Ipvs => vec![NodePortAddresses::All],
+            _ => Vec::new(),
+        }
+    }
+
+    /// `in_cluster`: in kube-proxy's place.
+    pub fn warning(self, in_cluster: bool) -> Option<Warning> {
+        match self {
+            AskedMode::Unset if in_cluster => Some(Warning::DefaultMode),
+            AskedMode::Iptables | AskedMode::Ipvs => {
+                Some(Warning::OtherMode { asked: self.name() })
+            }
+            _ => None,
         }
     }
 }

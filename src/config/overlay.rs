@@ -6,8 +6,7 @@ use super::detect::Mode;
 use super::file::{File, GoDuration, KubeProxyConfiguration};
 use super::flags::RunFlags;
 use super::mode::AskedMode;
-use super::{LogFormat, LogLevel, Warning, node_ports};
-use clap::ValueEnum as _;
+use super::{LogFormat, Warning, node_ports, value};
 use std::time::Duration;
 
 /// The text of a field that says something.
@@ -28,10 +27,10 @@ impl RunFlags {
     /// What the file says, and the flags where it has no word for it; with what was given in vain.
     pub(super) fn over(mut self, file: File) -> (Self, Vec<Warning>) {
         let mut warnings = file.warnings;
-        warnings.extend(self.in_vain().map(|flag| Warning::FileInstead { flag }));
+        warnings.extend(self.given.replaced().map(|flag| Warning::FileInstead { flag }));
         let config = file.config;
         let mode = AskedMode::parse(config.mode.as_deref().unwrap_or_default());
-        let mode = mode.unwrap_or(AskedMode::Nftables);
+        let mode = mode.unwrap_or(AskedMode::Unset);
         self.take_node(&config, mode);
         self.take_conntrack(&config);
         let client = config.client_connection.unwrap_or_default();
@@ -39,68 +38,39 @@ impl RunFlags {
         self.proxy_mode = mode;
         self.healthz_bind_address = text(config.healthz_bind_address);
         self.metrics_bind_address = text(config.metrics_bind_address);
+        (self.healthz_port, self.metrics_port) = (None, None);
         self.oom_score_adj = config.oom_score_adj.and_then(|score| i32::try_from(score).ok());
         if let Some(logging) = config.logging {
-            if text(logging.format).as_deref() == Some("json") {
+            if text(logging.format).as_deref() == Some("json") && !self.given.has("log_format") {
                 self.log_format = LogFormat::Json;
             }
-            let verbosity = logging.verbosity.unwrap_or_default();
-            self.log_level = self.log_level.max(LogLevel::of_verbosity(verbosity));
+            self.verbosity = self.verbosity.or(logging.verbosity);
         }
         (self, warnings)
-    }
-
-    /// Flags whose place the file takes.
-    fn in_vain(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let node = &self.node;
-        let given = [
-            ("--kubeconfig", self.kubeconfig.is_some()),
-            ("--detect-local-mode", node.detect_local_mode.is_some()),
-            ("--cluster-cidr", !node.cluster_cidr.is_empty()),
-            ("--pod-bridge-interface", node.pod_bridge_interface.is_some()),
-            ("--pod-interface-name-prefix", node.pod_interface_name_prefix.is_some()),
-            ("--masquerade-all", node.masquerade_all),
-            ("--nodeport-addresses", !node.nodeport_addresses.is_empty()),
-            ("--proxy-mode", self.proxy_mode != AskedMode::Nftables),
-            ("--min-sync-period", !self.min_sync_period.is_zero()),
-            ("--healthz-bind-address", self.healthz_bind_address.is_some()),
-            ("--metrics-bind-address", self.metrics_bind_address.is_some()),
-            ("--oom-score-adj", self.oom_score_adj.is_some()),
-            ("--localhost-nodeports", !node.localhost_nodeports),
-            ("--conntrack-…", self.conntrack.is_given()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag)
     }
 
     fn take_node(&mut self, config: &KubeProxyConfiguration, mode: AskedMode) {
         let node = &mut self.node;
         let name = text(config.hostname_override.clone()).map(|name| name.to_lowercase());
-        node.hostname_override = node.hostname_override.take().or(name);
+        let flag = node.hostname_override.take().filter(|name| !name.is_empty());
+        node.hostname_override = flag.or(name);
         let detect = text(config.detect_local_mode.clone());
-        node.detect_local_mode = detect.and_then(|word| Mode::from_str(&word, false).ok());
+        node.detect_local_mode = detect.and_then(|word| Mode::parse(&word).ok());
         let cidrs = text(config.cluster_cidr.clone()).unwrap_or_default();
-        node.cluster_cidr = cidrs.split(',').filter_map(|cidr| cidr.trim().parse().ok()).collect();
+        node.cluster_cidr = cidrs.split(',').filter_map(value::net).collect();
         let section = config.detect_local.clone().unwrap_or_default();
         node.pod_bridge_interface = text(section.bridge_interface);
         node.pod_interface_name_prefix = text(section.interface_name_prefix);
         let entries = config.node_port_addresses.iter().flatten();
-        node.nodeport_addresses.clear();
-        for entry in entries.filter_map(|entry| node_ports::parse(entry).ok()) {
-            if !node.nodeport_addresses.contains(&entry) {
-                node.nodeport_addresses.push(entry);
-            }
-        }
+        let entries = entries.filter_map(|entry| node_ports::parse(entry).ok()).collect();
+        node.nodeport_addresses = vec![node_ports::Entries(entries)];
         let iptables = config.iptables.clone().unwrap_or_default();
         let ipvs = config.ipvs.clone().unwrap_or_default();
         let nftables = config.nftables.clone().unwrap_or_default();
-        // Without a mode upstream runs iptables, and that section is the one that counted.
-        let unnamed = config.mode.as_deref().unwrap_or_default().is_empty();
-        let (all, least) = match mode {
-            AskedMode::Nftables if !unnamed => (nftables.masquerade_all, nftables.min_sync_period),
-            AskedMode::Nftables | AskedMode::Iptables => {
-                (iptables.masquerade_all, iptables.min_sync_period)
-            }
-            AskedMode::Ipvs => (iptables.masquerade_all, ipvs.min_sync_period),
+        let (all, least) = match mode.section() {
+            "nftables" => (nftables.masquerade_all, nftables.min_sync_period),
+            "ipvs" => (iptables.masquerade_all, ipvs.min_sync_period),
+            _ => (iptables.masquerade_all, iptables.min_sync_period),
         };
         node.masquerade_all = all.unwrap_or_default();
         node.localhost_nodeports = iptables.localhost_node_ports.unwrap_or(true);
@@ -125,9 +95,10 @@ impl RunFlags {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LogLevel;
     use super::super::{Config, Source};
     use super::*;
-    use crate::planner::{DetectLocal, NodePortAddresses};
+    use crate::planner::{DetectLocal, ExternalIps, NodePortAddresses};
     use std::path::PathBuf;
 
     const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
@@ -170,6 +141,7 @@ mod tests {
         assert_eq!(sysctls.udp, Some(Duration::from_secs(9)));
         assert_eq!(sysctls.tcp_close_wait, Some(Duration::from_secs(3600)));
         assert_eq!(full.warnings, []);
+        assert!(full.file.is_some());
     }
 
     #[test]
@@ -183,10 +155,10 @@ mod tests {
         assert_eq!(both.min_sync_period, Duration::ZERO);
         assert!(both.takeover, "the file has no word for it");
         let told: Vec<String> = both.warnings.iter().map(ToString::to_string).collect();
-        for flag in ["--cluster-cidr", "--min-sync-period"] {
+        for flag in ["--cluster-cidr", "--min-sync-period", "no mode"] {
             assert!(told.iter().any(|line| line.contains(flag)), "{flag}: {told:?}");
         }
-        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(told.len(), 3, "{told:?}");
     }
 
     #[test]
@@ -200,6 +172,55 @@ mod tests {
             assert_eq!(given.policy.masquerade_all, mode != "nftables", "{mode}");
             let told = given.warnings.iter().any(|warning| warning.to_string().contains(mode));
             assert_eq!(told, all, "{mode}: {:?}", given.warnings);
+            let unset = given.warnings.contains(&Warning::DefaultMode);
+            assert_eq!(unset, mode == "''", "{mode}: {:?}", given.warnings);
         }
+    }
+
+    #[test]
+    fn flags_of_the_log_come_before_the_file_and_the_gate_of_external_ips_counts() {
+        let text = "logging: {format: json, verbosity: 6}\nclusterCIDR: 10.1.0.0/16\n\
+                    featureGates: {AllowServiceExternalIPs: false, KubeProxyIPVS: true}\n\
+                    mode: nftables\n";
+        let alone = config(text, "");
+        assert_eq!((alone.log.level, alone.log.format), (LogLevel::Trace, LogFormat::Json));
+        assert_eq!(alone.policy.external_ips, ExternalIps::Ignored);
+        let names = "KubeProxyIPVS".to_owned();
+        assert_eq!(alone.warnings, [Warning::GatesWithoutMeaning { names }]);
+        let beside = config(text, "-v=2 --logging-format=text --external-ips");
+        assert_eq!((beside.log.level, beside.log.format), (LogLevel::Info, LogFormat::Text));
+        assert_eq!(beside.policy.external_ips, ExternalIps::Served);
+    }
+
+    #[test]
+    fn a_file_is_read_again_beside_the_same_flags() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.conf");
+        let write = |text: &str| std::fs::write(&path, format!("{HEAD}{text}")).unwrap();
+        write("mode: nftables\n");
+        let file = format!("--config={}", path.display());
+        let words = [file.as_str(), "--hostname-override=node-a", "--drop-invalid=false"];
+        let first = RunFlags::parsed(words.into_iter()).unwrap().check().unwrap();
+        let kept = first.file.clone().unwrap();
+        assert!(kept.reread().unwrap().is_none(), "it is as it was");
+        write("mode: nftables\nnftables: {masqueradeAll: true}\n");
+        let second = kept.reread().unwrap().unwrap();
+        assert!(second.policy.masquerade_all && !second.policy.drop_invalid);
+        assert_eq!(first.needs_restart(&second), [] as [&str; 0]);
+        assert!(second.file.clone().unwrap().reread().unwrap().is_none());
+        write("mode: nftables\nhostnameOverride: node-b\nlogging: {format: json}\n");
+        let third = kept.reread().unwrap().unwrap();
+        assert_eq!(&*third.node_name, "node-a", "the flag stays");
+        assert_eq!(first.needs_restart(&third), ["logging.format"]);
+        std::fs::write(&path, HEAD.replace("/k}", "/other}")).unwrap();
+        let fourth = kept.reread().unwrap().unwrap();
+        assert_eq!(first.needs_restart(&fourth), ["clientConnection.kubeconfig"]);
+        write("mode: ebpf\n");
+        let error = kept.reread().unwrap_err().to_string();
+        assert!(error.contains("ebpf") && error.contains("nftables"), "{error}");
+        write("oomScoreAdj: 1001\n");
+        assert!(kept.reread().unwrap_err().to_string().contains("oomScoreAdj"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(kept.reread().unwrap_err().to_string().contains("cannot be read"));
     }
 }

@@ -130,8 +130,7 @@ impl<'a> Choice<'a> {
 
     /// Addresses of ready endpoints on this node.
     pub(super) fn ready_here(&self) -> impl Iterator<Item = IpAddr> {
-        let here = self.candidates.iter().filter(|c| c.is_ready() && c.is_here());
-        here.filter(|c| !c.endpoint.conditions.terminating).map(|c| c.target.address)
+        self.candidates.iter().filter(|c| c.is_ready() && c.is_here()).map(|c| c.target.address)
     }
 
     /// Endpoints whose established flows may go on. What a slice calls ready is one of them, or its

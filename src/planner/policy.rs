@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// From the configuration; constant while the planner lives.
+/// From the configuration, which may change while the planner lives ([`super::Planner::set_policy`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     pub masquerade_all: bool,

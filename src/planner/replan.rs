@@ -18,7 +18,8 @@ pub enum FactsChange {
     Nothing,
     /// The node plan; the next delta carries it.
     NodePlan,
-    /// The choice of endpoints, of every service (and perhaps the node plan).
+    /// The choice of endpoints or what is done with them, of every service (and perhaps the node
+    /// plan).
     Services,
 }
 
@@ -29,6 +30,7 @@ pub struct Planner {
     plan: Plan,
     /// What the services were planned with, if by now that is something else.
     former_facts: Option<Arc<NodeFacts>>,
+    former_policy: Option<Arc<Policy>>,
     /// The node plan is not in any delta yet.
     node_pending: bool,
     large: LargePlans,
@@ -86,6 +88,7 @@ impl Planner {
         Self {
             plan: Plan::new(policy, facts),
             former_facts: None,
+            former_policy: None,
             node_pending: true,
             large: LargePlans::default(),
         }
@@ -103,6 +106,14 @@ impl Planner {
         &self.plan
     }
 
+    /// Takes in what the operator decides now; counts from the next [`Planner::set_facts`] on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        if policy != *self.plan.policy {
+            let old = std::mem::replace(&mut self.plan.policy, Arc::new(policy));
+            self.former_policy.get_or_insert(old);
+        }
+    }
+
     /// Takes in what the node is now. After `FactsChange::Services` all services must be replanned.
     pub fn set_facts(&mut self, facts: NodeFacts, service_cidrs: &[IpNet]) -> FactsChange {
         let node = self.plan.policy.node_plan(&facts, service_cidrs);
@@ -114,6 +125,8 @@ impl Planner {
         let new = &self.plan.facts;
         if (&old.name, &old.zone, &old.addresses) != (&new.name, &new.zone, &new.addresses) {
             self.former_facts.get_or_insert(old);
+            FactsChange::Services
+        } else if self.former_policy.is_some() {
             FactsChange::Services
         } else if self.node_pending {
             FactsChange::NodePlan
@@ -168,8 +181,8 @@ impl Planner {
 
     /// The next plan of a large service from the one before, where that is possible.
     fn followed(&self, kept: &Kept, (was, is): (&Known, &Known), before: &Plan) -> Option<Kept> {
-        let facts = &self.plan.facts;
-        if !Arc::ptr_eq(&before.facts, facts) {
+        let Plan { facts, policy, .. } = &self.plan;
+        if !Arc::ptr_eq(&before.facts, facts) || !Arc::ptr_eq(&before.policy, policy) {
             return None;
         }
         let Kept { plan, footing } = kept;
@@ -209,6 +222,7 @@ impl Planner {
     ) -> (Plan, Vec<Turn>) {
         let mut before = self.plan.clone();
         before.facts = self.former_facts.take().unwrap_or(before.facts);
+        before.policy = self.former_policy.take().unwrap_or(before.policy);
         self.plan.known = known.clone();
         let turn =
             |key| Turn { old: before.known.get(&key).cloned(), new: known.get(&key).cloned(), key };
@@ -221,8 +235,10 @@ impl Planner {
             come += usize::from(new.is_some());
             gone += usize::from(old.is_some());
             // Mostly the endpoints changed, and the Service is the very same.
-            if old != new {
-                wish(key, (old, new), &self.plan.policy, &mut wishes);
+            let same_policy = Arc::ptr_eq(&before.policy, &self.plan.policy);
+            if old != new || !same_policy {
+                let policies = (&*before.policy, &*self.plan.policy);
+                wish(key, (old, new), policies, &mut wishes);
             }
         }
         self.plan.services = self.plan.services + come - gone;
@@ -300,13 +316,18 @@ fn service(known: &Option<Arc<Known>>) -> Option<&Arc<Service>> {
 type Versions<'a> = (Option<&'a Arc<Service>>, Option<&'a Arc<Service>>);
 
 /// All that a service claims now, and what it claimed before and does not any more.
-fn wish(key: &ServiceKey, (old, new): Versions<'_>, policy: &Policy, out: &mut Vec<Claim>) {
+fn wish(
+    key: &ServiceKey,
+    (old, new): Versions<'_>,
+    (former, policy): (&Policy, &Policy),
+    out: &mut Vec<Claim>,
+) {
     let first = out.len();
     for at in new.into_iter().flat_map(|service| wanted_frontends(service, policy)) {
         out.push((at, key.clone(), Wish::Keep));
     }
     let kept = out.len();
-    for at in old.into_iter().flat_map(|service| wanted_frontends(service, policy)) {
+    for at in old.into_iter().flat_map(|service| wanted_frontends(service, former)) {
         if !out[first..kept].iter().any(|(other, ..)| *other == at) {
             out.push((at, key.clone(), Wish::Leave));
         }

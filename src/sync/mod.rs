@@ -1,6 +1,6 @@
 //! The one writer: changes in, kernel commits and snapshots out.
 //!
-//! In: batches of changes, the node's addresses, foreign edits. Out: commits, clean flows, one
+//! In: batches of changes, the node's addresses, the operator's settings, foreign edits. Out: commits, clean flows, one
 //! published [`Snapshot`] after each.
 //! Never: a second task that writes; a wait for anything but the kernel.
 
@@ -19,5 +19,5 @@ pub use no_local::NoLocalEndpoints;
 pub use schedule::{Schedule, Work};
 pub use snapshot::{Snapshot, SyncStatus};
 pub use sticky::StickyServices;
-pub use task::run;
-pub use writer::{Settings, StaleFlows, Writer};
+pub use task::{Inputs, run};
+pub use writer::{Settings, StaleFlows, Tuning, Writer};

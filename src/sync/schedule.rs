@@ -48,6 +48,11 @@ impl Schedule {
         }
     }
 
+    /// Counts from the next write on.
+    pub fn set_min_period(&mut self, min_period: Duration) {
+        self.min_period = min_period;
+    }
+
     pub fn request(&mut self, work: Work) {
         self.pending = self.pending.max(work);
     }

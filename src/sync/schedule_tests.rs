@@ -50,3 +50,18 @@ fn failures_lead_to_resyncs_with_growing_pauses() {
     assert_eq!(schedule.due(now + SETTLE), Work::Nothing);
     assert_eq!(schedule.due(now + TRIM), Work::Trim);
 }
+
+#[test]
+fn another_least_period_counts_from_the_next_write_on() {
+    let now = Instant::now();
+    let period = Duration::from_secs(1);
+    let mut schedule = Schedule::new(Duration::ZERO);
+    schedule.succeeded(now, Work::Apply, false);
+    schedule.set_min_period(period);
+    schedule.request(Work::Apply);
+    assert_eq!(schedule.due(now), Work::Apply, "the last write has set no limit");
+    schedule.succeeded(now, Work::Apply, false);
+    schedule.request(Work::Apply);
+    assert_eq!(schedule.due(now), Work::Nothing);
+    assert_eq!(schedule.due(now + period), Work::Apply);
+}

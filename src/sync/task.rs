@@ -1,6 +1,6 @@
 //! The writer's loop: waits for a reason to write, and writes.
 
-use super::writer::{StaleFlows, Writer};
+use super::writer::{StaleFlows, Tuning, Writer};
 use crate::dataplane::Dataplane;
 use crate::sources::Batch;
 use std::future::pending;
@@ -14,13 +14,22 @@ use tokio_util::sync::CancellationToken;
 /// Batches taken before a write, at most: a flood of changes must not put it off for ever.
 const BATCHES_AT_ONCE: usize = 1024;
 
+/// What the writer hears.
+pub struct Inputs {
+    pub batches: mpsc::Receiver<Batch>,
+    pub addresses: watch::Receiver<Vec<IpAddr>>,
+    /// What is there when the loop begins is taken for what the writer was made with.
+    pub tuning: watch::Receiver<Tuning>,
+}
+
 /// Writes until told to stop. Commits block, so this wants a thread of its own.
 pub async fn run<D: Dataplane, F: StaleFlows>(
     mut writer: Writer<D, F>,
-    mut batches: mpsc::Receiver<Batch>,
-    mut addresses: watch::Receiver<Vec<IpAddr>>,
+    inputs: Inputs,
     stop: CancellationToken,
 ) {
+    let Inputs { mut batches, mut addresses, mut tuning } = inputs;
+    let mut tuning_open = true;
     let mut foreign: Option<AsyncFd<OwnedFd>> = None;
     let mut sources_open = true;
     let mut addresses_open = true;
@@ -36,6 +45,13 @@ pub async fn run<D: Dataplane, F: StaleFlows>(
                     writer.take_addresses(now);
                 }
                 Err(_) => addresses_open = false,
+            },
+            changed = tuning.changed(), if tuning_open => match changed {
+                Ok(()) => {
+                    let now = tuning.borrow_and_update().clone();
+                    writer.take_tuning(now);
+                }
+                Err(_) => tuning_open = false,
             },
             batch = batches.recv(), if sources_open => match batch {
                 Some(batch) => {

@@ -4,7 +4,7 @@ use super::schedule::{Schedule, Work};
 use super::{NoLocalEndpoints, Snapshot, StickyServices, SyncStatus};
 use crate::conntrack::{Cause, Cleaner, Removals, ResetCount, Stale, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
-use crate::model::{Kind, NodeFacts, Problem, Protocol, ServiceKey};
+use crate::model::{Kind, Node, NodeFacts, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, NodePlan, Note, Plan, PlanDelta, Planner, Policy};
 use crate::sources::{Batch, Change, Scope};
 use crate::store::Store;
@@ -62,7 +62,14 @@ const KINDS: [Kind; 6] =
 
 pub struct Settings {
     pub node_name: Arc<str>,
+    pub tuning: Tuning,
+}
+
+/// What the operator may change while the writer runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuning {
     pub policy: Policy,
+    /// Least time between two commits; zero: at once.
     pub min_sync_period: Duration,
 }
 
@@ -79,6 +86,8 @@ pub struct Writer<D, F> {
     /// UDP frontends of changes that no commit has followed yet.
     stale: Stale,
     facts_changed: bool,
+    /// The Node of this name, as it was last seen.
+    node: Option<Arc<Node>>,
     /// What the log says of the addresses of node ports.
     noted: BTreeSet<Note>,
     seen: Option<Instant>,
@@ -96,7 +105,7 @@ struct Changed {
 impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     pub fn new(settings: Settings, dataplane: D, flows: F) -> Self {
         let store = Store::new(settings.node_name.clone());
-        let planner = Planner::new(settings.policy, settings.node_name);
+        let planner = Planner::new(settings.tuning.policy, settings.node_name);
         let status = SyncStatus {
             resets: flows.resets(),
             removals: flows.removals(),
@@ -113,13 +122,14 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             planner,
             dataplane,
             flows,
-            schedule: Schedule::new(settings.min_sync_period),
+            schedule: Schedule::new(settings.tuning.min_sync_period),
             synced: HashSet::new(),
             addresses: None,
             problems: OrdMap::new(),
             status,
             stale: Stale::default(),
             facts_changed: true,
+            node: None,
             noted: BTreeSet::new(),
             seen: None,
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -193,6 +203,15 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.first_write_when_ready();
     }
 
+    /// What the operator decides now. All services are planned again, as after a change of the node;
+    /// what stays the same is not written.
+    pub fn take_tuning(&mut self, tuning: Tuning) {
+        self.schedule.set_min_period(tuning.min_sync_period);
+        self.planner.set_policy(tuning.policy);
+        self.facts_changed = true;
+        self.schedule.request(Work::Apply);
+    }
+
     fn first_write_when_ready(&mut self) {
         let ready = self.addresses.is_some() && KINDS.iter().all(|kind| self.synced.contains(kind));
         if ready && !self.status.synced {
@@ -233,7 +252,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         let dirty = self.store.take_dirty();
         let mut changed = dirty.services;
         if dirty.node || std::mem::take(&mut self.facts_changed) {
-            let change = self.planner.set_facts(self.facts(), &self.store.service_cidrs());
+            let facts = self.facts();
+            let change = self.planner.set_facts(facts, &self.store.service_cidrs());
             if change == FactsChange::Services {
                 changed.extend(self.store.known().keys().cloned());
             }
@@ -266,15 +286,21 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.noted = notes;
     }
 
-    fn facts(&self) -> NodeFacts {
-        let node = self.store.node();
+    /// A Node that is deleted is a node that goes away: as upstream (KEP-3836) it is no more eligible
+    /// for load balancers, and what was known of it stays, since its services do.
+    fn facts(&mut self) -> NodeFacts {
+        let gone = self.store.node().is_none();
+        if !gone {
+            self.node = self.store.node().cloned();
+        }
+        let node = self.node.as_deref();
         NodeFacts {
             name: self.planner.plan().facts.name.clone(),
             zone: node.and_then(|node| node.zone.clone()),
             addresses: node.map(|node| node.addresses.to_vec()).unwrap_or_default(),
             interface_addresses: self.addresses.clone().unwrap_or_default(),
             pod_cidrs: node.map(|node| node.pod_cidrs.to_vec()).unwrap_or_default(),
-            going_away: node.is_some_and(|node| node.going_away),
+            going_away: node.is_some_and(|node| gone || node.going_away),
         }
     }
 

@@ -12,6 +12,7 @@ mod away;
 mod control_plane;
 mod deployments;
 mod health;
+mod kubeadm;
 mod live;
 mod many;
 mod pod;
@@ -62,6 +63,10 @@ const CASES: &[Case] = &[
     ("the access rights of the example are enough; without them the missing one is named", rights),
     ("a token that rotates", rotates),
     ("no server at all: nothing is programmed, and it is said", waits),
+    (
+        "kubeadm's command line and file; the file changes while it runs",
+        kubeadm::serves_and_follows_its_file,
+    ),
 ];
 
 fn service(name: &str, ip: &str) -> Value {

@@ -112,6 +112,28 @@ impl World {
         self.vipd = Some(self.node.enter(|| command.spawn()).expect("vipd can be run"));
     }
 
+    /// Starts vipd with kubeadm's command line for kube-proxy. `text`: the file, for a kubeconfig.
+    /// Returns where both are.
+    pub fn run_with_file(&mut self, text: impl Fn(&str) -> String) -> (PathBuf, String) {
+        // For its kubeconfig.
+        self.run(&[]);
+        let mut first = self.vipd.take().expect("it was started");
+        first.kill().and_then(|()| first.wait()).expect("it was running");
+        let (path, kubeconfig) = (self.path("config.conf"), self.path("kubeconfig"));
+        let kubeconfig = kubeconfig.display().to_string();
+        fs::write(&path, text(&kubeconfig)).expect("it can be written");
+        let log = File::create(self.path("vipd.log")).expect("it can be made");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vipd"));
+        command
+            .arg(format!("--config={}", path.display()))
+            .arg("--hostname-override=node-a")
+            .env("VIPD_ADMIN_SOCKET", self.path("admin.sock"))
+            .stdin(Stdio::null())
+            .stderr(log);
+        self.vipd = Some(self.node.enter(|| command.spawn()).expect("vipd can be run"));
+        (path, kubeconfig)
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("vipd.log")).unwrap_or_default()
     }

@@ -9,7 +9,7 @@ use std::cell::RefMut;
 use std::time::{Duration, Instant};
 use vipd::model::Kind;
 use vipd::sources::{Batch, Change};
-use vipd::sync::{Settings, Snapshot, SyncStatus, Writer};
+use vipd::sync::{Settings, Snapshot, SyncStatus, Tuning, Writer};
 
 pub const KINDS: [Kind; 6] =
     [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
@@ -23,7 +23,7 @@ pub struct Bench {
 }
 
 pub fn settings(min_sync_period: Duration) -> Settings {
-    Settings { node_name: "node-a".into(), policy: policy(), min_sync_period }
+    Settings { node_name: "node-a".into(), tuning: Tuning { policy: policy(), min_sync_period } }
 }
 
 pub fn batch(changes: Vec<Change>) -> Batch {

@@ -2,7 +2,7 @@
 
 use crate::bench::{KINDS, batch, settings};
 use crate::fake::{Fake, Flows, Op};
-use crate::objects::service;
+use crate::objects::{policy, service};
 use crate::{dns, web};
 use arc_swap::ArcSwap;
 use std::num::NonZeroU16;
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use vipd::model::{Object, Ports, ServicePort, ServiceType};
+use vipd::planner::{Action, Masquerade, Policy};
 use vipd::sources::{Batch, Change};
-use vipd::sync::{Snapshot, SyncStatus, Writer, run};
+use vipd::sync::{Inputs, Snapshot, SyncStatus, Tuning, Writer, run};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -20,6 +21,7 @@ struct Daemon {
     fake: Fake,
     batches: Option<mpsc::Sender<Batch>>,
     addresses: Option<watch::Sender<Vec<std::net::IpAddr>>>,
+    tuning: Option<watch::Sender<Tuning>>,
     stop: CancellationToken,
     published: Arc<ArcSwap<Snapshot>>,
     listening: watch::Receiver<()>,
@@ -71,11 +73,13 @@ fn with(fake: Fake, period: Duration, test: impl AsyncFnOnce(&mut Daemon)) -> Da
     let writer = Writer::new(settings(period), fake.clone(), Flows::default());
     let (batches, received) = mpsc::channel(64);
     let (addresses, followed) = watch::channel(Vec::new());
+    let (tune, tuning) = watch::channel(settings(period).tuning);
     let stop = CancellationToken::new();
     let mut daemon = Daemon {
         fake,
         batches: Some(batches),
         addresses: Some(addresses),
+        tuning: Some(tune),
         stop: stop.clone(),
         published: writer.published(),
         listening: writer.listening(),
@@ -86,7 +90,8 @@ fn with(fake: Fake, period: Duration, test: impl AsyncFnOnce(&mut Daemon)) -> Da
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let both = async { tokio::join!(run(writer, received, followed, stop), story) };
+        let inputs = Inputs { batches: received, addresses: followed, tuning };
+        let both = async { tokio::join!(run(writer, inputs, stop), story) };
         tokio::time::timeout(DEADLINE * 2, both).await.expect("the loop ends when it is told to");
     });
     daemon
@@ -177,9 +182,43 @@ fn a_source_that_ends_takes_nothing_along() {
         daemon.start().await;
         daemon.batches = None;
         daemon.addresses = None;
+        daemon.tuning = None;
         daemon.fake.kernel().edit();
         daemon.until("a repair", |daemon| daemon.status().repairs == 1).await;
         assert_eq!(daemon.fake.kernel().services.len(), 2);
+    });
+}
+
+#[test]
+fn what_the_operator_changes_is_written_for_all_services() {
+    with(Fake::default(), Duration::ZERO, async |daemon| {
+        daemon.start().await;
+        daemon.fake.kernel().calls.clear();
+        let masqueraded = |daemon: &Daemon| {
+            let plan = daemon.published.load().plan.clone();
+            let services: Vec<_> = plan.services().collect();
+            assert_eq!(services.len(), 2);
+            services.iter().flat_map(|service| service.held()).all(|(_, frontend)| {
+                matches!(frontend.action, Action::Forward(to) if to.masquerade == Masquerade::Always)
+            })
+        };
+        assert!(!masqueraded(daemon));
+        let tune = daemon.tuning.clone().expect("nobody has dropped it");
+        let policy = Policy { masquerade_all: true, ..policy() };
+        tune.send_replace(Tuning { policy, min_sync_period: Duration::ZERO });
+        daemon.until("the new policy", masqueraded).await;
+        assert_eq!(daemon.fake.kernel().ops(), [Op::Apply]);
+        assert_eq!(daemon.fake.kernel().calls[0].services, [dns().key(), web().key()]);
+        assert!(daemon.published.load().plan.node.masquerade_all);
+        // The same once more is nothing new.
+        daemon.fake.kernel().calls.clear();
+        let same = tune.borrow().clone();
+        tune.send_replace(same);
+        daemon.send(web().deletes()).await;
+        daemon.until("the deletion", |daemon| daemon.fake.kernel().services.len() == 1).await;
+        let written: Vec<_> =
+            daemon.fake.kernel().calls.iter().flat_map(|call| call.services.clone()).collect();
+        assert_eq!(written, [web().key()]);
     });
 }
 

@@ -201,6 +201,25 @@ pub fn cases() -> Vec<Case> {
             assert!(!w.log().contains("cannot be answered"), "{}", w.log());
         })
         .once(),
+        case(
+            "58 a node whose object is deleted is going away, and what was known of it stays",
+            |w| {
+                let at = (Ext, w.address(Node));
+                let known = || node(NODE_A, Some("z1"));
+                w.serve(known());
+                w.serve(balanced([L1]));
+                answered(w, at, 200);
+                w.withdraw(known());
+                says(&answered(w, at, 503), 1, false);
+                w.tcp(Ext, w.address(Node), NODE_PORT).times(10).only([L1]);
+                // By default node ports are the Node's own addresses'.
+                let outside = w.family.outside_gateway();
+                w.servers(Node).listen([(Tcp, SocketAddr::new(outside, NODE_PORT))]);
+                w.tcp(Ext, outside, NODE_PORT).times(3).left_to([Node]);
+                w.serve(known());
+                answered(w, at, 200);
+            },
+        ),
         case("58 a node that is being removed says 503 and serves on", |w| {
             let at = (Ext, w.address(Node));
             w.serve(balanced([L1]));

@@ -8,6 +8,7 @@ mod support;
 
 mod affinity;
 mod clusterip;
+mod config_live;
 mod detectors;
 mod external;
 mod harness;
@@ -67,5 +68,6 @@ fn main() -> ExitCode {
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),
         ("status", status::cases()),
+        ("config_live", config_live::cases()),
     ])
 }

@@ -1,32 +1,47 @@
 //! What kube-proxy refuses (pkg/proxy/apis/config/validation, 1.37), with the field and what would be
 //! right.
 
-use super::super::{endpoint, node_ports};
-use super::schema::{GoDuration, KubeProxyConfiguration};
+use super::super::{endpoint, gates, node_ports, value};
+use super::defaults::{MIN_SYNC_PERIOD, SYNC_PERIOD};
+use super::schema::{GoDuration, KubeProxyConfiguration, Logging, Stream};
 use crate::model::Family;
 use crate::planner::NodePortAddresses;
-use ipnet::IpNet;
-use std::net::IpAddr;
-use std::time::Duration;
 
-/// Modes that the file may name. What vipd makes of kube-proxy's own is said elsewhere.
-const MODES: [&str; 3] = ["iptables", "ipvs", "nftables"];
+/// Modes that the file may name: kube-proxy's, then vipd's own. What vipd makes of each is said
+/// elsewhere.
+const MODES: [&str; 5] = ["iptables", "ipvs", "nftables", "userspace", "ebpf"];
 const DETECT: [&str; 4] = ["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"];
 
-const SYNC_PERIOD: Duration = Duration::from_secs(30);
-const MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);
+/// The minor version before the one whose metrics vipd has.
+const HIDDEN_METRICS: &str = "1.36";
 
 /// All that is wrong, a line each: `field: value: what would be right`.
 pub fn check(config: &KubeProxyConfiguration) -> Vec<String> {
     let mut faults = Faults::default();
     let mode = config.mode.as_deref().unwrap_or_default();
     let detect = config.detect_local_mode.as_deref().unwrap_or_default();
+    let given = config.feature_gates.clone().unwrap_or_default();
+    for fault in gates::faults(&given) {
+        faults.0.push(format!("featureGates: {fault}"));
+    }
     faults.one_of("mode", mode, &MODES);
+    if mode == "ipvs" && !gates::on(&given, gates::IPVS) {
+        faults.add("mode", mode, "another mode, or feature gate KubeProxyIPVS on");
+    }
     faults.one_of("detectLocalMode", detect, &DETECT);
     sections(config, mode, &mut faults);
     detection(config, detect, &mut faults);
     addresses(config, &mut faults);
     numbers(config, &mut faults);
+    if let Some(version) = &config.show_hidden_metrics_for_version
+        && !["", HIDDEN_METRICS].contains(&version.as_str())
+    {
+        let expected = "1.36 (only the minor version before this one), or nothing";
+        faults.add("showHiddenMetricsForVersion", version, expected);
+    }
+    if let Some(section) = &config.logging {
+        logging(section, gates::on(&given, gates::LOGGING), &mut faults);
+    }
     faults.0
 }
 
@@ -51,8 +66,8 @@ impl Faults {
     }
 
     fn not_negative(&mut self, field: &str, value: Option<GoDuration>) {
-        if value == Some(GoDuration::Negative) {
-            self.add(field, "-", "a duration of 0 or more");
+        if let Some(value) = value.filter(|value| value.is_negative()) {
+            self.add(field, &value.to_string(), "a duration of 0 or more");
         }
     }
 
@@ -62,14 +77,15 @@ impl Faults {
             (format!("{section}.syncPeriod"), format!("{section}.minSyncPeriod"));
         self.not_negative(&sync_field, sync);
         self.not_negative(&least_field, least);
-        let given = |value: Option<GoDuration>| value.and_then(GoDuration::get);
-        let or =
-            |value: Option<Duration>, default| value.filter(|v| !v.is_zero()).unwrap_or(default);
-        let default = if section == "ipvs" { Duration::ZERO } else { MIN_SYNC_PERIOD };
-        let (sync, least) = (or(given(sync), SYNC_PERIOD), or(given(least), default));
-        if least > sync {
-            let expected = format!("at most {sync_field}, {sync:?}");
-            self.add(&least_field, &format!("{least:?}"), &expected);
+        let or = |value: Option<GoDuration>, default| match value {
+            None | Some(GoDuration::ZERO) => default,
+            Some(value) => value,
+        };
+        let default = if section == "ipvs" { GoDuration::ZERO } else { MIN_SYNC_PERIOD };
+        let (sync, least) = (or(sync, SYNC_PERIOD), or(least, default));
+        if least.0 > sync.0 {
+            let expected = format!("at most {sync_field}, {sync}");
+            self.add(&least_field, &least.to_string(), &expected);
         }
     }
 }
@@ -78,7 +94,7 @@ fn sections(config: &KubeProxyConfiguration, mode: &str, faults: &mut Faults) {
     let bit = (0, 31);
     if let Some(iptables) = &config.iptables {
         faults.within("iptables.masqueradeBit", iptables.masquerade_bit, bit);
-        if matches!(mode, "" | "iptables") {
+        if !matches!(mode, "ipvs" | "nftables") {
             faults.periods("iptables", iptables.sync_period, iptables.min_sync_period);
         }
     }
@@ -92,7 +108,7 @@ fn sections(config: &KubeProxyConfiguration, mode: &str, faults: &mut Faults) {
     faults.not_negative("ipvs.tcpFinTimeout", ipvs.tcp_fin_timeout);
     faults.not_negative("ipvs.udpTimeout", ipvs.udp_timeout);
     for (at, cidr) in ipvs.exclude_cidrs.iter().flatten().enumerate() {
-        if cidr.parse::<IpNet>().is_err() {
+        if value::net(cidr).is_none() {
             faults.add(&format!("ipvs.excludeCIDRs[{at}]"), cidr, "a CIDR such as 10.20.0.0/16");
         }
     }
@@ -116,7 +132,7 @@ fn detection(config: &KubeProxyConfiguration, detect: &str, faults: &mut Faults)
     if cidrs.is_empty() || !matches!(detect, "" | "ClusterCIDR") {
         return;
     }
-    let nets: Vec<_> = cidrs.split(',').map(|text| text.trim().parse::<IpNet>()).collect();
+    let nets: Vec<_> = cidrs.split(',').map(value::net).collect();
     let families: Vec<Family> = nets.iter().flatten().map(|net| Family::of(net.addr())).collect();
     let pair = families.len() == nets.len()
         && (families.len() == 1 || (families.len() == 2 && families[0] != families[1]));
@@ -128,7 +144,7 @@ fn detection(config: &KubeProxyConfiguration, detect: &str, faults: &mut Faults)
 fn addresses(config: &KubeProxyConfiguration, faults: &mut Faults) {
     let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
     if let Some(text) = given(&config.bind_address)
-        && text.parse::<IpAddr>().is_err()
+        && value::ip(&text).is_none()
     {
         faults.add("bindAddress", &text, "an address such as 0.0.0.0");
     }
@@ -172,5 +188,39 @@ fn numbers(config: &KubeProxyConfiguration, faults: &mut Faults) {
         ("conntrack.udpStreamTimeout", conntrack.udp_stream_timeout),
     ] {
         faults.not_negative(field, value);
+    }
+}
+
+/// With `unlocked` buffers may be chosen.
+fn logging(section: &Logging, unlocked: bool, faults: &mut Faults) {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let format = text(&section.format);
+    faults.one_of("logging.format", &format, &["text", "json"]);
+    let verbosity = section.verbosity.map(i64::from);
+    faults.within("logging.verbosity", verbosity, (0, i64::from(i32::MAX)));
+    if let Some(flush) = section.flush_frequency.filter(|flush| flush.nanos() < 0) {
+        let value = GoDuration(flush.nanos()).to_string();
+        faults.add("logging.flushFrequency", &value, "a duration of more than 0");
+    }
+    let modules = section.vmodule.as_deref().unwrap_or_default();
+    if format == "json" && !modules.is_empty() {
+        faults.add("logging.vmodule", "…", "none with logging.format json");
+    }
+    for (at, module) in modules.iter().enumerate() {
+        if module.file_pattern.is_empty() || module.file_pattern.contains(['=', ',']) {
+            let field = format!("logging.vmodule[{at}].filePattern");
+            faults.add(&field, &module.file_pattern, "a pattern without = and comma");
+        }
+        let field = format!("logging.vmodule[{at}].verbosity");
+        faults.within(&field, Some(module.verbosity.into()), (0, i64::from(i32::MAX)));
+    }
+    let options = section.options.clone().unwrap_or_default();
+    for (field, stream) in [("text", options.text), ("json", options.json)] {
+        // Upstream asks for the gate of a stream that flags split, and not for one of the file.
+        let chosen = |stream: Stream| stream.info_buffer_size.is_some_and(|size| !size.is_zero());
+        if !unlocked && stream.is_some_and(chosen) {
+            let field = format!("logging.options.{field}");
+            faults.add(&field, "…", "nothing without feature gate LoggingAlphaOptions");
+        }
     }
 }

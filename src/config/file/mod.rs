@@ -4,14 +4,21 @@
 //! Never: a field that is silently lost.
 
 mod check;
+mod defaults;
 mod schema;
 #[cfg(test)]
 mod tests;
 
-pub(super) use schema::{GoDuration, KubeProxyConfiguration};
+pub(super) use check::check;
+pub(super) use defaults::spelled_out;
+pub(super) use schema::{
+    ClientConnection, Conntrack, DetectLocalSection, Flush, GoDuration, Iptables, Ipvs,
+    KubeProxyConfiguration, Logging, LoggingOptions, Module, NftablesSection, Quantity, Stream,
+};
 
-use super::{Error, Warning};
+use super::{Error, Warning, gates};
 use serde_ignored::Path as Ignored;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -21,13 +28,14 @@ const KIND: &str = "KubeProxyConfiguration";
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct File {
     pub config: KubeProxyConfiguration,
+    /// Fields that say something, with dots between (`iptables.masqueradeAll`).
+    pub given: BTreeSet<String>,
     pub warnings: Vec<Warning>,
 }
 
-pub(super) fn read(path: &Path) -> Result<File, Error> {
+pub(super) fn text(path: &Path) -> Result<String, Error> {
     let text = std::fs::read_to_string(path);
-    let text = text.map_err(|error| refused(path, &[format!("cannot be read: {error}")]))?;
-    parse(&text, path)
+    text.map_err(|error| refused(path, &[format!("cannot be read: {error}")]))
 }
 
 fn refused(path: &Path, faults: &[String]) -> Error {
@@ -35,9 +43,10 @@ fn refused(path: &Path, faults: &[String]) -> Error {
 }
 
 /// Upstream reads strictly first, then leniently with a warning: fields that there are not are told.
-fn parse(text: &str, path: &Path) -> Result<File, Error> {
-    let value: serde_json::Value = serde_saphyr::from_str(text)
-        .map_err(|error| refused(path, &[error.without_snippet().to_string()]))?;
+pub(super) fn parse(text: &str, path: &Path) -> Result<File, Error> {
+    let (value, twice) = syntax(text).map_err(|fault| refused(path, &[fault]))?;
+    let mut given = BTreeSet::new();
+    fields(&value, "", &mut given);
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
@@ -56,10 +65,50 @@ fn parse(text: &str, path: &Path) -> Result<File, Error> {
     if !faults.is_empty() {
         return Err(refused(path, &faults));
     }
-    let mut warnings: Vec<Warning> =
-        unknown.into_iter().map(|field| Warning::UnknownField { field }).collect();
+    let mut warnings: Vec<Warning> = twice.into_iter().collect();
+    warnings.extend(unknown.into_iter().map(|field| Warning::UnknownField { field }));
     warnings.extend(without_meaning(&config));
-    Ok(File { config, warnings })
+    Ok(File { config, given, warnings })
+}
+
+/// A key that is there twice is no reason not to start, as upstream.
+fn syntax(text: &str) -> Result<(serde_json::Value, Option<Warning>), String> {
+    let told = |error: &serde_saphyr::Error| error.without_snippet().to_string();
+    let strict = match serde_saphyr::from_str(text) {
+        Ok(value) => return Ok((value, None)),
+        Err(error) => told(&error),
+    };
+    let lenient = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
+    match serde_saphyr::from_str_with_options(text, lenient) {
+        Ok(value) => Ok((value, Some(Warning::TwiceInFile { which: strict }))),
+        Err(_) => Err(strict),
+    }
+}
+
+/// Where 0 is a duration like others, and not the default.
+const ZERO_COUNTS: [&str; 2] = ["conntrack.tcpEstablishedTimeout", "conntrack.tcpCloseWaitTimeout"];
+
+/// What is null, empty or a duration of 0 leaves the default.
+fn fields(value: &serde_json::Value, at: &str, out: &mut BTreeSet<String>) {
+    use serde_json::Value;
+    let says = match value {
+        Value::Object(entries) => {
+            for (name, value) in entries {
+                let dot = if at.is_empty() { "" } else { "." };
+                fields(value, &format!("{at}{dot}{name}"), out);
+            }
+            false
+        }
+        Value::Null => false,
+        Value::Array(entries) => !entries.is_empty(),
+        Value::String(text) => !text.is_empty() && (text != "0s" || ZERO_COUNTS.contains(&at)),
+        Value::Bool(_) | Value::Number(_) => true,
+    };
+    if says {
+        out.insert(at.to_owned());
+    }
 }
 
 /// Fields that say something, and nothing to vipd. Those that say what is so anyway are left out.
@@ -71,8 +120,7 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
         }
     };
     let text = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
-    let set =
-        |value: Option<GoDuration>| value.is_some_and(|v| v.get() != Some(Default::default()));
+    let set = |value: Option<GoDuration>| value.is_some_and(|value| value != GoDuration::ZERO);
     let client = config.client_connection.clone().unwrap_or_default();
     told(
         client.qps.is_some_and(|qps| qps > 0.0) || client.burst.is_some_and(|burst| burst > 0),
@@ -113,11 +161,6 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
         "showHiddenMetricsForVersion",
         "no metric is hidden",
     );
-    told(
-        config.feature_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
-        "featureGates",
-        "vipd has flags for what can be chosen",
-    );
     let ipvs = config.ipvs.clone().unwrap_or_default();
     told(
         text(&ipvs.scheduler)
@@ -132,5 +175,40 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
         "portRange",
         "the userspace mode that had it is gone upstream too",
     );
+    let logging = config.logging.clone().unwrap_or_default();
+    let options = logging.options.unwrap_or_default();
+    let chosen = |stream: Option<Stream>| {
+        let stream = stream.unwrap_or_default();
+        stream.split_stream == Some(true)
+            || stream.info_buffer_size.is_some_and(|size| !size.is_zero())
+    };
+    told(
+        logging.vmodule.is_some_and(|modules| !modules.is_empty())
+            || logging.flush_frequency.is_some_and(|flush| flush.nanos() != 0)
+            || chosen(options.text)
+            || chosen(options.json),
+        "logging's vmodule, flushFrequency and options",
+        "the log goes to stderr, unbuffered",
+    );
+    let windows = config.winkernel.clone().unwrap_or_default();
+    told(
+        [windows.network_name, windows.source_vip, windows.root_hns_endpoint_name].iter().any(text)
+            || [
+                windows.enable_dsr,
+                windows.forward_health_check_vip,
+                config.windows_run_as_service,
+            ]
+            .contains(&Some(true)),
+        "winkernel and windowsRunAsService",
+        "this is Linux",
+    );
+    out.extend(gates_without_meaning(&config.feature_gates.clone().unwrap_or_default()));
     out
+}
+
+/// All but those that vipd obeys.
+pub(super) fn gates_without_meaning(given: &gates::Gates) -> Option<Warning> {
+    let others = given.keys().filter(|name| *name != gates::EXTERNAL_IPS);
+    let names = others.cloned().collect::<Vec<_>>().join(", ");
+    (!names.is_empty()).then_some(Warning::GatesWithoutMeaning { names })
 }

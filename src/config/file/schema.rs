@@ -4,16 +4,19 @@
 //! negative one is told as what it is.
 
 use super::super::duration;
+use super::super::gates::Gates;
 use serde::de::{Deserialize, Deserializer, Error as _};
-use std::collections::BTreeMap;
+use serde::{Serialize, Serializer};
+use std::fmt;
 use std::time::Duration;
 
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubeProxyConfiguration {
     pub api_version: Option<String>,
     pub kind: Option<String>,
-    pub feature_gates: Option<BTreeMap<String, bool>>,
+    #[serde(skip_serializing_if = "none_or_empty")]
+    pub feature_gates: Option<Gates>,
     pub client_connection: Option<ClientConnection>,
     pub logging: Option<Logging>,
     pub hostname_override: Option<String>,
@@ -27,7 +30,7 @@ pub struct KubeProxyConfiguration {
     pub iptables: Option<Iptables>,
     pub ipvs: Option<Ipvs>,
     pub nftables: Option<NftablesSection>,
-    pub winkernel: Option<serde_json::Value>,
+    pub winkernel: Option<Winkernel>,
     pub detect_local_mode: Option<String>,
     pub detect_local: Option<DetectLocalSection>,
     #[serde(rename = "clusterCIDR")]
@@ -37,31 +40,119 @@ pub struct KubeProxyConfiguration {
     pub conntrack: Option<Conntrack>,
     pub config_sync_period: Option<GoDuration>,
     pub port_range: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub windows_run_as_service: Option<bool>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+fn none_or_empty(gates: &Option<Gates>) -> bool {
+    gates.as_ref().is_none_or(Gates::is_empty)
+}
+
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientConnection {
     pub kubeconfig: Option<String>,
     pub accept_content_types: Option<String>,
     pub content_type: Option<String>,
+    #[serde(serialize_with = "short")]
     pub qps: Option<f64>,
     pub burst: Option<i64>,
 }
 
-/// As much as means something here.
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+/// As Go writes a float: 5, 2.5.
+fn short<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction, and is small")]
+        Some(whole) if whole.fract() == 0.0 && whole.abs() < 1e9 => {
+            (*whole as i64).serialize(serializer)
+        }
+        other => other.serialize(serializer),
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Logging {
     pub format: Option<String>,
-    pub verbosity: Option<i64>,
-    pub flush_frequency: Option<serde_json::Value>,
-    pub options: Option<serde_json::Value>,
-    pub vmodule: Option<serde_json::Value>,
+    pub verbosity: Option<u32>,
+    pub flush_frequency: Option<Flush>,
+    pub options: Option<LoggingOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vmodule: Option<Vec<Module>>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+/// Nanoseconds, or a duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Flush {
+    Nanos(i64),
+    Text(GoDuration),
+}
+
+impl Flush {
+    pub fn nanos(self) -> i64 {
+        match self {
+            Flush::Nanos(nanos) | Flush::Text(GoDuration(nanos)) => nanos,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoggingOptions {
+    pub text: Option<Stream>,
+    pub json: Option<Stream>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Stream {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_stream: Option<bool>,
+    pub info_buffer_size: Option<Quantity>,
+}
+
+/// Bytes, as resources are counted: 0, "64Ki".
+#[derive(Debug, Clone, PartialEq, serde::Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Quantity {
+    Number(i64),
+    Text(String),
+}
+
+impl Quantity {
+    pub fn is_zero(&self) -> bool {
+        match self {
+            Quantity::Number(number) => *number == 0,
+            Quantity::Text(text) => {
+                let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+                number.parse() == Ok(0.0)
+            }
+        }
+    }
+}
+
+/// Of klog: more of the log for some files.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Module {
+    pub file_pattern: String,
+    pub verbosity: u32,
+}
+
+/// For Windows.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Winkernel {
+    pub network_name: Option<String>,
+    pub source_vip: Option<String>,
+    #[serde(rename = "enableDSR")]
+    pub enable_dsr: Option<bool>,
+    pub root_hns_endpoint_name: Option<String>,
+    pub forward_health_check_vip: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Iptables {
     pub masquerade_bit: Option<i64>,
@@ -71,7 +162,7 @@ pub struct Iptables {
     pub min_sync_period: Option<GoDuration>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ipvs {
     pub sync_period: Option<GoDuration>,
@@ -86,7 +177,7 @@ pub struct Ipvs {
     pub udp_timeout: Option<GoDuration>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NftablesSection {
     pub masquerade_bit: Option<i64>,
@@ -95,14 +186,14 @@ pub struct NftablesSection {
     pub min_sync_period: Option<GoDuration>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DetectLocalSection {
     pub bridge_interface: Option<String>,
     pub interface_name_prefix: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Conntrack {
     pub max_per_core: Option<i64>,
@@ -114,34 +205,54 @@ pub struct Conntrack {
     pub udp_stream_timeout: Option<GoDuration>,
 }
 
-/// A duration as Go writes it; it may be negative, which no field may.
+/// A duration as Go writes it, in nanoseconds; it may be negative, which no field may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GoDuration {
-    Positive(Duration),
-    Negative,
-}
+pub struct GoDuration(pub i64);
 
 impl GoDuration {
+    pub const ZERO: Self = GoDuration(0);
+
+    pub const fn seconds(seconds: i64) -> Self {
+        GoDuration(seconds * 1_000_000_000)
+    }
+
     /// `None` for a negative one.
     pub fn get(self) -> Option<Duration> {
-        match self {
-            GoDuration::Positive(duration) => Some(duration),
-            GoDuration::Negative => None,
-        }
+        u64::try_from(self.0).ok().map(Duration::from_nanos)
+    }
+
+    pub fn is_negative(self) -> bool {
+        self.0 < 0
+    }
+
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (text, sign) = text.strip_prefix('-').map_or((text, 1), |rest| (rest, -1));
+        let nanos = i64::try_from(duration::parse(text)?.as_nanos());
+        Ok(GoDuration(sign * nanos.map_err(|_| "expected at most 292 years")?))
+    }
+}
+
+impl From<Duration> for GoDuration {
+    fn from(duration: Duration) -> Self {
+        GoDuration(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+    }
+}
+
+impl fmt::Display for GoDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_negative() { "-" } else { "" })?;
+        f.write_str(&duration::text(Duration::from_nanos(self.0.unsigned_abs())))
     }
 }
 
 impl<'de> Deserialize<'de> for GoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let (text, negative) = match text.strip_prefix('-') {
-            Some(rest) => (rest, true),
-            None => (text.as_str(), false),
-        };
-        let duration = duration::parse(text).map_err(D::Error::custom)?;
-        match negative && !duration.is_zero() {
-            true => Ok(GoDuration::Negative),
-            false => Ok(GoDuration::Positive(duration)),
-        }
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for GoDuration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }

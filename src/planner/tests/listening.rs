@@ -19,7 +19,7 @@ fn health(known: &Known) -> Option<(u16, [u32; 2])> {
 #[case::terminating_ones_serve_but_do_not_count(
     "health 30555, local", &["10.180.0.1 terminating @a", "10.180.0.2 @a"], Some(1)
 )]
-#[case::nor_published_ones("health 30555, local", &["10.180.0.1 published-terminating @a"], Some(0))]
+#[case::published_ones_do("health 30555, local", &["10.180.0.1 published-terminating @a"], Some(1))]
 #[case::unready("health 30555, local", &["10.180.0.1 unready @a"], Some(0))]
 #[case::without_node_name("health 30555, local", &["10.180.0.1"], Some(0))]
 #[case::policy_cluster("health 30555", &["10.180.0.1 @a"], None)]

@@ -76,3 +76,49 @@ fn a_new_zone_is_followed_when_all_is_replanned() {
     let delta = planner.replan(known.keys().cloned(), &known);
     assert_eq!(outcome(&delta.services[0].new.as_ref().unwrap().ports[0]), "10.180.0.2:8080");
 }
+
+/// Who claims what, what is held ready of services, the plans and the node's.
+fn told(planner: &Planner) -> String {
+    let plan = planner.plan();
+    let claims: Vec<_> = plan.claims.iter().collect();
+    let services: Vec<_> = plan.services().collect();
+    format!("{claims:#?}\n{services:#?}\n{:#?}\n{:#?}\n{:#?}", plan.udp, plan.listening, plan.node)
+}
+
+#[test]
+fn a_new_policy_gives_the_plan_that_it_would_have_from_nothing() {
+    let exposed = |name: &str, ip: &str| {
+        let mut service = service(name, &[ip], &[":80/TCP", "dns:53/UDP"]);
+        expose(&mut service, "ip 198.51.100.7,vip 1.2.3.4,node-port 30080");
+        let set = set(&[":8080/TCP", "dns:53/UDP"], &["10.180.0.1 @a", "10.180.1.1 @b"]);
+        let slices = [slice(&format!("{name}-1"), set)].into();
+        Known { service: Some(Arc::new(service)), slices, endpoints: None }
+    };
+    let known = all([exposed("one", "10.254.0.1"), exposed("two", "10.254.0.2")]);
+    let policies = [
+        policy(),
+        Policy { masquerade_all: true, ..policy() },
+        Policy { external_ips: ExternalIps::Ignored, ..policy() },
+        Policy { detect: DetectLocal::None, localhost_node_ports: false, ..policy() },
+        Policy { node_ports_at: vec![NodePortAddresses::All], drop_invalid: false, ..policy() },
+        Policy { outsiders: Outsiders::Dropped, service_ranges: nets(&["10.0.0.0/8"]), ..policy() },
+    ];
+    for (from, to) in policies.iter().flat_map(|from| policies.iter().map(move |to| (from, to))) {
+        for following_from in [1, 1000] {
+            let mut changing =
+                Planner::new(from.clone(), "a".into()).following_from(following_from);
+            changing.set_facts(facts(), &[]);
+            changing.replan(known.keys().cloned(), &known);
+            let before: Vec<_> = changing.plan().services().map(Arc::new).collect();
+            changing.set_policy(to.clone());
+            let change = changing.set_facts(facts(), &[]);
+            assert_eq!(change == FactsChange::Services, from != to, "{from:?} {to:?}");
+            let delta = changing.replan(known.keys().cloned(), &known);
+            for one in &delta.services {
+                assert!(before.contains(one.old.as_ref().unwrap()), "{from:?} {to:?}: {one:?}");
+            }
+            assert_eq!(delta.is_empty(), from == to, "{from:?} {to:?}");
+            assert_eq!(told(&changing), told(&planner(to.clone(), &known)), "{from:?} {to:?}");
+        }
+    }
+}

@@ -221,7 +221,7 @@ fn add(steps: &mut Vec<Step>, cookie: u32, paths: Vec<PathBuf>) {
 
 /// The descriptor says once that it became readable. That is forgotten before anything is read: what
 /// comes later wakes again, and all that came before is read.
-async fn woken(readable: &AsyncFd<OwnedFd>) -> io::Result<()> {
+pub(super) async fn woken(readable: &AsyncFd<OwnedFd>) -> io::Result<()> {
     readable.readable().await?.clear_ready();
     Ok(())
 }
@@ -230,6 +230,6 @@ async fn woken(readable: &AsyncFd<OwnedFd>) -> io::Result<()> {
     deprecated,
     reason = "its replacement is unsafe, and an OwnedFd keeps the one promise that it asks for"
 )]
-fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(descriptor)
 }

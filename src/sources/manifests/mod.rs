@@ -10,6 +10,7 @@
 mod claims;
 mod file;
 mod follow;
+mod one_file;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod watches;
 use crate::model::Kind;
 use crate::sources::{Batch, Change};
 use follow::Follower;
+pub use one_file::FollowedFile;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -114,6 +114,13 @@ impl Watches {
         }
     }
 
+    /// Whether anything on the way of a link is watched.
+    pub fn follows(&self, path: &Path) -> bool {
+        self.links.get(path).is_some_and(|places| {
+            !places.is_empty() && places.iter().all(|(at, _)| self.by_descriptor.contains_key(at))
+        })
+    }
+
     fn forget_link(&mut self, path: &Path) {
         for (descriptor, name) in self.links.remove(path).into_iter().flatten() {
             let Some(watched) = self.by_descriptor.get_mut(&descriptor) else { continue };

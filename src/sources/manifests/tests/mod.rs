@@ -2,6 +2,7 @@
 
 mod following;
 mod loading;
+mod one_file;
 mod owners;
 
 use super::open;
