@@ -70,20 +70,17 @@ impl KubeletStandIn<'_> {
             let name = pod["metadata"]["name"].as_str().expect("a name");
             let goes = pod["metadata"].get("deletionTimestamp").is_some();
             let mut pods = self.pods.borrow_mut();
-            match pods.get_mut(name) {
-                Some(known) if goes => {
-                    if known.going.get_or_insert_with(Instant::now).elapsed() >= self.grace {
-                        self.w.servers(L1).close(Tcp, known.address);
-                        pods.remove(name);
-                        self.api.delete(&path("Pod", name));
-                    }
+            let runs = pods.contains_key(name);
+            let had_its_time = pods.get_mut(name).is_some_and(|pod| {
+                goes && pod.going.get_or_insert_with(Instant::now).elapsed() >= self.grace
+            });
+            if had_its_time || goes && !runs {
+                if let Some(Pod { address, .. }) = pods.remove(name) {
+                    self.w.servers(L1).close(Tcp, address);
                 }
-                None if !goes && pod["spec"]["nodeName"] == NODE_A => {
-                    pods.insert(name.to_owned(), self.run(name));
-                }
-                // It never ran.
-                None if goes => self.api.delete(&path("Pod", name)),
-                _ => {}
+                self.api.delete(&path("Pod", name));
+            } else if !runs && pod["spec"]["nodeName"] == NODE_A {
+                pods.insert(name.to_owned(), self.run(name));
             }
         }
     }
