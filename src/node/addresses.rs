@@ -26,9 +26,10 @@ pub enum Error {
     Closed,
 }
 
-/// Publishes the node's addresses: sorted, each once, without loopback and link-local ones. The
-/// first value comes when the first listing is complete, another only if it differs. Ends without
-/// an error when nobody listens any more.
+/// Publishes the node's addresses: sorted, each once, without loopback ones and those of IPv6 that
+/// mean something on one link only (a socket there would have to name it). The first value comes when
+/// the first listing is complete, another only if it differs. Ends without an error when nobody
+/// listens any more.
 ///
 /// Runs in the network namespace of the thread that polls it first, which all of a runtime's
 /// threads share.
@@ -161,7 +162,7 @@ fn own_address(message: &AddressMessage) -> Option<(IpAddr, u32)> {
     // On a point-to-point link IFA_ADDRESS is the peer's.
     let own = local.or(address)?;
     let counts = match own {
-        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V4(ip) => !ip.is_loopback(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
     counts.then_some((own, message.header.index))

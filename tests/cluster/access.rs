@@ -171,6 +171,9 @@ fn plugins() {
             assert!(!live.programs());
             live.w.kill();
         }
+        live.launch_as(&plugin("hangs", "exec sleep 60"));
+        live.told("exec plugin has not ended");
+        assert!(live.w.terminate().success(), "{}", live.log());
     });
 }
 

@@ -101,9 +101,14 @@ impl Api {
     }
 
     #[track_caller]
-    pub fn get(&self, path: &str) -> Value {
+    pub fn text(&self, path: &str) -> String {
         let call = Call { method: "GET", path: path.into(), kind: "", body: String::new() };
-        let text = self.ask(call).unwrap_or_else(|refusal| panic!("GET {path}: {refusal:?}"));
+        self.ask(call).unwrap_or_else(|refusal| panic!("GET {path}: {refusal:?}"))
+    }
+
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Value {
+        let text = self.text(path);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
     }
 

@@ -2,20 +2,27 @@
 //! controller-manager; only what a kubelet does is done by the case.
 
 use crate::api::{Api, path};
-use crate::live::{self, SOON};
+use crate::away::clients;
+use crate::live::{self, Live, SOON};
 use crate::runner::Case;
 use crate::support::manifests::{svc, tcp};
 use crate::support::plan::{Ext, L1, L2, NODE_A, Node, V4};
 use crate::support::servers::Tcp;
 use crate::support::world::World;
 use serde_json::{Value, json};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-pub const CASES: &[Case] =
-    &[("a Deployment that is scaled up and down: traffic reaches exactly its pods", scales)];
+pub const CASES: &[Case] = &[
+    ("a Deployment that is scaled up and down: traffic reaches exactly its pods", scales),
+    ("a Deployment's rolling update under load: no connection fails", updates),
+];
+
+/// As long a pod that is to go still serves, as with a `preStop` hook that sleeps.
+const GRACE: Duration = Duration::from_secs(3);
+const CONNECTIONS_PER_SECOND: u32 = 300;
 
 const PORT: u16 = 8080;
 
@@ -27,9 +34,17 @@ fn now(w: &World) -> String {
 struct KubeletStandIn<'l> {
     api: &'l Api,
     w: &'l World,
-    /// Addresses of pods by name, in L1's further range.
-    pods: RefCell<BTreeMap<String, IpAddr>>,
-    given: RefCell<u8>,
+    /// By name.
+    pods: RefCell<BTreeMap<String, Pod>>,
+    given: Cell<u8>,
+    grace: Duration,
+}
+
+struct Pod {
+    /// In L1's further range.
+    address: SocketAddr,
+    /// Since when it is to go.
+    going: Option<Instant>,
 }
 
 impl KubeletStandIn<'_> {
@@ -49,64 +64,76 @@ impl KubeletStandIn<'_> {
                 "renewTime": at.replace('Z', ".000000Z")}}));
     }
 
-    /// Runs pods that are bound to this node, ends those that are to go.
+    /// Runs pods that are bound to this node, ends those that are to go and had their time.
     fn step(&self) {
         for pod in self.api.items(&path("Pod", "")) {
             let name = pod["metadata"]["name"].as_str().expect("a name");
-            let runs = self.pods.borrow().contains_key(name);
             let goes = pod["metadata"].get("deletionTimestamp").is_some();
-            if goes {
-                self.pods.borrow_mut().remove(name);
+            let mut pods = self.pods.borrow_mut();
+            let runs = pods.contains_key(name);
+            let had_its_time = pods.get_mut(name).is_some_and(|pod| {
+                goes && pod.going.get_or_insert_with(Instant::now).elapsed() >= self.grace
+            });
+            if had_its_time || goes && !runs {
+                if let Some(Pod { address, .. }) = pods.remove(name) {
+                    self.w.servers(L1).close(Tcp, address);
+                }
                 self.api.delete(&path("Pod", name));
             } else if !runs && pod["spec"]["nodeName"] == NODE_A {
-                self.run(name);
+                pods.insert(name.to_owned(), self.run(name));
             }
         }
     }
 
-    fn run(&self, name: &str) {
-        let number = *self.given.borrow() + 1;
-        *self.given.borrow_mut() = number;
-        let address = V4.extra_endpoint(number);
-        self.w.servers(L1).listen([(Tcp, SocketAddr::new(address, PORT))]);
-        self.pods.borrow_mut().insert(name.to_owned(), address);
+    fn run(&self, name: &str) -> Pod {
+        self.given.set(self.given.get() + 1);
+        let address = V4.extra_endpoint(self.given.get());
+        let at = SocketAddr::new(address, PORT);
+        self.w.servers(L1).listen([(Tcp, at)]);
         let conditions = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"]
             .map(|kind| json!({"type": kind, "status": "True"}));
         let status = json!({"phase": "Running", "startTime": now(self.w), "conditions": conditions,
             "hostIP": self.w.address(Node), "podIP": address, "podIPs": [{"ip": address}]});
         self.api.patch(&format!("{}/status", path("Pod", name)), &json!({"status": status}));
+        Pod { address: at, going: None }
     }
 
     fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.pods.borrow().values().copied().collect()
+        self.pods.borrow().values().map(|pod| pod.address.ip()).collect()
     }
 }
 
-fn deployment(replicas: u32) -> Value {
+fn deployment(replicas: u32, version: &str) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": "web", "namespace": "default"},
         "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
             "template": {"metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "web", "image": "web.test.invalid/web:1",
+                "spec": {"containers": [{"name": "web", "image": format!("web.test.invalid/web:{version}"),
                     "ports": [{"containerPort": PORT}]}]}}}})
 }
 
-fn scales() {
+/// Controllers, a node with room, and a Service that selects the Deployment's pods.
+fn with_controllers(grace: Duration, story: impl FnOnce(&Live, &KubeletStandIn<'_>)) {
     live::with(|live| {
         live.plane.start_controllers();
-        let w = &live.w;
-        let kubelet = KubeletStandIn {
-            api: &live.api,
-            w,
-            pods: RefCell::default(),
-            given: RefCell::default(),
-        };
+        let (api, w) = (&*live.api, &live.w);
+        let (pods, given) = (RefCell::default(), Cell::default());
+        let kubelet = KubeletStandIn { api, w, pods, given, grace };
         kubelet.register();
         live.start(&[]);
         let selector = json!({"app": "web"});
         w.write(svc().ports([tcp("", 80).target(PORT)]).spec("selector", selector));
+        story(live, &kubelet);
+        drop(kubelet);
+        live.plane.stop_controllers();
+    });
+}
+
+fn scales() {
+    with_controllers(Duration::ZERO, |live, kubelet| {
+        let w = &live.w;
         for replicas in [3, 6, 2, 0, 4] {
-            live.api.apply(&deployment(replicas));
+            live.api.apply(&deployment(replicas, "1"));
             let reached = |who| {
                 let tries = w.tcp(who, w.cip(), 80).times(100).untraced();
                 let replies = tries.patience(Duration::from_millis(500)).replies();
@@ -130,6 +157,42 @@ fn scales() {
                 }
             }
         }
-        live.plane.stop_controllers();
+    });
+}
+
+fn updates() {
+    const REPLICAS: u32 = 6;
+    with_controllers(GRACE, |live, kubelet| {
+        let w = &live.w;
+        let rolled_out = || {
+            kubelet.step();
+            w.sleep(20);
+            let web = live.api.get(&path("Deployment", "web"));
+            let status = &web["status"];
+            let all = ["replicas", "updatedReplicas", "readyReplicas"];
+            status["observedGeneration"] == web["metadata"]["generation"]
+                && all.iter().all(|count| status[count] == REPLICAS)
+                && kubelet.addresses().len() == REPLICAS as usize
+        };
+        live.api.apply(&deployment(REPLICAS, "1"));
+        w.within(SOON, rolled_out);
+        live.settle();
+        let before = kubelet.addresses();
+        let served = || w.tcp(L2, w.cip(), 80).times(100).untraced().replies().failures() == 0;
+        w.within(SOON, served);
+        let clients = clients(w);
+        let load = w.crowd(&clients, (w.cip(), 80), CONNECTIONS_PER_SECOND);
+        w.sleep(1000);
+        live.api.apply(&deployment(REPLICAS, "2"));
+        let took = w.within(SOON, rolled_out);
+        w.sleep(1000);
+        let attempts = load.stop();
+        println!("{attempts}, {REPLICAS} pods replaced in {took:.1?}");
+        attempts.at_rate(CONNECTIONS_PER_SECOND).of_clients(8);
+        let failed = attempts.failed();
+        assert!(failed.is_empty(), "{attempts}: {:#?}", &failed[..failed.len().min(5)]);
+        let after = kubelet.addresses();
+        assert!(after.is_disjoint(&before), "{before:?}, then {after:?}");
+        w.tcp(L2, w.cip(), 80).times(200).reached().all_of_trace();
     });
 }

@@ -22,8 +22,20 @@ fn objects() -> Vec<Value> {
     (0..SERVICES).flat_map(|n| service(n).files(V4)).flat_map(|file| file.objects).collect()
 }
 
-/// Starts vipd on what is there.
-fn starts(live: &Live, how: &str) {
+/// How many requests for a page of Services the server has answered since its start.
+fn pages(live: &Live) -> f64 {
+    let text = live.api.text("/metrics");
+    let lists = text.lines().filter(|line| {
+        ["apiserver_request_total{", r#"resource="services""#, r#"verb="LIST""#]
+            .into_iter()
+            .all(|part| line.contains(part))
+    });
+    lists.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Starts vipd on what is there; how many pages it asked for.
+fn starts(live: &Live, how: &str) -> f64 {
+    let before = pages(live);
     let begun = Instant::now();
     live.launch(&[]);
     live.w.settle_within(PATIENCE);
@@ -36,6 +48,7 @@ fn starts(live: &Live, how: &str) {
     let resident = live.w.resident();
     println!("{how}: {:.1} MiB resident", resident as f64 / f64::from(1 << 20));
     assert!(resident <= MEMORY, "{resident} bytes");
+    pages(live) - before
 }
 
 fn programmed() {
@@ -44,13 +57,14 @@ fn programmed() {
         let objects = objects();
         objects.chunks(1000).for_each(|some| live.api.create_all(some));
         println!("{} objects made in {:.1?}", objects.len(), begun.elapsed());
-        starts(live, "streaming");
+        assert_eq!(starts(live, "streaming"), 0.0);
         live.w.kill();
         live.plane.kill_server();
         let usual = live.plane.settings.server_flags.clone();
         live.plane.settings.server_flags.push("--feature-gates=WatchList=false".into());
         live.plane.start_server();
-        starts(live, "pages");
+        let asked = starts(live, "pages");
+        assert!(asked >= 20.0, "500 in each: {asked}");
         live.w.kill();
         live.plane.kill_server();
         live.plane.settings.server_flags = usual;

@@ -48,6 +48,9 @@ fn addresses_come_and_go() {
             ip("addr add 127.0.0.2/8 dev lo");
             // Point to point: the local end counts.
             ip("addr add 10.9.1.1 peer 10.9.1.2/32 dev v1");
+            let of_one_link = "169.254.7.7";
+            expect(&mut addresses, &["10.9.0.2", "10.9.1.1", of_one_link, "2001:db8:9::2"]).await;
+            ip("addr del 169.254.7.7/32 dev v0");
             expect(&mut addresses, &["10.9.0.2", "10.9.1.1", "2001:db8:9::2"]).await;
             // On two interfaces: once, and until it left both.
             ip("addr add 10.9.0.2/24 dev v1");
@@ -72,7 +75,7 @@ fn nothing_is_published_before_the_first_listing_nor_twice() {
             assert!(addresses.borrow_and_update().is_empty());
             ip("link set lo up");
             ip("link add v0 type veth peer name v1");
-            ip("addr add 169.254.7.7/32 dev v0");
+            ip("addr add 127.0.0.2/8 dev lo");
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert!(!addresses.has_changed().expect("still watched"));
         });

@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_millis(20);
 
 /// When an old pod begins to refuse.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Refuses {
+pub enum Refuses {
     AfterGrace,
     /// Wrong: nobody could know of it in time.
     BeforeItTerminates,
@@ -149,6 +149,16 @@ pub fn none_fails(w: &World, count: u32) {
     assert!(usual_grace(&updates) < GRACE + Duration::from_millis(5), "{attempts}");
 }
 
+/// What must be seen where old pods refuse too early, or vipd is too slow.
+#[track_caller]
+pub fn some_fail(w: &World, refuses: Refuses) {
+    let mut replicas = Replicas::serve(w);
+    let load = w.crowd(&clients(w), (w.cip(), 80), CONNECTIONS_PER_SECOND);
+    replicas.updates(20, refuses);
+    let attempts = load.stop();
+    assert!(attempts.failed().len() > 3, "{attempts}");
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case("a rolling update of ten replicas: none of 500 connections a second fails", |w| {
@@ -157,13 +167,7 @@ pub fn cases() -> Vec<Case> {
         .alone(),
         case(
             "a rolling update whose old pods refuse before their slice says so is seen to fail",
-            |w| {
-                let mut replicas = Replicas::serve(w);
-                let load = w.crowd(&clients(w), (w.cip(), 80), CONNECTIONS_PER_SECOND);
-                replicas.updates(20, Refuses::BeforeItTerminates);
-                let attempts = load.stop();
-                assert!(attempts.failed().len() > 3, "{attempts}");
-            },
+            |w| some_fail(w, Refuses::BeforeItTerminates),
         )
         .alone(),
     ]

@@ -64,7 +64,7 @@ impl Servers {
         Servers { orders, arrived }
     }
 
-    /// Returns when clients can connect.
+    /// Returns when clients can connect; there may be somebody already.
     pub fn listen(&self, at: impl IntoIterator<Item = (Proto, SocketAddr)>) {
         let (done, wait) = mpsc::channel();
         for (proto, address) in at {
@@ -101,6 +101,7 @@ async fn serve(name: String, mut inbox: UnboundedReceiver<Order>, log: Arc<Mutex
     let mut open: HashMap<(Proto, SocketAddr), Open> = HashMap::new();
     while let Some(order) = inbox.recv().await {
         match order {
+            Order::Listen(proto, address, _) if open.contains_key(&(proto, address)) => {}
             Order::Listen(proto, address, done) => {
                 let stop = CancellationToken::new();
                 let (name, log, ending) = (name.clone(), log.clone(), stop.clone());

@@ -16,20 +16,16 @@ pub fn node(object: &core::Node, findings: &mut Findings<'_>) -> Result<Converte
     let meta = &object.metadata;
     let name = name(meta)?;
     let spec = object.spec.as_ref();
-    let pod_cidrs = match spec.and_then(|s| s.pod_cidrs.as_deref()).unwrap_or(&[]) {
-        [] => {
-            let single = spec.and_then(|s| s.pod_cidr.as_deref()).filter(|c| !c.is_empty());
-            single.map(|text| cidr("spec.podCIDR", text)).into_iter().collect::<Result<_, _>>()?
-        }
-        many => {
-            let one = |(i, text): (usize, &String)| cidr(&format!("spec.podCIDRs[{i}]"), text);
-            many.iter().enumerate().map(one).collect::<Result<_, _>>()?
-        }
-    };
+    let many = spec.and_then(|s| s.pod_cidrs.as_deref()).unwrap_or(&[]);
+    let single =
+        spec.and_then(|s| s.pod_cidr.as_deref()).filter(|c| many.is_empty() && !c.is_empty());
+    let single = single.map(|text| cidr("spec.podCIDR", text));
+    let many = many.iter().enumerate().map(|(i, text)| cidr(&format!("spec.podCIDRs[{i}]"), text));
+    let pod_cidrs = good(single.into_iter().chain(many), &mut findings.warnings);
     let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
     let zone = label_of(meta, ZONE).filter(|zone| !zone.is_empty());
     Ok(Converted::Object(Object::Node(Arc::new(Node {
-        addresses: addresses(object)?,
+        addresses: addresses(object, &mut findings.warnings),
         zone: zone.map(|zone| findings.names.intern(zone)),
         name: findings.names.intern(name),
         pod_cidrs,
@@ -38,13 +34,28 @@ pub fn node(object: &core::Node, findings: &mut Findings<'_>) -> Result<Converte
     }))))
 }
 
-fn addresses(object: &core::Node) -> Result<Box<[IpAddr]>, Fault> {
+fn addresses(object: &core::Node, warnings: &mut Vec<Fault>) -> Box<[IpAddr]> {
     let given = object.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or(&[]);
     let of_type = |wanted: &'static str| {
         let all = given.iter().enumerate().filter(move |(_, a)| a.type_ == wanted);
         all.map(|(i, a)| ip(&format!("status.addresses[{i}].address"), &a.address))
     };
-    of_type("InternalIP").chain(of_type("ExternalIP")).collect()
+    good(of_type("InternalIP").chain(of_type("ExternalIP")), warnings)
+}
+
+/// What can be read. The kubelet and others write a Node piece by piece: a bad one costs only itself, or
+/// the node would look as if it went away.
+fn good<T, C: FromIterator<T>>(
+    all: impl Iterator<Item = Result<T, Fault>>,
+    warnings: &mut Vec<Fault>,
+) -> C {
+    let read = |one: Result<T, Fault>| {
+        one.map_err(|Fault { field, reason }| {
+            warnings.push(Fault { field, reason: reason + "; it is left out" });
+        })
+        .ok()
+    };
+    all.filter_map(read).collect()
 }
 
 pub fn service_cidr(object: &networking::ServiceCIDR) -> Result<Converted, Fault> {

@@ -15,13 +15,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tower::layer::layer_fn;
+use tracing::warn;
 
 /// Where a pod finds who it is.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// For a connection to the server, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// For an exec plugin, before the log tells that it is waited for.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// Without a byte from the server for this long a connection is dead: a watch ends after
 /// [`WATCH`](super::follow::WATCH) seconds, and the server says something once a minute before.
@@ -55,7 +60,18 @@ impl Access {
     /// thread that asks.
     pub(super) async fn client(&self, pace: &Pace) -> Result<Client, Error> {
         let (access, pace, runtime) = (self.clone(), pace.clone(), Handle::current());
-        match spawn_blocking(move || runtime.block_on(access.make_client(pace))).await {
+        let mut made = spawn_blocking(move || runtime.block_on(access.make_client(pace)));
+        let made = match timeout(SLOW, &mut made).await {
+            Ok(made) => made,
+            Err(_) => {
+                warn!(
+                    "the kubeconfig's exec plugin has not ended after {SLOW:?}; it is waited for, \
+                     and what is programmed stays"
+                );
+                made.await
+            }
+        };
+        match made {
             Ok(made) => made,
             // The runtime ends, and nobody waits any more.
             Err(_) => std::future::pending().await,

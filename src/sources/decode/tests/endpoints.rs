@@ -190,6 +190,23 @@ status:
 }
 
 #[test]
+fn what_cannot_be_read_of_a_node_costs_only_itself() {
+    let text = "
+apiVersion: v1
+kind: Node
+metadata: {name: node-1}
+spec: {podCIDRs: [x, 'fd01::/64']}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: ExternalIP, address: ec2.example}]}
+";
+    let document = only(text);
+    let Decoded::Object(Object::Node(node)) = document.decoded else { panic!("no Node") };
+    assert_eq!(node.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.1"]);
+    assert_eq!(node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["fd01::/64"]);
+    let fields: Vec<_> = document.warnings.iter().map(|w| &*w.field).collect();
+    assert_eq!(fields, ["spec.podCIDRs[0]", "status.addresses[1].address"]);
+}
+
+#[test]
 fn a_node_that_is_deleted_or_tainted_for_removal_is_going_away() {
     let going_away = |metadata: &str, spec: &str| {
         let text = format!(
