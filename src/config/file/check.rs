@@ -7,9 +7,10 @@ use super::schema::{GoDuration, KubeProxyConfiguration, Logging, Stream};
 use crate::model::Family;
 use crate::planner::NodePortAddresses;
 
-/// Modes that the file may name: kube-proxy's, then vipd's own. What vipd makes of each is said
+/// Modes that the file may name, kube-proxy's and vipd's own. What vipd makes of each is said
 /// elsewhere.
-const MODES: [&str; 5] = ["iptables", "ipvs", "nftables", "userspace", "ebpf"];
+const MODES: [&str; 3] = ["iptables", "ipvs", "nftables"];
+const OWN_MODES: [&str; 2] = ["userspace", "ebpf"];
 const DETECT: [&str; 4] = ["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"];
 
 /// The minor version before the one whose metrics vipd has.
@@ -24,7 +25,9 @@ pub fn check(config: &KubeProxyConfiguration) -> Vec<String> {
     for fault in gates::faults(&given) {
         faults.0.push(format!("featureGates: {fault}"));
     }
-    faults.one_of("mode", mode, &MODES);
+    if !OWN_MODES.contains(&mode) {
+        faults.one_of("mode", mode, &MODES);
+    }
     if mode == "ipvs" && !gates::on(&given, gates::IPVS) {
         faults.add("mode", mode, "another mode, or feature gate KubeProxyIPVS on");
     }
@@ -137,7 +140,7 @@ fn detection(config: &KubeProxyConfiguration, detect: &str, faults: &mut Faults)
     let pair = families.len() == nets.len()
         && (families.len() == 1 || (families.len() == 2 && families[0] != families[1]));
     if !pair {
-        faults.add("clusterCIDR", cidrs, "one CIDR, or one of IPv4 and one of IPv6");
+        faults.add("clusterCIDR", cidrs, "one CIDR, or one of each family with a comma between");
     }
 }
 
