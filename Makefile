@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help deps rust deny demo peers test soak bench lint clean
+.PHONY: help deps rust deny demo demo-cluster peers test soak bench lint clean
 
 # A user's PATH on Debian lacks the folders that nft, ip and conntrack live in.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -19,6 +19,7 @@ RUST_MINIMUM := 1.95
 
 help:
 	@echo 'make demo    build, and show a service at work in network namespaces (KEEP=1 leaves them)'
+	@echo 'make demo-cluster  the same on a real Kubernetes control plane, step by step with kubectl (needs Go once)'
 	@echo 'make test    all tests (under 15 minutes on two cores)'
 	@echo 'make lint    format, clippy, licences and sources of dependencies'
 	@echo 'make bench   benchmarks of the pure rooms, then whole-system scale runs'
@@ -69,6 +70,24 @@ demo: deps
 	@echo 'building vipd (release; minutes the first time)'
 	$(CARGO) build --release --bin vipd --example demo
 	$(CARGO) run --quiet --release --example demo
+
+# On real parts of Kubernetes, each built once into a cache outside the tree: that needs Go.
+demo-cluster: deps
+	@parts=(etcd kube-apiserver kube-controller-manager kube-scheduler)
+	command -v kubectl >/dev/null || parts+=(kubectl)
+	peers=$${PEERS_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/vipd-peers}
+	missing=()
+	for part in "$${parts[@]}"; do [[ -x $$peers/$$part ]] || missing+=("$$part"); done
+	if (( $${#missing[@]} )); then
+	  command -v go >/dev/null || {
+	    echo "!!!! Go is missing: it is needed once, to build $${missing[*]} (go.dev/dl, 1.26 or later) !!!!" >&2
+	    exit 1; }
+	  echo "building $${missing[*]} (minutes, only this time)"
+	  tests/cluster/build-peers "$${missing[@]}"
+	fi
+	echo 'building vipd (release; minutes the first time)'
+	$(CARGO) build --release --bin vipd --example demo_cluster
+	$(CARGO) run --quiet --release --example demo_cluster
 
 # A real API server and etcd, built once into a cache outside the tree. Without Go their tests are
 # skipped, and say so.

@@ -4,6 +4,7 @@
 //! Never: a decision of any other room.
 
 mod live;
+mod notices;
 
 use crate::config::{self, Config, Feature};
 use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
@@ -16,7 +17,9 @@ use crate::planner::{NodePlan, Plan};
 use crate::sources::{Batch, kubernetes, manifests};
 use crate::sync::{Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
-use crate::{admin, conntrack, dataplane, health, localhost, metrics, node, sync, takeover};
+use crate::{
+    admin, conntrack, dataplane, health, localhost, metrics, node, status, sync, takeover,
+};
 use arc_swap::ArcSwap;
 pub use live::SetLevel;
 use live::{Live, StatusSockets};
@@ -99,10 +102,10 @@ pub fn run(config: Config, set_level: SetLevel) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Threads)?;
-    let ended = runtime.block_on(serve(config, set_level));
+    let outcome = runtime.block_on(serve(config, set_level));
     // A plugin for credentials that hangs must not keep the daemon.
     runtime.shutdown_timeout(SHUTDOWN);
-    ended
+    outcome
 }
 
 async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
@@ -121,7 +124,7 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    conntrack::set_sysctls(&config.sysctls);
+    let refused = conntrack::set_sysctls(&config.sysctls);
     let cleaner = Cleaner::spawn(Options {
         delete_by: delete_by(&config),
         reset_gone_after: config.reset_gone_after,
@@ -129,6 +132,8 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let settings = Settings { node_name: config.node_name.clone(), tuning: live::tuning(&config) };
     let writer = Writer::new(settings, dataplane, cleaner);
     let metrics = Metrics::with_kernel(Counters::open()?);
+    let (notices, events) = notices::open(&config, &writer, (metrics.events.clone(), stop.clone()));
+    notices::of_sysctls(&notices, refused);
     let (health_tally, localhost_counts) = (metrics.health.clone(), metrics.localhost.clone());
     let watching = metrics::watch(metrics.clone(), writer.published(), stop.clone());
     let watching = tokio::spawn(watching);
@@ -138,14 +143,18 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let outlook = if config.takeover { Outlook::Go } else { Outlook::Stay };
     let takeover = tokio::spawn(take_over(outlook, writer.published(), stop.clone()));
     let (published, changes) = (writer.published(), writer.listening());
-    let health = health::serve(published, changes, stop.clone(), health_tally);
+    let health = health::serve(published, changes, stop.clone(), (health_tally, notices.clone()));
     let (published, changes) = (writer.published(), writer.listening());
     let localhost = localhost::serve(published, changes, stop.clone(), localhost_counts);
     let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
-    let (published, stop_sockets) = (writer.published(), stop.clone());
-    let mut sockets =
-        StatusSockets { published, metrics: metrics.clone(), stop: stop_sockets, open: Vec::new() };
+    let site = status::Site {
+        snapshot: writer.published(),
+        metrics: metrics.clone(),
+        configz: Arc::new(ArcSwap::from_pointee(status::configz(&config))),
+        notices,
+    };
+    let mut sockets = StatusSockets { site, stop: stop.clone(), open: Vec::new() };
     sockets.set(&config).await;
     let (send_tuning, tuning) = watch::channel(live::tuning(&config));
     let live = Live { config: config.clone(), tuning: send_tuning, sockets, set_level };
@@ -197,7 +206,7 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    let _ = tokio::join!(admin, takeover, health, localhost, watching, live);
+    let _ = tokio::join!(admin, takeover, health, localhost, watching, live, events);
     node.abort();
     Ok(())
 }

@@ -25,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod conntrack;
 pub mod dataplane;
+pub mod events;
 pub mod health;
 pub mod listen;
 pub mod localhost;

@@ -7,6 +7,7 @@ mod faults {
     mod edits;
     pub mod fake;
     mod flows;
+    mod measured;
     mod running;
     mod schedules;
 }

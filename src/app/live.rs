@@ -4,14 +4,12 @@
 //! process, sysctls, the OOM score, the log's level.
 //! Never: an end of the process; a file with a mistake in it.
 
-use super::set_oom_score;
+use super::{notices, set_oom_score};
 use crate::config::{Config, ConfigFile, LogLevel};
 use crate::conntrack;
-use crate::metrics::Metrics;
 use crate::sources::manifests::FollowedFile;
 use crate::status::{self, Asked};
-use crate::sync::{Snapshot, Tuning};
-use arc_swap::ArcSwap;
+use crate::sync::Tuning;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -20,8 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The sockets that answer about the process.
 pub(super) struct StatusSockets {
-    pub published: Arc<ArcSwap<Snapshot>>,
-    pub metrics: Metrics,
+    pub site: status::Site,
     pub stop: CancellationToken,
     pub open: Vec<Socket>,
 }
@@ -48,8 +45,7 @@ impl StatusSockets {
         for asked in wanted {
             if !self.open.iter().any(|socket| socket.asked == asked) {
                 let stop = self.stop.child_token();
-                let (published, metrics) = (Arc::clone(&self.published), self.metrics.clone());
-                let served = tokio::spawn(status::serve(asked, published, metrics, stop.clone()));
+                let served = tokio::spawn(status::serve(asked, self.site.clone(), stop.clone()));
                 self.open.push(Socket { asked, stop, served });
             }
         }
@@ -120,8 +116,10 @@ impl Live {
 
     /// What cannot be taken over stays as it was, and is told each time.
     async fn apply(&mut self, mut newer: Config) {
+        let site = self.sockets.site.clone();
         for warning in newer.warnings.iter().filter(|new| !self.config.warnings.contains(new)) {
             tracing::warn!("{warning}");
+            notices::of_config(&site.notices, [warning]);
         }
         for what in self.config.needs_restart(&newer) {
             tracing::warn!("{what} in the file of --config has changed: it needs a restart");
@@ -130,7 +128,8 @@ impl Live {
             (self.set_level)(newer.log.level);
         }
         if newer.sysctls != self.config.sysctls {
-            conntrack::set_sysctls(&newer.sysctls);
+            let refused = conntrack::set_sysctls(&newer.sysctls);
+            notices::of_sysctls(&site.notices, refused);
         }
         if let Some(score) =
             newer.oom_score_adj.filter(|_| newer.oom_score_adj != self.config.oom_score_adj)
@@ -148,6 +147,7 @@ impl Live {
         newer.source = self.config.source.clone();
         newer.node_name = Arc::clone(&self.config.node_name);
         newer.log.format = self.config.log.format;
+        site.configz.store(Arc::new(status::configz(&newer)));
         self.config = newer;
         tracing::info!("the changed file of --config is in effect");
     }

@@ -86,5 +86,6 @@ fn filter(level: LogLevel) -> Targets {
     };
     // What the client of the API server says of its failures, the follower says with what to check.
     let client = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
-    Targets::new().with_default(level).with_target("kube_client", client)
+    let targets = Targets::new().with_default(level);
+    targets.with_target("kube_client", client).with_target("kube_runtime", client)
 }

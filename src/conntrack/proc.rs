@@ -24,12 +24,13 @@ pub struct Changed {
 }
 
 /// Sets what is asked for, in the network namespace of the calling thread, and logs what was
-/// changed and what could not be. Nothing of it keeps anybody from serving.
-pub fn set_sysctls(sysctls: &Sysctls) {
+/// changed and what could not be, which it returns. Nothing of it keeps anybody from serving.
+pub fn set_sysctls(sysctls: &Sysctls) -> Vec<Error> {
     let root = Root::of(Path::new("/"));
     let wanted = sysctls.wanted(root.online_cpus());
+    let mut refused = Vec::new();
     if wanted.is_empty() {
-        return;
+        return refused;
     }
     if !root.0.join(Sysctl::Max.path()).exists()
         && let Err(error) = Table::open().and_then(|mut table| table.load())
@@ -41,9 +42,13 @@ pub fn set_sysctls(sysctls: &Sysctls) {
             Ok(Changed { path, from, to }) => {
                 tracing::info!(file = %path.display(), from, to, "connection tracking set");
             }
-            Err(error) => tracing::warn!("{error}"),
+            Err(error) => {
+                tracing::warn!("{error}");
+                refused.push(error);
+            }
         }
     }
+    refused
 }
 
 /// Whether connections whose beginning was not seen are tracked (`nf_conntrack_tcp_loose`).

@@ -2,6 +2,7 @@
 
 use super::ports::{Followed, Ports};
 use super::server::{Asked, CONNECTIONS, Server, Site};
+use crate::events::{About, Notices, Reason};
 use crate::listen::{self, Kept, Places, Tally, Tried};
 use crate::model::{Family, ServiceKey};
 use crate::planner::{Listening, NodePlan};
@@ -17,14 +18,16 @@ use tokio_util::sync::CancellationToken;
 
 /// Answers at every `healthCheckNodePort` of the published plan, on each of the node's node-port
 /// addresses, until told to stop. `changes` says when to look; how many endpoints there are is
-/// looked up for each request. `tally` follows the sockets.
+/// looked up for each request. `tally` follows the sockets; `notices` is told of those that cannot be
+/// opened.
 pub async fn serve(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<()>,
     stop: CancellationToken,
-    tally: Tally,
+    (tally, notices): (Tally, Notices),
 ) {
     let mut servers = Servers::new(snapshot);
+    servers.notices = notices;
     loop {
         changes.borrow_and_update();
         servers.follow().await;
@@ -46,6 +49,9 @@ pub(super) struct Servers {
     kept: Kept<SocketAddr, Server>,
     /// Services that were told to be without their port.
     told: BTreeSet<(u16, ServiceKey)>,
+    /// Services whose port is answered nowhere.
+    unanswered: BTreeSet<(u16, ServiceKey)>,
+    pub(super) notices: Notices,
 }
 
 impl Servers {
@@ -59,6 +65,8 @@ impl Servers {
             addresses: BTreeSet::new(),
             kept: Kept::default(),
             told: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
+            notices: Notices::to_nobody(),
         }
     }
 
@@ -82,6 +90,7 @@ impl Servers {
                 self.asked.len()
             );
         }
+        self.tell_unanswered();
         let ports = self.asked.keys();
         let wanted: BTreeSet<SocketAddr> = ports
             .flat_map(|port| self.addresses.iter().map(|ip| SocketAddr::new(*ip, *port)))
@@ -120,6 +129,22 @@ impl Servers {
         self.told = losers;
     }
 
+    fn tell_unanswered(&mut self) {
+        let unanswered: BTreeSet<_> = match self.addresses.is_empty() {
+            true => self.ports.holders().map(|(port, service)| (port, service.clone())).collect(),
+            false => BTreeSet::new(),
+        };
+        for (port, service) in unanswered.difference(&self.unanswered) {
+            let reason = Reason::FailedToStartServiceHealthcheck;
+            let note = format!(
+                "this node has no address that --nodeport-addresses names: health checks at port \
+                 {port} are not answered"
+            );
+            self.notices.tell(About::service(service), reason, note);
+        }
+        self.unanswered = unanswered;
+    }
+
     fn open(&mut self, at: SocketAddr) {
         let Some(asked) = self.asked.get(&at.port()) else { return };
         let opened = Server::open(at, Arc::clone(asked), Arc::clone(&self.site));
@@ -130,11 +155,12 @@ impl Servers {
             Tried::Refused(error) if error.is_of_unused_family(at) => {
                 tracing::debug!(%at, "not answered: {error}");
             }
-            Tried::Refused(error) => tracing::warn!(
-                %service,
-                %at,
-                "healthCheckNodePort cannot be answered: {error}; trying again"
-            ),
+            Tried::Refused(error) => {
+                let what = format!("healthCheckNodePort cannot be answered: {error}; trying again");
+                tracing::warn!(%service, %at, "{what}");
+                let reason = Reason::FailedToStartServiceHealthcheck;
+                self.notices.tell(About::service(&service), reason, format!("{at}: {what}"));
+            }
             Tried::StillRefused => {}
         }
     }

@@ -3,6 +3,7 @@
 use super::answer::answer;
 use super::follow::Servers;
 use super::ports::{Followed, Ports};
+use crate::events::{About, Counts, Notices, Reason};
 use crate::model::{Created, Family, NodeFacts, ServiceKey};
 use crate::planner::{HealthCheck, Listening, NodePlan, Plan, Policy};
 use crate::sync::{Snapshot, SyncStatus};
@@ -227,4 +228,33 @@ async fn who_says_nothing_keeps_nobody_from_an_answer() {
     assert!(ask(port, "GET / HTTP/1.0\r\n\r\n").await.contains(" 200 "));
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     drop(silent);
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_can_ask_is_noticed_once() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let published = Arc::new(ArcSwap::from_pointee(snapshot(&[("web", port, 1)])));
+    let mut servers = Servers::new(Arc::clone(&published));
+    let (notices, mut told) = Notices::new(Counts::default());
+    servers.notices = notices;
+    servers.follow().await;
+    servers.follow().await;
+    let mut expect = |words: &str| {
+        let notice = told.try_recv().expect("it is told");
+        assert_eq!(notice.about, About::service(&key("web")));
+        assert_eq!(notice.reason, Reason::FailedToStartServiceHealthcheck);
+        assert!(notice.note.contains(words), "{}", notice.note);
+        assert!(told.try_recv().is_err(), "once");
+    };
+    expect("another process has the port");
+    let mut nowhere = Snapshot::clone(&published.load());
+    nowhere.plan.node = Arc::new(NodePlan {
+        localhost_node_ports: [false, false],
+        ..NodePlan::clone(&nowhere.plan.node)
+    });
+    published.store(Arc::new(nowhere));
+    servers.follow().await;
+    servers.follow().await;
+    expect("--nodeport-addresses");
 }

@@ -2,11 +2,13 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::of_process::{durations, of_process, told};
+use super::process::Process;
 use super::text::{Family, Kind, Text};
 use crate::dataplane::nftables::Counted;
 use crate::model::Severity;
 use crate::sync::Snapshot;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is counted elsewhere than in the snapshot, as it was at the moment of the scrape.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,6 +19,19 @@ pub struct Readings {
     pub localhost_listeners: Opened,
     /// TCP connections to endpoints that were refused or timed out.
     pub failed_dials: u64,
+    pub healthz: Answered,
+    pub livez: Answered,
+    pub events_sent: u64,
+    pub events_dropped: u64,
+    /// `None` where the kernel does not say.
+    pub process: Option<Process>,
+}
+
+/// Answers by status: 200, 503.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Answered {
+    pub good: u64,
+    pub bad: u64,
 }
 
 /// Listening sockets of one kind.
@@ -33,31 +48,49 @@ pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
     services(&mut text, snapshot);
     connections(&mut text, snapshot);
     listeners(&mut text, read);
+    told(&mut text, read);
+    if let Some(process) = read.process {
+        of_process(&mut text, process);
+    }
     if let Some(counted) = read.kernel {
         packets(&mut text, counted);
     }
     text.finish()
 }
 
-fn counter(name: &'static str, help: &'static str) -> Family {
+pub(super) fn counter(name: &'static str, help: &'static str) -> Family {
     Family { kind: Kind::Counter, name, help }
 }
 
-fn gauge(name: &'static str, help: &'static str) -> Family {
+pub(super) fn histogram(name: &'static str, help: &'static str) -> Family {
+    Family { kind: Kind::Histogram, name, help }
+}
+
+pub(super) fn gauge(name: &'static str, help: &'static str) -> Family {
     Family { kind: Kind::Gauge, name, help }
 }
 
 /// How the kernel follows the plan.
 fn following(text: &mut Text, snapshot: &Snapshot) {
     let status = &snapshot.status;
-    let success = status.last_success.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let since_1970 = |at: Option<SystemTime>| {
+        at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default().as_secs_f64()
+    };
     text.one(
         gauge(
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
             "When the kernel last held exactly the plan, in seconds since 1970; 0: never.",
         ),
-        success.unwrap_or_default().as_secs_f64(),
+        since_1970(status.last_success),
     );
+    text.one(
+        gauge(
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+            "When a source last told of a change, in seconds since 1970; 0: never.",
+        ),
+        since_1970(status.last_queued),
+    );
+    durations(text, &status.durations);
     text.one(
         counter(
             "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
@@ -78,6 +111,20 @@ fn following(text: &mut Text, snapshot: &Snapshot) {
             "Changes of EndpointSlices and Endpoints objects that sources have told of.",
         ),
         status.endpoint_changes,
+    );
+    text.one(
+        gauge(
+            "kubeproxy_sync_proxy_rules_service_changes_pending",
+            "Changes of Services that the kernel does not have yet.",
+        ),
+        status.pending_services,
+    );
+    text.one(
+        gauge(
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+            "Changes of EndpointSlices and Endpoints objects that the kernel does not have yet.",
+        ),
+        status.pending_endpoints,
     );
     text.one(
         counter("vipd_commits_total", "Times that changes were written to the kernel."),

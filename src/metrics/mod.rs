@@ -6,11 +6,14 @@
 //!
 //! Names are kube-proxy's where it has one for the same thing, so that dashboards and alerts go on
 //! working; all others begin with `vipd_`. kube-proxy programs the two families one after the other
-//! and labels with `ip_family`; vipd's table has both, and there is no such label. The format is
+//! and labels with `ip_family`; vipd's table has both, and only what is of one family by itself (how
+//! long a slice took) has the label. The format is
 //! written here: OpenMetrics, which the crate `prometheus-client` writes, has no room for
 //! kube-proxy's gauge whose name ends in `_total`.
 
 mod families;
+mod of_process;
+mod process;
 mod scrape;
 #[cfg(test)]
 mod tests;
@@ -21,7 +24,7 @@ mod unpinned_tests;
 mod watch;
 
 pub use families::{Readings, render};
-pub use scrape::Metrics;
+pub use scrape::{Answers, Asked, Metrics};
 pub use watch::watch;
 
 /// Of the answer to a scrape.

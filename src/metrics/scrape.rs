@@ -1,8 +1,10 @@
 //! One scrape: the counters are read, then all is one text. EDGE: it asks the kernel.
 
-use super::families::{Opened, Readings, render};
+use super::families::{Answered, Opened, Readings, render};
+use super::process::Process;
 use crate::dataplane::nftables::{Counted, Counters};
-use crate::listen::Tally;
+use crate::events;
+use crate::listen::{Count, Tally};
 use crate::localhost;
 use crate::sync::Snapshot;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +16,33 @@ pub struct Metrics {
     kernel: Option<Arc<Mutex<Counters>>>,
     pub health: Tally,
     pub localhost: localhost::Counts,
+    pub events: events::Counts,
+    pub asked: Asked,
+}
+
+/// What load balancers and kubelets were answered.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    pub healthz: Answers,
+    pub livez: Answers,
+}
+
+/// By status. Copies count on the same.
+#[derive(Debug, Clone, Default)]
+pub struct Answers {
+    good: Count,
+    bad: Count,
+}
+
+impl Answers {
+    pub fn count(&self, good: bool) {
+        let count = if good { &self.good } else { &self.bad };
+        count.add(1);
+    }
+
+    fn read(&self) -> Answered {
+        Answered { good: self.good.get(), bad: self.bad.get() }
+    }
 }
 
 impl Metrics {
@@ -24,12 +53,18 @@ impl Metrics {
     /// The text of this moment.
     pub async fn scrape(&self, snapshot: &Snapshot) -> String {
         let kernel = self.read_kernel().await;
+        let process = tokio::task::spawn_blocking(Process::read).await.ok().flatten();
         let opened = |tally: &Tally| Opened { open: tally.open(), failures: tally.failures() };
         let readings = Readings {
             kernel,
             health_listeners: opened(&self.health),
             localhost_listeners: opened(&self.localhost.listeners),
             failed_dials: self.localhost.failed_dials.get(),
+            healthz: self.asked.healthz.read(),
+            livez: self.asked.livez.read(),
+            events_sent: self.events.sent.get(),
+            events_dropped: self.events.dropped.get(),
+            process,
         };
         render(snapshot, &readings)
     }

@@ -1,6 +1,7 @@
 //! The whole text, and what it must keep to.
 
-use super::families::{Opened, Readings, render};
+use super::families::{Answered, Opened, Readings, render};
+use super::process::Process;
 use crate::dataplane::nftables::Counted;
 use crate::model::{Origin, Problem, Severity};
 use crate::planner::Plan;
@@ -20,6 +21,11 @@ fn readings() -> Readings {
         health_listeners: Opened { open: 13, failures: 14 },
         localhost_listeners: Opened { open: 15, failures: 16 },
         failed_dials: 17,
+        healthz: Answered { good: 18, bad: 19 },
+        livez: Answered { good: 20, bad: 21 },
+        events_sent: 22,
+        events_dropped: 23,
+        process: Some(Process { open_files: 24, ..Process::default() }),
     }
 }
 
@@ -35,6 +41,9 @@ fn each_number_stands_under_its_name() {
         failures: 1,
         service_changes: 2,
         endpoint_changes: 3,
+        pending_services: 25,
+        pending_endpoints: 26,
+        last_queued: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_001)),
         commits: 4,
         resyncs: 5,
         repairs: 6,
@@ -42,6 +51,7 @@ fn each_number_stands_under_its_name() {
         ..SyncStatus::default()
     };
     status.applied.operations = 9;
+    status.durations.programming[1].observe(Duration::from_millis(2500));
     let mut snapshot = snapshot(status);
     snapshot.plan.services = 10;
     let text = render(&snapshot, &readings());
@@ -65,6 +75,20 @@ fn each_number_stands_under_its_name() {
         "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total 16",
         "vipd_localhost_nodeport_failed_dials_total 17",
         "vipd_tcp_connections_reset_total 0",
+        "kubeproxy_proxy_healthz_total{code=\"200\"} 18",
+        "kubeproxy_proxy_healthz_total{code=\"503\"} 19",
+        "kubeproxy_proxy_livez_total{code=\"200\"} 20",
+        "kubeproxy_proxy_livez_total{code=\"503\"} 21",
+        "vipd_events_sent_total 22",
+        "vipd_events_dropped_total 23",
+        "process_open_fds 24",
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds 1700000001",
+        "kubeproxy_sync_proxy_rules_service_changes_pending 25",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_pending 26",
+        "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv6\"} 1",
+        "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"2\"} 0",
+        "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"3\"} 1",
+        "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 0",
         "vipd_frontends_lost 0",
         "kubeproxy_conntrack_reconciler_deleted_entries_total 0",
     ] {
@@ -85,14 +109,20 @@ fn every_sample_follows_the_help_and_type_of_its_own_family() {
             assert!(seen.insert(name), "{name} comes twice");
             let kind = lines.next().and_then(|line| line.strip_prefix("# TYPE "));
             let kind = kind.and_then(|rest| rest.strip_prefix(name)).expect("a type").trim();
-            assert!(["counter", "gauge"].contains(&kind), "{kind}");
-            assert!(kind == "gauge" || name.ends_with("_total"), "{name} is a {kind}");
-            assert!(name.starts_with("vipd_") || name.starts_with("kubeproxy_"), "{name}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{kind}");
+            assert!(kind != "counter" || name.ends_with("_total"), "{name} is a {kind}");
+            assert!(
+                ["vipd_", "kubeproxy_", "process_"].iter().any(|p| name.starts_with(p)),
+                "{name}"
+            );
             current = Some(name);
         } else {
             let (name, value) = line.rsplit_once(' ').expect("a name and a value");
             let name = name.split('{').next();
-            assert_eq!(name, current, "{line}");
+            let parts = ["_bucket", "_sum", "_count"];
+            let whole =
+                |name: &str| parts.iter().find_map(|part| name.strip_suffix(part)) == current;
+            assert!(name == current || name.is_some_and(whole), "{line}");
             assert!(value.parse::<f64>().is_ok(), "{line}");
         }
     }

@@ -2,12 +2,14 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use crate::sync::Histogram;
 use std::fmt::{Display, Write as _};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 /// Samples of one name and meaning.
@@ -42,10 +44,34 @@ impl Text {
         }
     }
 
+    /// A family of histograms that differ in one label, or one without.
+    pub(super) fn histograms<'a>(
+        &mut self,
+        family: Family,
+        samples: impl IntoIterator<Item = (Option<(&'a str, &'a str)>, &'a Histogram)>,
+    ) {
+        self.head(family);
+        let name = family.name;
+        for (label, histogram) in samples {
+            let label = label.map(|(label, of)| format!("{label}=\"{}\"", label_value(of)));
+            let before = label.as_ref().map(|label| format!("{label},")).unwrap_or_default();
+            let mut count = 0;
+            for (bound, below) in histogram.cumulative() {
+                let bound = if bound.is_infinite() { "+Inf".into() } else { bound.to_string() };
+                self.line(format_args!("{name}_bucket{{{before}le=\"{bound}\"}} {below}"));
+                count = below;
+            }
+            let label = label.map(|label| format!("{{{label}}}")).unwrap_or_default();
+            self.line(format_args!("{name}_sum{label} {}", histogram.sum()));
+            self.line(format_args!("{name}_count{label} {count}"));
+        }
+    }
+
     fn head(&mut self, Family { kind, name, help }: Family) {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         self.line(format_args!("# HELP {name} {}", help_text(help)));
         self.line(format_args!("# TYPE {name} {kind}"));
@@ -84,6 +110,28 @@ mod tests {
                         # HELP g A \\\\ and\\na line.\n# TYPE g gauge\n\
                         g{of=\"a\"} 1.5\ng{of=\"b\"} 0\n";
         assert_eq!(text.finish(), expected);
+    }
+
+    #[test]
+    fn a_histogram_has_buckets_a_sum_and_a_count() {
+        let durations = crate::sync::Durations::default();
+        durations.syncs.observe(std::time::Duration::from_millis(3));
+        let mut text = Text::default();
+        let family = Family { kind: Kind::Histogram, name: "h", help: "Seconds." };
+        text.histograms(family, [(Some(("of", "a")), &durations.syncs), (None, &durations.full)]);
+        let text = text.finish();
+        for line in [
+            "# TYPE h histogram",
+            "h_bucket{of=\"a\",le=\"0.002\"} 0",
+            "h_bucket{of=\"a\",le=\"0.004\"} 1",
+            "h_bucket{of=\"a\",le=\"+Inf\"} 1",
+            "h_sum{of=\"a\"} 0.003",
+            "h_count{of=\"a\"} 1",
+            "h_bucket{le=\"+Inf\"} 0",
+            "h_count 0",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing in:\n{text}");
+        }
     }
 
     #[test]

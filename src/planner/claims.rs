@@ -3,6 +3,7 @@
 use super::{FrontendAddress, FrontendKey};
 use crate::model::{Created, Known, Protocol, ServiceKey};
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,6 +46,11 @@ impl Claims {
         self.losers.iter().map(|(at, losers)| (at, &**losers))
     }
 
+    /// What differs between two states costs no more to find than it has.
+    pub fn contests(&self) -> Contests {
+        Contests(self.losers.clone())
+    }
+
     /// The holder first.
     fn claimants(&self, at: &FrontendKey) -> impl Iterator<Item = &ServiceKey> {
         self.holder(at).into_iter().chain(self.losers(at))
@@ -60,6 +66,32 @@ impl Claims {
             None | Some([]) => self.losers.remove(&at),
             Some(losers) => self.losers.insert(at, losers.into()),
         };
+    }
+}
+
+/// Which services do not hold what they want. A copy is free, and does not hold on to who holds what.
+#[derive(Debug, Clone, Default)]
+pub struct Contests(OrdMap<FrontendKey, Arc<[ServiceKey]>>);
+
+impl Contests {
+    /// Whether it is the same state: a change that is undone makes another one.
+    pub fn same(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+
+    /// Frontends that a service has lost since, or could not get.
+    pub fn lost_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (&'a FrontendKey, &'a ServiceKey)> {
+        let changes = before.0.diff(&self.0).map(|item| match item {
+            DiffItem::Add(at, losers) => (at, &[][..], &**losers),
+            DiffItem::Update { old: (_, old), new: (at, new) } => (at, &**old, &**new),
+            DiffItem::Remove(at, old) => (at, &**old, &[][..]),
+        });
+        changes.flat_map(|(at, old, new)| {
+            new.iter().filter(move |loser| !old.contains(loser)).map(move |loser| (at, loser))
+        })
     }
 }
 

@@ -21,7 +21,7 @@ mod replan;
 mod tests;
 mod trace;
 
-pub use claims::Claims;
+pub use claims::{Claims, Contests};
 pub use explain::{EndpointUse, explain};
 pub use frontends::plan_service;
 pub use health::{health_holders, health_shadow};

@@ -8,7 +8,7 @@ pub mod kubernetes;
 pub mod manifests;
 
 use crate::model::{Kind, Object, ObjectRef, Origin, Problem};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// One thing that a source says.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,24 @@ pub enum Scope {
 #[derive(Debug)]
 pub struct Batch {
     pub changes: Vec<Change>,
+    /// In the order of the changes; most have none.
+    pub triggers: Vec<Trigger>,
     /// When the source learned of it; what event-to-commit latency is counted from.
     pub seen: Instant,
+}
+
+impl Batch {
+    pub fn new(changes: Vec<Change>, seen: Instant) -> Self {
+        Self { changes, triggers: Vec::new(), seen }
+    }
+}
+
+/// When somebody did in the cluster what a change follows from. It stands beside the change: as a part
+/// of the object it would make two objects of what is one to everybody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trigger {
+    /// Which change of the batch.
+    pub change: usize,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time` of an EndpointSlice.
+    pub at: SystemTime,
 }

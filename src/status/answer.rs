@@ -18,6 +18,9 @@ pub(super) struct Answer {
     pub body: String,
 }
 
+/// Go's zero time: who reads the answer there parses it.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
 /// When it is asked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
@@ -68,12 +71,9 @@ fn answer(snapshot: &Snapshot, now: Now, (healthy, node_eligible): (bool, Option
     let good = healthy && node_eligible.unwrap_or(true);
     let current_time = written(now.wall);
     // With nothing to write the last write may be any time ago, and that is no news.
-    let last_updated = match snapshot.status.last_success {
-        _ if healthy => current_time.clone(),
-        Some(at) => written(at),
-        None => String::new(),
-    };
-    let family = OfFamily { last_updated: last_updated.clone(), healthy };
+    let last_success = snapshot.status.last_success.map_or_else(|| NEVER.into(), written);
+    let last_updated = if healthy { current_time.clone() } else { last_success.clone() };
+    let family = OfFamily { last_updated: last_success, healthy };
     let status = Families { v4: family.clone(), v6: family };
     let body = Body { last_updated, current_time, node_eligible, healthy: good, status };
     Answer {

@@ -1,6 +1,7 @@
 //! Sockets that answer about the process.
 
 use super::answer::{Answer, Now, healthz, livez};
+use crate::events::{About, Notices, Reason};
 use crate::listen::{self, Acceptor, Limits, Places, one_request};
 use crate::metrics::{self, Metrics};
 use crate::sync::Snapshot;
@@ -34,22 +35,28 @@ pub enum Asked {
     Metrics,
 }
 
+/// What all sockets answer from, and where they tell that they cannot.
+#[derive(Clone)]
+pub struct Site {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub metrics: Metrics,
+    /// JSON, as [`super::configz`] writes it.
+    pub configz: Arc<ArcSwap<String>>,
+    pub notices: Notices,
+}
+
 /// Answers at an address until told to stop.
-pub async fn serve(
-    (asked, at): (Asked, SocketAddr),
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    metrics: Metrics,
-    stop: CancellationToken,
-) {
-    let Some(Some(listener)) = stop.run_until_cancelled(open(asked, at)).await else { return };
+pub async fn serve((asked, at): (Asked, SocketAddr), site: Site, stop: CancellationToken) {
+    let opened = stop.run_until_cancelled(open(asked, at, &site.notices)).await;
+    let Some(Some(listener)) = opened else { return };
     let mut acceptor = Acceptor::new(listener);
     let places = Places::new(CONNECTIONS);
     loop {
         let next = stop.run_until_cancelled(acceptor.next()).await;
         let Some((stream, _)) = next else { return };
-        let (snapshot, metrics) = (Arc::clone(&snapshot), metrics.clone());
+        let site = site.clone();
         places.spawn(async move {
-            let respond = |request| respond(asked, request, snapshot.load_full(), metrics.clone());
+            let respond = |request| respond(asked, request, site.clone());
             one_request(stream, LIMITS, asked.name(), respond).await;
         });
     }
@@ -69,10 +76,17 @@ impl Asked {
             Asked::Metrics => "--metrics-bind-address",
         }
     }
+
+    fn failure(self) -> Reason {
+        match self {
+            Asked::Health => Reason::FailedToStartProxierHealthcheck,
+            Asked::Metrics => Reason::FailedToStartMetricServer,
+        }
+    }
 }
 
 /// `None` where the kernel does without the address family.
-async fn open(asked: Asked, at: SocketAddr) -> Option<TcpListener> {
+async fn open(asked: Asked, at: SocketAddr, notices: &Notices) -> Option<TcpListener> {
     let mut told = false;
     loop {
         match listen::tcp(at) {
@@ -85,7 +99,10 @@ async fn open(asked: Asked, at: SocketAddr) -> Option<TcpListener> {
                 return None;
             }
             Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::warn!(%at, "{} cannot be answered: {error}; trying again ({})", asked.name(), asked.flag());
+                let (name, flag) = (asked.name(), asked.flag());
+                let what = format!("{name} cannot be answered: {error}; trying again ({flag})");
+                tracing::warn!(%at, "{what}");
+                notices.tell(About::Node, asked.failure(), format!("{at}: {what}"));
             }
             Err(_) => {}
         }
@@ -93,26 +110,34 @@ async fn open(asked: Asked, at: SocketAddr) -> Option<TcpListener> {
     }
 }
 
-async fn respond<B>(
-    asked: Asked,
-    request: Request<B>,
-    snapshot: Arc<Snapshot>,
-    metrics: Metrics,
-) -> Response<Full<Bytes>> {
+async fn respond<B>(asked: Asked, request: Request<B>, site: Site) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n".into());
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".into());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
+    let (snapshot, metrics) = (site.snapshot.load_full(), &site.metrics);
     let now = Now { instant: Instant::now(), wall: SystemTime::now() };
     match (asked, request.uri().path()) {
-        (Asked::Health, "/healthz") => json(healthz(&snapshot, now)),
-        (Asked::Health, "/livez") => json(livez(&snapshot, now)),
+        (Asked::Health, "/healthz") => {
+            let answer = healthz(&snapshot, now);
+            metrics.asked.healthz.count(answer.status.is_success());
+            json(answer)
+        }
+        (Asked::Health, "/livez") => {
+            let answer = livez(&snapshot, now);
+            metrics.asked.livez.count(answer.status.is_success());
+            json(answer)
+        }
         (Asked::Metrics, "/metrics") => {
             let mut response = text(StatusCode::OK, metrics.scrape(&snapshot).await);
             let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
+        }
+        (Asked::Metrics, "/configz") => {
+            let body = String::clone(&site.configz.load());
+            json(Answer { status: StatusCode::OK, body })
         }
         (Asked::Metrics, "/healthz") => text(StatusCode::OK, "ok".into()),
         (Asked::Metrics, "/proxyMode") => text(StatusCode::OK, "nftables".into()),

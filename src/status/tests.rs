@@ -30,6 +30,7 @@ fn a_node_is_healthy_once_it_serves_and_while_it_stays() {
     let mut snapshot = young();
     let first = healthz(&snapshot, at(start, 0));
     assert_eq!(first.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body(&first)["lastUpdated"], "0001-01-01T00:00:00Z");
     assert_eq!(livez(&snapshot, at(start, 0)).status, StatusCode::OK, "it waits for its source");
     snapshot.status.synced = true;
     snapshot.status.last_success = Some(SystemTime::UNIX_EPOCH);
@@ -40,6 +41,7 @@ fn a_node_is_healthy_once_it_serves_and_while_it_stays() {
     assert_eq!(said["lastUpdated"], said["currentTime"]);
     assert_eq!((&said["nodeEligible"], &said["healthy"]), (&true.into(), &true.into()));
     assert_eq!(said["status"]["IPv6"]["healthy"], true);
+    assert_eq!(said["status"]["IPv4"]["lastUpdated"], "1970-01-01T00:00:00Z", "the last write");
     let facts = NodeFacts { going_away: true, ..(*snapshot.plan.facts).clone() };
     snapshot.plan.facts = Arc::new(facts);
     let leaving = healthz(&snapshot, at(start, 1000));

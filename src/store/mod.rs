@@ -40,6 +40,7 @@ pub struct Store {
     /// From the first pod to the last one.
     selectors: Option<Box<Selectors>>,
     dirty: dirty::Recorder,
+    revision: u64,
 }
 
 impl Store {
@@ -53,6 +54,7 @@ impl Store {
             service_cidrs: BTreeMap::new(),
             selectors: None,
             dirty: dirty::Recorder::default(),
+            revision: 0,
         }
     }
 
@@ -90,6 +92,12 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Another number whenever something that is known of a service became another: tells a change from
+    /// the same said again.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// What changed since the last call. Before it [`Store::known`] does not tell what became of
@@ -254,6 +262,7 @@ impl Store {
     }
 
     fn changed(&mut self, key: ServiceKey) {
+        self.revision += 1;
         if self.selectors.is_some() {
             self.dirty.selecting(key.clone());
         }

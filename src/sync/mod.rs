@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod counts_tests;
+mod histogram;
 mod no_local;
 mod schedule;
 #[cfg(test)]
@@ -13,8 +14,10 @@ mod schedule_tests;
 mod snapshot;
 mod sticky;
 mod task;
+mod triggers;
 mod writer;
 
+pub use histogram::{Durations, Histogram};
 pub use no_local::NoLocalEndpoints;
 pub use schedule::{Schedule, Work};
 pub use snapshot::{Snapshot, SyncStatus};

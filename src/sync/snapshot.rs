@@ -1,6 +1,6 @@
 //! What the writer publishes for everyone else to read.
 
-use super::{NoLocalEndpoints, StickyServices};
+use super::{Durations, NoLocalEndpoints, StickyServices};
 use crate::conntrack::{Removals, ResetCount};
 use crate::dataplane::Applied;
 use crate::model::{Known, Problem, ServiceKey};
@@ -51,6 +51,12 @@ pub struct SyncStatus {
     pub service_changes: u64,
     /// Changes of EndpointSlices and Endpoints objects that sources have told of.
     pub endpoint_changes: u64,
+    /// Of these, how many came after the last success.
+    pub pending_services: u64,
+    pub pending_endpoints: u64,
+    /// When a source last told of a change.
+    pub last_queued: Option<SystemTime>,
+    pub durations: Durations,
     pub no_local: NoLocalEndpoints,
     pub sticky: StickyServices,
     /// Of stale UDP conntrack entries.

@@ -1,12 +1,13 @@
 //! The state that only one task may change, and the one step that brings it to the kernel.
 
 use super::schedule::{Schedule, Work};
+use super::triggers::Triggers;
 use super::{NoLocalEndpoints, Snapshot, StickyServices, SyncStatus};
 use crate::conntrack::{Cause, Cleaner, Removals, ResetCount, Stale, stale, stale_node_ports};
 use crate::dataplane::{Applied, Dataplane, Unheard};
-use crate::model::{Kind, Node, NodeFacts, Problem, Protocol, ServiceKey};
+use crate::model::{Kind, Node, NodeFacts, Object, Problem, Protocol, ServiceKey};
 use crate::planner::{FactsChange, NodePlan, Note, Plan, PlanDelta, Planner, Policy};
-use crate::sources::{Batch, Change, Scope};
+use crate::sources::{Batch, Change, Scope, Trigger};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
@@ -91,8 +92,10 @@ pub struct Writer<D, F> {
     /// What the log says of the addresses of node ports.
     noted: BTreeSet<Note>,
     seen: Option<Instant>,
+    triggers: Triggers,
     published: Arc<ArcSwap<Snapshot>>,
     listening: watch::Sender<()>,
+    findings: watch::Sender<()>,
 }
 
 /// What a change is about.
@@ -132,8 +135,10 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             node: None,
             noted: BTreeSet::new(),
             seen: None,
+            triggers: Triggers::since(SystemTime::now()),
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
             listening: watch::Sender::new(()),
+            findings: watch::Sender::new(()),
         }
     }
 
@@ -148,6 +153,12 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.listening.subscribe()
     }
 
+    /// Changes when a snapshot differs from the one before in what sources say is wrong, in who lost a
+    /// frontend, or in the repairs of foreign edits.
+    pub fn findings(&self) -> watch::Receiver<()> {
+        self.findings.subscribe()
+    }
+
     pub fn dataplane(&mut self) -> &mut D {
         &mut self.dataplane
     }
@@ -159,15 +170,18 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     /// Takes in what a source says; nothing is written yet.
     pub fn take(&mut self, batch: Batch) {
         self.seen.get_or_insert(batch.seen);
-        for change in batch.changes {
+        self.status.last_queued = Some(SystemTime::now());
+        let mut triggers = batch.triggers.into_iter().peekable();
+        for (number, change) in batch.changes.into_iter().enumerate() {
+            let trigger = triggers.next_if(|trigger| trigger.change == number);
             match change {
-                Change::Upsert(object) => {
-                    self.count(object.kind());
-                    self.store.upsert(object);
-                }
+                Change::Upsert(object) => self.upsert(object, trigger),
                 Change::Delete(object) => {
                     self.count(object.kind);
                     self.store.delete(&object);
+                    if object.kind == Kind::EndpointSlice {
+                        self.triggers.removed(&object.key);
+                    }
                 }
                 Change::Problems { scope, problems } if problems.is_empty() => {
                     self.problems.remove(&scope);
@@ -187,10 +201,27 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         self.schedule.request(Work::Apply);
     }
 
+    fn upsert(&mut self, object: Object, trigger: Option<Trigger>) {
+        self.count(object.kind());
+        let triggered = trigger.and_then(|trigger| self.triggers.of(&object, trigger.at));
+        let before = self.store.revision();
+        self.store.upsert(object);
+        if self.store.revision() != before {
+            self.triggers.changed(triggered);
+        }
+    }
+
     fn count(&mut self, kind: Kind) {
+        let status = &mut self.status;
         match kind {
-            Kind::Service => self.status.service_changes += 1,
-            Kind::EndpointSlice | Kind::Endpoints => self.status.endpoint_changes += 1,
+            Kind::Service => {
+                status.service_changes += 1;
+                status.pending_services += 1;
+            }
+            Kind::EndpointSlice | Kind::Endpoints => {
+                status.endpoint_changes += 1;
+                status.pending_endpoints += 1;
+            }
             Kind::Pod | Kind::Node | Kind::ServiceCidr => {}
         }
     }
@@ -243,7 +274,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                 if work == Work::Apply { self.apply(changed) } else { self.resync(changed) }
             }
         };
-        self.finish(work, outcome);
+        self.finish((work, now), outcome);
     }
 
     /// What is to be planned again.
@@ -349,8 +380,9 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         Ok(applied)
     }
 
-    fn finish(&mut self, work: Work, outcome: Result<Applied, D::Error>) {
+    fn finish(&mut self, (work, began): (Work, Instant), outcome: Result<Applied, D::Error>) {
         let now = Instant::now();
+        self.measure(work, now.saturating_duration_since(began));
         match outcome {
             Ok(applied) => {
                 let deferred = self.dataplane.has_deferred();
@@ -362,7 +394,10 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                     if self.status.last_error.take().is_some() {
                         tracing::info!("the kernel follows the plan again");
                     }
-                    self.status.last_success = Some(SystemTime::now());
+                    let wall = SystemTime::now();
+                    self.status.last_success = Some(wall);
+                    (self.status.pending_services, self.status.pending_endpoints) = (0, 0);
+                    self.triggers.programmed(wall, &self.status.durations.programming);
                     self.status.served = self.planner.plan().listening.clone();
                     let took = self.seen.take().map(|seen| now - seen);
                     tracing::debug!(
@@ -381,6 +416,17 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             Err(error) => self.fail(now, error.to_string()),
         }
         self.publish();
+    }
+
+    fn measure(&self, work: Work, took: Duration) {
+        let durations = &self.status.durations;
+        let kind = match work {
+            Work::Apply => &durations.partial,
+            Work::Resync => &durations.full,
+            Work::Nothing | Work::Trim | Work::Settle => return,
+        };
+        kind.observe(took);
+        durations.syncs.observe(took);
     }
 
     /// The kernel's state is unknown from now on, until a resync.
@@ -433,6 +479,12 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             && Arc::ptr_eq(&plan.node, &before.plan.node);
         if !same {
             self.listening.send_replace(());
+        }
+        let same = self.problems.ptr_eq(&before.problems)
+            && plan.claims.contests().same(&before.plan.claims.contests())
+            && self.status.repairs == before.status.repairs;
+        if !same {
+            self.findings.send_replace(());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A stand-in for an API server: lists, pages, watches, streaming lists, bookmarks, and what goes
-//! wrong with them. It speaks the protocol over a real socket, and nothing else of an API server.
+//! wrong with them. Events are taken and kept. It speaks the protocol over a real socket, and nothing
+//! else of an API server.
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -7,7 +8,7 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::AUTHORIZATION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -43,7 +44,10 @@ pub struct Faults {
 /// One request, as far as tests ask.
 #[derive(Debug, Clone)]
 pub struct Asked {
+    pub method: Method,
     pub resource: String,
+    /// Of whose objects, if of one namespace's.
+    pub namespace: Option<String>,
     pub query: HashMap<String, String>,
 }
 
@@ -69,6 +73,7 @@ struct State {
     compacted: u64,
     faults: Faults,
     asked: Vec<Asked>,
+    events: BTreeMap<String, Value>,
 }
 
 pub struct Cluster {
@@ -112,7 +117,7 @@ impl Cluster {
                 tokio::spawn(async move {
                     let answer = service_fn(move |request| {
                         let cluster = Arc::clone(&cluster);
-                        async move { Ok::<_, Infallible>(cluster.answer(&request).await) }
+                        async move { Ok::<_, Infallible>(cluster.answer(request).await) }
                     });
                     let serve =
                         http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
@@ -169,6 +174,11 @@ impl Cluster {
         asked.iter().filter(|one| one.resource == resource).filter(first).count()
     }
 
+    /// Events by namespace and name.
+    pub fn events(&self) -> BTreeMap<String, Value> {
+        self.state(|state| state.events.clone())
+    }
+
     pub fn put(&self, resource: &str, key: &str, mut object: Value) {
         self.state(|state| {
             state.revision += 1;
@@ -205,8 +215,13 @@ impl Cluster {
         self.state(|state| state.compacted = state.revision);
     }
 
-    async fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Body> {
-        let resource = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let parts: Vec<String> = request.uri().path().split('/').map(str::to_owned).collect();
+        // A change of one object names it behind the resource.
+        let named = usize::from(request.method() == Method::PATCH);
+        let resource = parts.iter().rev().nth(named).cloned().unwrap_or_default();
+        let namespace = parts.iter().skip_while(|part| *part != "namespaces").nth(1).cloned();
+        let method = request.method().clone();
         let query: HashMap<String, String> = request
             .uri()
             .query()
@@ -215,7 +230,7 @@ impl Cluster {
             .filter_map(|pair| pair.split_once('='))
             .map(|(name, value)| (name.to_owned(), decoded(value)))
             .collect();
-        let asked = Asked { resource: resource.clone(), query };
+        let asked = Asked { method, resource: resource.clone(), namespace, query };
         let faults = self.state(|state| {
             state.asked.push(asked.clone());
             state.faults.clone()
@@ -227,9 +242,20 @@ impl Cluster {
             return status(401, "Unauthorized");
         }
         if let Some(code) = faults.refused.get(resource.as_str()) {
+            let verb = match asked.method {
+                Method::POST => "create",
+                Method::PATCH => "patch",
+                _ => "list",
+            };
             let said =
-                format!("{resource} is refused: User \"x\" cannot list resource \"{resource}\"");
+                format!("{resource} is refused: User \"x\" cannot {verb} resource \"{resource}\"");
             return status(*code, &said);
+        }
+        if asked.method != Method::GET {
+            let name = parts.last().cloned().unwrap_or_default();
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let said: Value = serde_json::from_slice(&body).expect("JSON");
+            return self.write(&asked, &name, said);
         }
         if faults.no_field_labels
             && asked.query.get("fieldSelector").is_some_and(|s| s.contains("spec"))
@@ -257,12 +283,44 @@ impl Cluster {
         self.watch(&asked, (streaming, faults.ignorant))
     }
 
+    /// Makes an Event, or changes the series of one.
+    fn write(&self, asked: &Asked, name: &str, said: Value) -> Response<Body> {
+        let namespace = asked.namespace.as_deref().expect("an Event has a namespace");
+        self.state(|state| {
+            if asked.method == Method::POST {
+                let name = said["metadata"]["name"].as_str().expect("a name");
+                let key = format!("{namespace}/{name}");
+                if state.events.contains_key(&key) {
+                    return status(409, "events already exists");
+                }
+                state.events.insert(key, said.clone());
+                return whole(201, &said);
+            }
+            let Some(event) = state.events.get_mut(&format!("{namespace}/{name}")) else {
+                return status(404, "events not found");
+            };
+            for (field, value) in said.as_object().expect("an object") {
+                assert_eq!(field, "series", "all else of an Event must stay");
+                event[field] = value.clone();
+            }
+            whole(200, event)
+        })
+    }
+
     fn list(&self, asked: &Asked) -> Response<Body> {
         let limit =
             asked.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let start: usize = asked.query.get("continue").map_or(0, |at| at.parse().expect("ours"));
         self.state(|state| {
-            let of_resource = state.objects.iter().filter(|((r, _), _)| *r == asked.resource);
+            let named =
+                asked.query.get("fieldSelector").and_then(|s| s.strip_prefix("metadata.name="));
+            let wanted = |key: &str| {
+                let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+                asked.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+                    && named.is_none_or(|wanted| wanted == name)
+            };
+            let of_resource =
+                state.objects.iter().filter(|((r, key), _)| *r == asked.resource && wanted(key));
             let mut items: Vec<Value> =
                 of_resource.map(|(_, object)| object.clone()).skip(start).collect();
             let rest = items.len() > limit;

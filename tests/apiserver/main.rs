@@ -5,13 +5,14 @@
 //! asked elsewhere.
 
 mod cluster;
+mod events;
 
 use cluster::Cluster;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -30,6 +31,8 @@ struct Told {
     batches: mpsc::Receiver<Batch>,
     objects: BTreeMap<ObjectRef, Object>,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
+    /// Slices, with when what led to them was done.
+    triggers: Vec<(String, SystemTime)>,
     synced: Vec<Kind>,
     deletions: usize,
     source: JoinHandle<()>,
@@ -75,6 +78,7 @@ impl Told {
             batches,
             objects: BTreeMap::new(),
             problems: BTreeMap::new(),
+            triggers: Vec::new(),
             synced: Vec::new(),
             deletions: 0,
             source,
@@ -84,6 +88,14 @@ impl Told {
     }
 
     fn take(&mut self, batch: Batch) {
+        for trigger in &batch.triggers {
+            match &batch.changes[trigger.change] {
+                Change::Upsert(Object::EndpointSlice(slice)) => {
+                    self.triggers.push((slice.key.to_string(), trigger.at));
+                }
+                other => panic!("the trigger of {other:?}"),
+            }
+        }
         for change in batch.changes {
             match change {
                 Change::Upsert(object) => {
@@ -217,6 +229,25 @@ async fn asks_for_what_it_serves_only() {
         let seconds = one.query.get("timeoutSeconds").and_then(|text| text.parse::<u32>().ok());
         assert!(seconds.is_some_and(|seconds| seconds <= 60), "{one:?}");
     }
+}
+
+#[tokio::test]
+async fn what_a_slice_follows_from_stands_beside_its_change() {
+    let cluster = small().await;
+    let mut slice = slice("web", "10.1.0.2");
+    let annotation = "endpoints.kubernetes.io/last-change-trigger-time";
+    slice["metadata"]["annotations"] = json!({annotation: "2026-01-02T03:04:05Z"});
+    cluster.put("endpointslices", "default/web-2", slice.clone());
+    let at = UNIX_EPOCH + Duration::from_secs(1_767_323_045);
+    let mut told = Told::by(&cluster).await;
+    told.synced().await;
+    assert_eq!(told.triggers, [("default/web-2".to_owned(), at)], "in a list");
+    let before = told.objects.clone();
+    slice["metadata"]["annotations"][annotation] = "2026-01-02T03:04:06Z".into();
+    cluster.put("endpointslices", "default/web-2", slice);
+    told.until("the change", |told| told.triggers.len() == 2).await;
+    assert_eq!(told.triggers[1].1, at + Duration::from_secs(1));
+    assert_eq!(told.objects, before, "the object is the same");
 }
 
 #[tokio::test]

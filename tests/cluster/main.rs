@@ -11,6 +11,7 @@ mod away;
 #[allow(dead_code, reason = "the demonstration and the benchmarks use more of it")]
 mod control_plane;
 mod deployments;
+mod events;
 mod health;
 mod kubeadm;
 mod live;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ("away", away::CASES),
         ("rollout", rollout::CASES),
         ("deployments", deployments::CASES),
+        ("events", events::CASES),
     ];
     if support::runner::soak() {
         groups.push(("away", away::LONG_CASES));

@@ -27,7 +27,7 @@ pub fn settings(min_sync_period: Duration) -> Settings {
 }
 
 pub fn batch(changes: Vec<Change>) -> Batch {
-    Batch { changes, seen: Instant::now() }
+    Batch::new(changes, Instant::now())
 }
 
 impl Bench {

@@ -86,14 +86,8 @@ pub fn cases() -> Vec<Case> {
                 w.serve(svc().udp().on([L1]));
                 let flow = one_way_to_l1(w);
                 w.serve(no_endpoints().ports([udp("", 8080)]));
-                w.sleep(200);
-                let since = Instant::now();
-                w.sleep(if soak() { 40_000 } else { 1500 });
-                assert_eq!(
-                    w.servers(L1).arrived(w.address(L3), since),
-                    0,
-                    "datagrams still reach the old pod"
-                );
+                let long = Duration::from_millis(if soak() { 40_000 } else { 1500 });
+                let since = w.silence(long, |since| w.servers(L1).arrived(w.address(L3), since));
                 assert!(flow.refusals(since) > 3, "the sender is not told");
                 assert_eq!(w.conntrack(w.address(L3), w.cip()), [] as [String; 0]);
             },
@@ -102,14 +96,7 @@ pub fn cases() -> Vec<Case> {
             w.serve(svc().udp().on([L1]));
             let (uplink, _flow) = (w.sniff(NodeB), one_way_to_l1(w));
             w.withdraw(svc().udp().on([L1]));
-            w.sleep(200);
-            let since = Instant::now();
-            w.sleep(1000);
-            assert_eq!(
-                w.servers(L1).arrived(w.address(L3), since),
-                0,
-                "datagrams still reach the old pod"
-            );
+            w.silence(Duration::from_secs(1), |since| w.servers(L1).arrived(w.address(L3), since));
             assert_eq!(w.conntrack(w.address(L3), w.cip()), [] as [String; 0]);
             uplink.nothing_of(w.cip());
         }),
@@ -154,10 +141,7 @@ pub fn cases() -> Vec<Case> {
             w.kill();
             w.remove(outside().on([L1]));
             w.start(&[]);
-            w.sleep(500);
-            let since = Instant::now();
-            w.sleep(300);
-            assert!(flow.servers(since).is_empty(), "still answered");
+            w.silence(Duration::from_millis(300), |since| flow.servers(since).len());
             direct.undisturbed(start);
         }),
         case("42 where the kernel cannot filter conntrack, entries go as exactly", |w| {
@@ -169,10 +153,9 @@ pub fn cases() -> Vec<Case> {
             w.serve(endpoints([R1]));
             w.answered_by(&flow, R1);
             w.serve(no_endpoints().ports([udp("", 8080)]));
-            w.sleep(300);
-            let since = Instant::now();
-            w.sleep(300);
-            assert!(flow.servers(since).is_empty() && flow.refusals(since) > 0);
+            let quiet = Duration::from_millis(300);
+            let since = w.silence(quiet, |since| flow.servers(since).len());
+            assert!(flow.refusals(since) > 0, "it is not told");
             direct.undisturbed(start);
         })
         .flag("--without", "conntrack-filter,element-count"),

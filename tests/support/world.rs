@@ -447,7 +447,7 @@ impl World {
     /// Waits for so long a time in which nothing arrives; since when that is.
     #[track_caller]
     pub fn silence(&self, long: Duration, arrived: impl Fn(Instant) -> usize) -> Instant {
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(5).max(long * 2);
         loop {
             let since = Instant::now();
             std::thread::sleep(long);

@@ -7,6 +7,7 @@ use super::Names;
 use super::fields::{Fault, label, subdomain};
 use crate::model::Object;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::time::SystemTime;
 
 /// What a valid object means to vipd.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,11 +60,13 @@ impl Addresses {
 pub struct Findings<'a> {
     pub names: &'a mut Names,
     pub warnings: Vec<Fault>,
+    /// See [`super::Read`].
+    pub triggered: Option<SystemTime>,
 }
 
 impl<'a> Findings<'a> {
     pub fn new(names: &'a mut Names) -> Self {
-        Self { names, warnings: Vec::new() }
+        Self { names, warnings: Vec::new(), triggered: None }
     }
 }
 

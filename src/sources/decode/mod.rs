@@ -32,6 +32,7 @@ pub use {
 use crate::model::{Kind, Object, ObjectRef, Origin, Problem, Severity};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// How a manifest is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,9 +93,18 @@ pub fn decode(
     Ok(out.documents)
 }
 
-/// Decodes one object of an API server, with what is wrong with parts of it. A list names the kind
-/// of its items only once.
-pub fn decode_object(kind: Kind, text: &str, names: &mut Names) -> (Decoded, Vec<Problem>) {
+/// What one object was read as.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    pub decoded: Decoded,
+    /// What is wrong with parts of a good object.
+    pub warnings: Vec<Problem>,
+    /// When somebody did what led to this state of an EndpointSlice, if it says so.
+    pub triggered: Option<SystemTime>,
+}
+
+/// Decodes one object of an API server. A list names the kind of its items only once.
+pub fn decode_object(kind: Kind, text: &str, names: &mut Names) -> Read {
     let head = serde_json::from_str::<json::Head<'_>>(text);
     let metadata = head.ok().and_then(|head| head.metadata);
     object::read(kind, (text, metadata), &|| Origin::Cluster, names)

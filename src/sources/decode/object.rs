@@ -5,7 +5,7 @@
 
 use super::fields::Fault;
 use super::findings::{Converted, Findings};
-use super::{Decoded, Documents, Names, cluster, endpoints, pod, service, slice};
+use super::{Decoded, Documents, Names, Read, cluster, endpoints, pod, service, slice};
 use crate::model::{Kind, ObjectRef, Origin, Problem, ServiceKey, Severity};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -41,8 +41,8 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
         }
     }
     let origin = || Origin::File { path: Arc::clone(path), document };
-    let (decoded, warnings) = read(kind, (source.text, source.metadata), &origin, out.names);
-    out.push(decoded, warnings);
+    let read = read(kind, (source.text, source.metadata), &origin, out.names);
+    out.push(read.decoded, read.warnings);
 }
 
 /// One object of a kind that is known. `metadata` names it where it cannot be read; where it comes
@@ -52,11 +52,12 @@ pub(super) fn read(
     (text, metadata): (&str, Option<&RawValue>),
     origin: &dyn Fn() -> Origin,
     names: &mut Names,
-) -> (Decoded, Vec<Problem>) {
+) -> Read {
     let mut findings = Findings::new(names);
     let converted = convert(kind, text, &mut findings);
     let warnings = std::mem::take(&mut findings.warnings);
-    match converted {
+    let triggered = findings.triggered;
+    let (decoded, warnings) = match converted {
         Ok(Converted::Object(object)) => {
             let warnings = match warnings.is_empty() {
                 true => Vec::new(),
@@ -73,7 +74,8 @@ pub(super) fn read(
             let problem = fault.into_problem(Severity::Rejected, origin(), object);
             (Decoded::Rejected(problem), Vec::new())
         }
-    }
+    };
+    Read { decoded, warnings, triggered }
 }
 
 fn problems(warnings: Vec<Fault>, object: &ObjectRef, origin: &Origin) -> Vec<Problem> {

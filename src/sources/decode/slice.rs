@@ -12,14 +12,18 @@ use crate::model::{
 };
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// RFC 3339; the slice controller writes when the pod or Service changed that it reacts to.
+const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MIRRORING: &str = "endpointslicemirroring-controller.k8s.io";
@@ -134,12 +138,19 @@ pub(super) fn endpoint_slice(
         endpoints.extend(addresses.take(endpoint));
     }
     addresses.check(findings)?;
+    findings.triggered = triggered(meta);
     Ok(Converted::Object(Object::EndpointSlice(Arc::new(EndpointSlice {
         key: SliceKey::new(namespace, name),
         service: findings.names.service(namespace, service),
         origin,
         set: EndpointSet { family, ports, endpoints: endpoints.into() },
     }))))
+}
+
+/// One that cannot be read costs a measurement, and nothing else.
+fn triggered(meta: &ObjectMeta) -> Option<SystemTime> {
+    let time: Timestamp = meta.annotations.as_ref()?.get(TRIGGERED)?.parse().ok()?;
+    Some(time.into())
 }
 
 /// A port without number would mean all ports, which nobody serves. A missing name is the empty

@@ -78,6 +78,11 @@ impl Access {
         }
     }
 
+    /// As [`Access::client`], for requests of which none is a watch.
+    pub async fn asking_client(&self) -> Result<Client, Error> {
+        self.client(&Pace::new()).await
+    }
+
     async fn make_client(&self, pace: Pace) -> Result<Client, Error> {
         let master = self.master.as_deref().map(server).transpose()?;
         let mut config = match &self.kubeconfig {
@@ -164,7 +169,7 @@ fn of_client(error: &kube::Error) -> String {
 
 /// What went wrong, down to its cause; each thing once. What an exec plugin printed, or a line of a
 /// kubeconfig, may hold a token: of these only the kind is told.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         match error.downcast_ref::<AuthError>() {

@@ -9,8 +9,8 @@ use super::failure::{Remedy, is_bad_selector, is_expired, remedy, told};
 use super::pace::Pace;
 use super::seen::Seen;
 use crate::model::{Kind, ObjectRef, Problem};
-use crate::sources::decode::{Decoded, Names, decode_object};
-use crate::sources::{Batch, Change, Scope};
+use crate::sources::decode::{Decoded, Names, Read, decode_object};
+use crate::sources::{Batch, Change, Scope, Trigger};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt as _;
 use kube::runtime::watcher::{self, Event};
@@ -72,6 +72,7 @@ pub(super) struct Follower {
     troubled: HashSet<Box<str>>,
     synced: bool,
     changes: Vec<Change>,
+    triggers: Vec<Trigger>,
     way: Way,
     failures: u32,
     pauses: ExponentialBackoff,
@@ -126,6 +127,7 @@ impl Follower {
             troubled: HashSet::new(),
             synced: false,
             changes: Vec::new(),
+            triggers: Vec::new(),
             way: Way::Stream,
             failures: 0,
             pauses: pauses(),
@@ -311,7 +313,8 @@ impl Follower {
 
     fn upsert<K>(&mut self, object: &Seen<K>) -> Box<str> {
         let key = object.key(self.kind);
-        let (decoded, mut problems) = decode_object(self.kind, object.text.get(), &mut self.names);
+        let read = decode_object(self.kind, object.text.get(), &mut self.names);
+        let Read { decoded, warnings: mut problems, triggered } = read;
         let is = match decoded {
             Decoded::Object(object) => Change::Upsert(object),
             Decoded::Ignored { .. } => Change::Delete(ObjectRef::new(self.kind, &key)),
@@ -321,6 +324,7 @@ impl Follower {
             }
         };
         self.tell_problems(&key, problems);
+        self.triggers.extend(triggered.map(|at| Trigger { change: self.changes.len(), at }));
         self.changes.push(is);
         key
     }
@@ -346,6 +350,7 @@ impl Follower {
             return true;
         }
         let changes = std::mem::take(&mut self.changes);
-        self.out.send(Batch { changes, seen: Instant::now() }).await.is_ok()
+        let triggers = std::mem::take(&mut self.triggers);
+        self.out.send(Batch { changes, triggers, seen: Instant::now() }).await.is_ok()
     }
 }

@@ -10,7 +10,7 @@ mod follow;
 mod pace;
 mod seen;
 
-pub use access::{Access, Error};
+pub use access::{Access, Error, chain as causes};
 
 use crate::model::Kind;
 use crate::sources::{Batch, Change};
@@ -50,7 +50,7 @@ impl Source {
     /// Follows the server until the future or the receiver is dropped.
     pub async fn run(self, out: Sender<Batch>) {
         let changes = NOT_WATCHED.map(Change::Synced).into();
-        if out.send(Batch { changes, seen: Instant::now() }).await.is_err() {
+        if out.send(Batch::new(changes, Instant::now())).await.is_err() {
             return;
         }
         let services =

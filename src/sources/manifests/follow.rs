@@ -78,7 +78,7 @@ impl Follower {
             for step in steps {
                 let (changes, after) = self.perform(step).await?;
                 self = after;
-                if !changes.is_empty() && out.send(Batch { changes, seen }).await.is_err() {
+                if !changes.is_empty() && out.send(Batch::new(changes, seen)).await.is_err() {
                     return Ok(());
                 }
                 if turn.elapsed() > TURN {

@@ -133,12 +133,11 @@ fn first_scan(tree: &mut Tree, stop: &AtomicBool, send: &mut dyn FnMut(Batch) ->
     let mut wanted = true;
     tree.scan_all(stop, &mut changes, &mut |changes| {
         if changes.len() >= SCAN_BATCH {
-            wanted =
-                wanted && send(Batch { changes: std::mem::take(changes), seen: Instant::now() });
+            wanted = wanted && send(Batch::new(std::mem::take(changes), Instant::now()));
         }
         wanted
     });
     changes.extend(KINDS.map(Change::Synced));
     let wanted = wanted && !stop.load(Ordering::Relaxed);
-    wanted && send(Batch { changes, seen: Instant::now() })
+    wanted && send(Batch::new(changes, Instant::now()))
 }

@@ -1,9 +1,11 @@
 //! EndpointSlice, Endpoints, Node and ServiceCIDR.
 
-use super::{Decoded, endpoints, ignored, object, only, rejected, slice, slice_text};
-use crate::model::{Conditions, Family, Object, Protocol, Severity, SliceOrigin};
+use super::super::decode_object;
+use super::{Decoded, Names, endpoints, ignored, object, only, rejected, slice, slice_text};
+use crate::model::{Conditions, Family, Kind, Object, Protocol, Severity, SliceOrigin};
 use arcstr::ArcStr;
 use rstest::rstest;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[test]
 fn a_slice_is_read_with_the_meaning_of_absent_conditions() {
@@ -249,4 +251,25 @@ fn strings_may_be_written_with_escapes_and_fields_be_null() {
     let [endpoint] = &*slice.set.endpoints else { panic!("{slice:?}") };
     assert_eq!(endpoint.address.to_string(), "10.1.0.1");
     assert_eq!(endpoint.place.node.as_deref(), Some("node-a"));
+}
+
+#[rstest]
+#[case::seconds("'2026-01-02T03:04:05Z'", Some(1_767_323_045_000))]
+#[case::fractions("'2026-01-02T04:04:05.25+01:00'", Some(1_767_323_045_250))]
+#[case::no_time("yesterday", None)]
+#[case::empty("''", None)]
+fn when_a_slice_was_triggered_stands_beside_it(#[case] text: &str, #[case] expected: Option<u64>) {
+    let text = text.trim_matches('\'');
+    let slice = format!(
+        r#"{{"metadata": {{"name": "web-1", "labels": {{"kubernetes.io/service-name": "web"}},
+            "annotations": {{"endpoints.kubernetes.io/last-change-trigger-time": "{text}"}}}},
+            "addressType": "IPv4", "endpoints": []}}"#
+    );
+    let read = decode_object(Kind::EndpointSlice, &slice, &mut Names::default());
+    let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap().as_millis();
+    assert_eq!(read.triggered.map(since), expected.map(u128::from));
+    assert_eq!(read.warnings, []);
+    let without = slice.replace("last-change", "another-change");
+    let without = decode_object(Kind::EndpointSlice, &without, &mut Names::default());
+    assert_eq!((without.triggered, without.decoded), (None, read.decoded), "the same slice");
 }

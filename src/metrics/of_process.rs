@@ -1,0 +1,90 @@
+//! What is told of the process at work: how long it took, what it was asked, what it uses. PURE.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::families::{Answered, Readings, counter, gauge, histogram};
+use super::process::Process;
+use super::text::Text;
+use crate::sync::Durations;
+
+/// How long changes and syncs took.
+pub(super) fn durations(text: &mut Text, durations: &Durations) {
+    let [v4, v6] = &durations.programming;
+    text.histograms(
+        histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "From what somebody did in the cluster (annotation \
+             endpoints.kubernetes.io/last-change-trigger-time) to the commit, in seconds.",
+        ),
+        [(Some(("ip_family", "IPv4")), v4), (Some(("ip_family", "IPv6")), v6)],
+    );
+    for (name, help, of) in [
+        (
+            "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Bringing the kernel to the plan, in seconds.",
+            &durations.syncs,
+        ),
+        (
+            "kubeproxy_sync_full_proxy_rules_duration_seconds",
+            "Of these, reading back what the kernel holds and writing the difference.",
+            &durations.full,
+        ),
+        (
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+            "Of these, writing what changed.",
+            &durations.partial,
+        ),
+    ] {
+        text.histograms(histogram(name, help), [(None, of)]);
+    }
+}
+
+/// What others were answered, and told.
+pub(super) fn told(text: &mut Text, read: &Readings) {
+    let by_code = |answered: Answered| [("200", answered.good), ("503", answered.bad)];
+    text.each(
+        counter("kubeproxy_proxy_healthz_total", "Answers to /healthz, by HTTP status."),
+        "code",
+        by_code(read.healthz),
+    );
+    text.each(
+        counter("kubeproxy_proxy_livez_total", "Answers to /livez, by HTTP status."),
+        "code",
+        by_code(read.livez),
+    );
+    text.one(
+        counter("vipd_events_sent_total", "Kubernetes Events that were made or counted up."),
+        read.events_sent,
+    );
+    text.one(
+        counter(
+            "vipd_events_dropped_total",
+            "Kubernetes Events that found no room, or that the API server did not take.",
+        ),
+        read.events_dropped,
+    );
+}
+
+/// By the names of Prometheus' client libraries.
+pub(super) fn of_process(text: &mut Text, process: Process) {
+    text.one(
+        counter("process_cpu_seconds_total", "User and system CPU time spent, in seconds."),
+        process.cpu,
+    );
+    text.one(
+        gauge("process_start_time_seconds", "When the process began, in seconds since 1970."),
+        process.started,
+    );
+    text.one(
+        gauge("process_resident_memory_bytes", "Resident memory, in bytes."),
+        process.resident,
+    );
+    text.one(
+        gauge("process_virtual_memory_bytes", "Virtual memory, in bytes."),
+        process.virtual_size,
+    );
+    text.one(gauge("process_open_fds", "Open files."), process.open_files);
+    if let Some(most) = process.max_files {
+        text.one(gauge("process_max_fds", "The limit on open files."), most);
+    }
+}

@@ -1,0 +1,175 @@
+//! The configuration that is in force, as kube-proxy 1.37 shows it. PURE.
+//!
+//! In: the checked configuration. Out: JSON with KubeProxyConfiguration's fields, those that mean
+//! something here; under `vipd`, what only vipd has.
+//! Never: a secret: files are named, not read.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::config::{Config, LogFormat, LogLevel, Source};
+use crate::conntrack::Sysctls;
+use crate::planner::{DetectLocal, ExternalIps, NodePortAddresses, Outsiders, Policy};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::fmt::Display;
+use std::time::Duration;
+
+/// What `/configz` answers.
+pub fn configz(config: &Config) -> String {
+    let effective = json!({
+        "kind": "KubeProxyConfiguration",
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "clientConnection": {"kubeconfig": kubeconfig(&config.source)},
+        "logging": {"format": log_format(config.log.format), "verbosity": verbosity(config.log.level)},
+        "hostnameOverride": &*config.node_name,
+        "healthzBindAddress": joined(&config.healthz_at),
+        "metricsBindAddress": joined(&config.metrics_at),
+        "featureGates": {
+            "AllowServiceExternalIPs": config.policy.external_ips == ExternalIps::Served,
+        },
+        "mode": "nftables",
+        "iptables": {"localhostNodePorts": config.policy.localhost_node_ports},
+        "nftables": {
+            "masqueradeAll": config.policy.masquerade_all,
+            "minSyncPeriod": duration(config.min_sync_period),
+        },
+        "detectLocalMode": mode(&config.policy.detect),
+        "detectLocal": interfaces(&config.policy.detect),
+        "clusterCIDR": cluster_cidr(&config.policy.detect),
+        "nodePortAddresses": node_port_addresses(&config.policy),
+        "oomScoreAdj": config.oom_score_adj,
+        "conntrack": conntrack(&config.sysctls),
+    });
+    let own = json!({
+        "manifests": manifests(&config.source),
+        "serviceClusterIPRange": joined(&config.policy.service_ranges),
+        "clusterIPOutsiders": match config.policy.outsiders {
+            Outsiders::Served => "serve",
+            Outsiders::Dropped => "drop",
+        },
+        "resetGoneAfter": config.reset_gone_after.map(duration),
+        "takeover": config.takeover,
+        "adminSocket": config.admin_socket,
+    });
+    json!({"kubeproxy.config.k8s.io": effective, "vipd": own}).to_string()
+}
+
+fn kubeconfig(source: &Source) -> Value {
+    match source {
+        Source::ApiServer { kubeconfig: Some(path), .. } => json!(path),
+        Source::ApiServer { .. } | Source::Manifests(_) => json!(""),
+    }
+}
+
+fn manifests(source: &Source) -> Value {
+    match source {
+        Source::Manifests(directory) => json!(directory),
+        Source::ApiServer { .. } => Value::Null,
+    }
+}
+
+fn joined<T: Display>(all: &[T]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
+
+/// The least of klog's numbers that comes to the level.
+fn verbosity(level: LogLevel) -> u8 {
+    match level {
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => 0,
+        LogLevel::Debug => 4,
+        LogLevel::Trace => 6,
+    }
+}
+
+fn mode(detect: &DetectLocal) -> &'static str {
+    match detect {
+        DetectLocal::None | DetectLocal::ClusterCidr(_) => "ClusterCIDR",
+        DetectLocal::NodeCidr => "NodeCIDR",
+        DetectLocal::BridgeInterface(_) => "BridgeInterface",
+        DetectLocal::InterfaceNamePrefix(_) => "InterfaceNamePrefix",
+    }
+}
+
+fn interfaces(detect: &DetectLocal) -> Value {
+    let (mut bridge, mut prefix) = ("", "");
+    match detect {
+        DetectLocal::BridgeInterface(name) => bridge = name,
+        DetectLocal::InterfaceNamePrefix(name) => prefix = name,
+        DetectLocal::None | DetectLocal::ClusterCidr(_) | DetectLocal::NodeCidr => {}
+    }
+    json!({"bridgeInterface": bridge, "interfaceNamePrefix": prefix})
+}
+
+fn cluster_cidr(detect: &DetectLocal) -> String {
+    match detect {
+        DetectLocal::ClusterCidr(cidrs) => joined::<IpNet>(cidrs),
+        _ => String::new(),
+    }
+}
+
+fn node_port_addresses(policy: &Policy) -> Vec<String> {
+    let written = |one: &NodePortAddresses| match one {
+        NodePortAddresses::Within(net) => vec![net.to_string()],
+        NodePortAddresses::Primary => vec!["primary".into()],
+        NodePortAddresses::Localhost => vec!["127.0.0.0/8".into(), "::1/128".into()],
+        NodePortAddresses::All => vec!["0.0.0.0/0".into(), "::/0".into()],
+    };
+    match &policy.node_ports_at[..] {
+        [] => vec!["primary".into()],
+        given => given.iter().flat_map(written).collect(),
+    }
+}
+
+fn conntrack(sysctls: &Sysctls) -> Value {
+    json!({
+        "maxPerCore": sysctls.max_per_core,
+        "min": sysctls.min,
+        "tcpEstablishedTimeout": sysctls.tcp_established.map(duration),
+        "tcpCloseWaitTimeout": sysctls.tcp_close_wait.map(duration),
+        "tcpBeLiberal": sysctls.tcp_be_liberal.unwrap_or(false),
+        "udpTimeout": sysctls.udp.map(duration),
+        "udpStreamTimeout": sysctls.udp_stream.map(duration),
+    })
+}
+
+/// As Go writes durations and reads them back: `24h0m0s`, `1m30s`, `1.5s`, `0s`.
+fn duration(duration: Duration) -> String {
+    let whole = duration.as_secs();
+    let (hours, minutes) = (whole / 3600, whole / 60 % 60);
+    let seconds = (duration - Duration::from_secs(whole / 60 * 60)).as_secs_f64();
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_does() {
+        for (milliseconds, text) in
+            [(0, "0s"), (1500, "1.5s"), (90_000, "1m30s"), (86_400_000, "24h0m0s"), (20, "0.02s")]
+        {
+            assert_eq!(duration(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn an_absent_list_of_addresses_is_what_it_stands_for() {
+        let policy = Policy::default();
+        assert_eq!(node_port_addresses(&policy), ["primary"]);
+        let node_ports_at = vec![NodePortAddresses::All, NodePortAddresses::Localhost];
+        let policy = Policy { node_ports_at, ..policy };
+        assert_eq!(node_port_addresses(&policy), ["0.0.0.0/0", "::/0", "127.0.0.0/8", "::1/128"]);
+    }
+}
