@@ -119,7 +119,11 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let dataplane = Nftables::open(without)?;
     // Without a source nothing is changed.
-    let source = open_source(&config).await?;
+    let source = tokio::select! {
+        source = open_source(&config) => source?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let refused = conntrack::set_sysctls(&config.sysctls);
     let cleaner = Cleaner::spawn(Options {
         delete_by: delete_by(&config),

@@ -20,22 +20,6 @@ pub const CASES: &[Case] = &[
     ("410 what vanished while etcd forgot is gone after a new list", compacted),
 ];
 
-/// The kubeconfig names a file, in which there is another certificate by then.
-fn renewed() {
-    live::with(|live| {
-        live.start(&[]);
-        live.w.serve(svc().on([L1, R1]));
-        live.plane.kill_server();
-        live.w.sh(Node, &format!("rm -r {WORK}/certs"));
-        live.plane.start_server();
-        let w = &live.w;
-        w.write(svc().named("new", 42).on([L1]));
-        live.settle();
-        w.tcp(L2, w.family.cluster_ip(42), 80).times(4).only([L1]);
-        w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
-    });
-}
-
 /// For the long runs only.
 pub const LONG_CASES: &[Case] =
     &[("a connection that died without a word is given up, and news arrive by another", dead)];
@@ -81,6 +65,22 @@ fn killed() {
         // A server that is away for hours must not fill the disk.
         let complaints = live.log().matches("what is programmed stays").count();
         assert!((4..40).contains(&complaints), "{complaints} lines");
+    });
+}
+
+/// The kubeconfig names a file, in which there is another certificate by then.
+fn renewed() {
+    live::with(|live| {
+        live.start(&[]);
+        live.w.serve(svc().on([L1, R1]));
+        live.plane.kill_server();
+        live.w.sh(Node, &format!("rm -r {WORK}/certs"));
+        live.plane.start_server();
+        let w = &live.w;
+        w.write(svc().named("new", 42).on([L1]));
+        live.settle();
+        w.tcp(L2, w.family.cluster_ip(42), 80).times(4).only([L1]);
+        w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
     });
 }
 

@@ -61,11 +61,14 @@ fn leaves() {
         going(&|| change(json!({"spec": {"taints": taint}})), &|| {
             change(json!({"spec": {"taints": null}}))
         });
+        let anew = || w.write(crate::support::manifests::node(NODE_A, Some("z1")));
+        going(&|| live.api.delete(&node), &anew);
         // With a finalizer a deleted object stays, and says since when it is to go.
         change(json!({"metadata": {"finalizers": ["test.invalid/stay"]}}));
         going(&|| live.api.delete(&node), &|| {
+            assert_eq!(live.api.get(&node)["metadata"]["name"], NODE_A);
             change(json!({"metadata": {"finalizers": null}}));
-            w.write(crate::support::manifests::node(NODE_A, Some("z1")));
+            anew();
         });
     });
 }

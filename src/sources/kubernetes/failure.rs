@@ -51,7 +51,7 @@ pub(super) fn remedy(error: &watcher::Error, streaming: bool) -> Remedy {
         return Remedy::Anew;
     }
     // The file that says whom to trust may be another one by now.
-    if unanswered(error).is_some_and(|error| is_distrust(&chain(error))) {
+    if unanswered(error).is_some_and(|error| is_distrust(&cause(error))) {
         return Remedy::Anew;
     }
     match status(error).map(|status| status.code) {
@@ -107,13 +107,21 @@ fn unanswered(error: &watcher::Error) -> Option<&kube::Error> {
     }
 }
 
+/// Without the name that the client has for whatever goes wrong on the way to a server.
+fn cause(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Service(cause) => chain(cause.as_ref()),
+        error => chain(error),
+    }
+}
+
 /// The TLS library is not ours to match on: it writes `invalid peer certificate: …`.
 fn is_distrust(text: &str) -> bool {
     text.contains("peer certificate")
 }
 
 fn told_unanswered(error: &kube::Error) -> String {
-    let text = chain(error);
+    let text = cause(error);
     let advice = match error {
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => NO_SERVER,
         _ if is_distrust(&text) => AUTHORITY,
