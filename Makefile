@@ -89,11 +89,11 @@ demo-cluster: deps
 	$(CARGO) build --release --bin vipd --example demo_cluster
 	$(CARGO) run --quiet --release --example demo_cluster
 
-# A real API server and etcd, built once into a cache outside the tree. Without Go their tests are
+# Real parts of Kubernetes, built once into a cache outside the tree. Without Go their tests are
 # skipped, and say so.
 peers: deps
 	@if command -v go >/dev/null; then
-	  tests/cluster/build-peers || echo '!!!! no API server could be built: its tests will be skipped !!!!' >&2
+	  tests/cluster/build-peers || echo '!!!! no parts of Kubernetes could be built: their tests will be skipped !!!!' >&2
 	else
 	  echo '!!!! Go is missing: the tests against a real API server will be skipped !!!!' >&2
 	fi
