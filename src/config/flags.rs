@@ -62,7 +62,8 @@ pub struct NodeFlags {
     pub(super) nodeport_addresses: Vec<node_ports::Entries>,
 
     /// Answer at node ports of 127.0.0.1 and ::1 too, where --nodeport-addresses has them: by
-    /// endpoints of the whole cluster, also under externalTrafficPolicy Local
+    /// endpoints of the whole cluster, also under externalTrafficPolicy Local. No other process of
+    /// the node can then listen at the number of a node port on these addresses, or on all
     #[arg(long, alias = "iptables-localhost-nodeports")]
     #[arg(env = "VIPD_LOCALHOST_NODEPORTS", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
