@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help deps rust deny demo demo-cluster peers test soak bench lint clean
+.PHONY: help deps rust deny demo demo-cluster peers test soak bench bench-peers lint clean
 
 # A user's PATH on Debian lacks the folders that nft, ip and conntrack live in.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -23,6 +23,7 @@ help:
 	@echo 'make test    all tests (under 15 minutes on two cores)'
 	@echo 'make lint    format, clippy, licences and sources of dependencies'
 	@echo 'make bench   benchmarks of the pure rooms, then whole-system scale runs'
+	@echo 'make bench-peers  vipd and the real kube-proxy side by side, on a real API server (needs Go once)'
 	@echo 'make soak    the long tests: every case repeated, 100,000 objects'
 	@echo 'make deps    only install what the others need'
 	@echo 'make clean   remove what was built'
@@ -118,6 +119,12 @@ bench: deps
 	$(CARGO) bench --benches --no-run
 	timeout 6m $(CARGO) bench --bench decode --bench store --bench planner --bench lowering
 	timeout 19m $(CARGO) bench --bench scale
+
+# As root. Eight minutes, and once as many for the parts and for the build.
+bench-peers: deps
+	tests/cluster/build-peers etcd kube-apiserver kube-proxy
+	$(CARGO) bench --bench peers --no-run
+	timeout 20m $(CARGO) bench --bench peers
 
 # Advisories are left out: they need a database from the network at the moment of the check, and
 # would turn an unchanged tree red overnight. `cargo deny check advisories` asks for them.

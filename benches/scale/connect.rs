@@ -39,10 +39,11 @@ const BACKLOG: i32 = 1024;
 /// client — node — server.
 #[derive(Debug)]
 pub struct Path {
-    client: Namespace,
+    pub client: Namespace,
     pub node: Namespace,
-    _server: Namespace,
-    listener: Socket,
+    #[allow(dead_code, reason = "held here, used by `peers`")]
+    pub server: Namespace,
+    pub listener: Socket,
 }
 
 impl Path {
@@ -73,7 +74,7 @@ impl Path {
             socket.listen(BACKLOG)?;
             Ok(socket)
         })?;
-        Ok(Self { client, node, _server: server, listener })
+        Ok(Self { client, node, server, listener })
     }
 
     /// Accepts until told to stop.

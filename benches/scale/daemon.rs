@@ -1,6 +1,6 @@
-//! `vipd run` as a process in a namespace. EDGE.
+//! `vipd run`, or who stands in its place, as a process in a namespace. EDGE.
 //!
-//! In: manifests. Out: what the process costs, and when the kernel holds everything.
+//! In: manifests, or a command. Out: what the process costs, and when the kernel holds everything.
 //! Never: an answer of the daemon about itself where the kernel or /proc can be asked.
 
 use crate::Outcome;
@@ -11,8 +11,10 @@ use crate::world::Namespace;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 const SOCKET: &str = "admin.sock";
 
@@ -20,7 +22,7 @@ const SOCKET: &str = "admin.sock";
 pub struct Daemon {
     child: Child,
     pub started: Instant,
-    socket: tempfile::TempDir,
+    files: TempDir,
 }
 
 /// When a table's element count came to rest.
@@ -41,12 +43,16 @@ impl Daemon {
             .args(["--hostname-override", NODES[0], "--cluster-cidr", POD_RANGE])
             .args(["--service-cluster-ip-range", SERVICE_RANGE, "--log-level", "warn"])
             .arg("--admin-socket")
-            .arg(socket.path().join(SOCKET))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .arg(socket.path().join(SOCKET));
+        Self::spawn(namespace, &mut command, socket)
+    }
+
+    /// Runs this command. `files` are its own, and go with it.
+    pub fn spawn(namespace: &Namespace, command: &mut Command, files: TempDir) -> Outcome<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         let started = Instant::now();
         let child = namespace.run(|| Ok(command.spawn()?))?;
-        Ok(Self { child, started, socket })
+        Ok(Self { child, started, files })
     }
 
     /// Waits until at least `expected` elements are held and their number has not changed for a
@@ -64,7 +70,7 @@ impl Daemon {
                 return Ok(rest);
             }
             if let Some(status) = self.child.try_wait()? {
-                return Err(format!("vipd run ended: {status}").into());
+                return Err(format!("the daemon ended: {status}").into());
             }
             if now - self.started > PATIENCE {
                 return Err(format!("{elements} of {expected} elements after 2 minutes").into());
@@ -88,7 +94,7 @@ impl Daemon {
     }
 
     fn status(&self) -> Outcome<serde_json::Value> {
-        let mut stream = UnixStream::connect(self.socket.path().join(SOCKET))?;
+        let mut stream = UnixStream::connect(self.files().join(SOCKET))?;
         stream.write_all(b"GET /v1/status HTTP/1.0\r\nHost: vipd\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -96,21 +102,26 @@ impl Daemon {
         Ok(serde_json::from_str(body)?)
     }
 
+    /// What it was given at [`Daemon::spawn`].
+    pub fn files(&self) -> &Path {
+        self.files.path()
+    }
+
     /// A line of /proc/PID/status in kB (`VmRSS`, `VmHWM`).
     pub fn memory(&self, line: &str) -> Outcome<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let value = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
         let number = value.and_then(|v| v.trim().strip_suffix(" kB"));
-        Ok(number.ok_or_else(|| format!("no {line} of vipd"))?.parse()?)
+        Ok(number.ok_or_else(|| format!("no {line} of the daemon"))?.parse()?)
     }
 
-    /// CPU seconds of all threads so far, at the resolution of the scheduler's tick.
+    /// CPU seconds so far of all threads, and of what it ran that has ended, in ticks of 10 ms.
     pub fn cpu_seconds(&self) -> Outcome<f64> {
         const TICKS_PER_SECOND: f64 = 100.0;
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         // Fields are counted behind the command's name, which may hold anything.
         let fields = stat.rsplit(')').next().unwrap_or("").split_ascii_whitespace();
-        let ticks: Vec<f64> = fields.skip(11).take(2).flat_map(str::parse).collect();
+        let ticks: Vec<f64> = fields.skip(11).take(4).flat_map(str::parse).collect();
         Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
     }
 
@@ -123,11 +134,14 @@ impl Daemon {
 
     /// As an operator ends it: the rules stay.
     pub fn terminate(mut self) -> Outcome<()> {
-        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
-            kill_process(pid, Signal::TERM)?;
-        }
+        self.signal(Signal::TERM)?;
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("vipd on SIGTERM: {status}").into()) }
+        if status.success() { Ok(()) } else { Err(format!("on SIGTERM: {status}").into()) }
+    }
+
+    pub fn signal(&self, signal: Signal) -> Outcome<()> {
+        let pid = Pid::from_raw(self.child.id() as i32).ok_or("a daemon has a process id")?;
+        Ok(kill_process(pid, signal)?)
     }
 }
 

@@ -88,11 +88,17 @@ impl Transactions {
 pub struct Census {
     socket: Socket,
     table: &'static str,
+    family: u8,
 }
 
 impl Census {
     pub fn open(namespace: &Namespace, table: &'static str) -> Outcome<Self> {
-        Ok(Self { socket: namespace.run(|| Ok(Socket::open()?))?, table })
+        Self::of_family(namespace, table, NFPROTO_INET)
+    }
+
+    /// Of a table that is not in the inet family.
+    pub fn of_family(namespace: &Namespace, table: &'static str, family: u8) -> Outcome<Self> {
+        Ok(Self { socket: namespace.run(|| Ok(Socket::open()?))?, table, family })
     }
 
     /// By set; empty if there is no such table.
@@ -101,7 +107,7 @@ impl Census {
         let kind = netlink::SUBSYS_NFTABLES << 8 | NFT_MSG_GETSET;
         let flags = netlink::NLM_F_REQUEST | netlink::NLM_F_DUMP;
         let seq = self.socket.next_seq();
-        request.begin(kind, flags, seq, NFPROTO_INET, 0, 0);
+        request.begin(kind, flags, seq, self.family, 0, 0);
         request.attr_str(NFTA_SET_TABLE, self.table);
         request.end();
         self.socket.send(request.bytes())?;
