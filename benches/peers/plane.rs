@@ -8,7 +8,6 @@ use crate::control_plane::{self, ControlPlane, Settings};
 use crate::generate::{NAMESPACE, NODES, POD_RANGE, ServiceSpec};
 use crate::manifests::{in_memory, service_alone, slice_alone};
 use crate::netns::Netns;
-use crate::sites::NODE_ADDRESS;
 use crate::world::Namespace;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use hyper::Request;
@@ -19,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
+
+/// The node's own address, beside those of its servers.
+pub const NODE_ADDRESS: &str = "10.61.0.1";
 
 /// The address that kube-apiserver's own certificate is for (`--advertise-address`).
 const ADDRESS: &str = "192.0.2.1";

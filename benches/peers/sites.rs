@@ -12,9 +12,6 @@ use crate::{Outcome, progress};
 use rustix::process::Signal;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-/// The node's own, beside its servers ([`Path`]).
-pub const NODE_ADDRESS: &str = "10.61.0.1";
-
 /// In `control_plane::SERVICE_RANGE`, above what the API server takes itself.
 const FIRST_SERVICE: u32 = u32::from_be_bytes([10, 254, 16, 1]);
 /// All of it is the servers': two addresses of a target's first server, two of its other one.

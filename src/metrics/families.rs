@@ -3,43 +3,12 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::of_process::{durations, of_process, told};
-use super::process::Process;
-use super::text::{Family, Kind, Text};
+use super::readings::Readings;
+use super::text::{Text, counter, gauge};
 use crate::dataplane::nftables::Counted;
 use crate::model::Severity;
 use crate::sync::Snapshot;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// What is counted elsewhere than in the snapshot, as it was at the moment of the scrape.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Readings {
-    /// `None` where the kernel could not be asked: no number is better than a wrong one.
-    pub kernel: Option<Counted>,
-    pub health_listeners: Opened,
-    pub localhost_listeners: Opened,
-    /// TCP connections to endpoints that were refused or timed out.
-    pub failed_dials: u64,
-    pub healthz: Answered,
-    pub livez: Answered,
-    pub events_sent: u64,
-    pub events_dropped: u64,
-    /// `None` where the kernel does not say.
-    pub process: Option<Process>,
-}
-
-/// Answers by status: 200, 503.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Answered {
-    pub good: u64,
-    pub bad: u64,
-}
-
-/// Listening sockets of one kind.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Opened {
-    pub open: u64,
-    pub failures: u64,
-}
 
 /// All families. Costs O(what is rejected or contested), whatever the number of services.
 pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
@@ -56,18 +25,6 @@ pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
         packets(&mut text, counted);
     }
     text.finish()
-}
-
-pub(super) fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { kind: Kind::Counter, name, help }
-}
-
-pub(super) fn histogram(name: &'static str, help: &'static str) -> Family {
-    Family { kind: Kind::Histogram, name, help }
-}
-
-pub(super) fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family { kind: Kind::Gauge, name, help }
 }
 
 /// How the kernel follows the plan.

@@ -14,6 +14,7 @@
 mod families;
 mod of_process;
 mod process;
+mod readings;
 mod scrape;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,8 @@ mod unpinned;
 mod unpinned_tests;
 mod watch;
 
-pub use families::{Readings, render};
+pub use families::render;
+pub use readings::Readings;
 pub use scrape::{Answers, Asked, Metrics};
 pub use watch::watch;
 

@@ -2,9 +2,9 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::families::{Answered, Readings, counter, gauge, histogram};
 use super::process::Process;
-use super::text::Text;
+use super::readings::{Answered, Readings};
+use super::text::{Text, counter, gauge, histogram};
 use crate::sync::Durations;
 
 /// How long changes and syncs took.

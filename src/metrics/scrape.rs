@@ -1,7 +1,8 @@
 //! One scrape: the counters are read, then all is one text. EDGE: it asks the kernel.
 
-use super::families::{Answered, Opened, Readings, render};
+use super::families::render;
 use super::process::Process;
+use super::readings::{Answered, Opened, Readings};
 use crate::dataplane::nftables::{Counted, Counters};
 use crate::events;
 use crate::listen::{Count, Tally};

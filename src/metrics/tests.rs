@@ -1,7 +1,8 @@
 //! The whole text, and what it must keep to.
 
-use super::families::{Answered, Opened, Readings, render};
+use super::families::render;
 use super::process::Process;
+use super::readings::{Answered, Opened, Readings};
 use crate::dataplane::nftables::Counted;
 use crate::model::{Origin, Problem, Severity};
 use crate::planner::Plan;

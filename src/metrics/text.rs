@@ -21,6 +21,18 @@ pub(super) struct Family {
     pub help: &'static str,
 }
 
+pub(super) fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { kind: Kind::Counter, name, help }
+}
+
+pub(super) fn histogram(name: &'static str, help: &'static str) -> Family {
+    Family { kind: Kind::Histogram, name, help }
+}
+
+pub(super) fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { kind: Kind::Gauge, name, help }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
 

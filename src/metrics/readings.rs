@@ -1,0 +1,37 @@
+//! What is counted elsewhere than in a published snapshot. PURE.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::process::Process;
+use crate::dataplane::nftables::Counted;
+
+/// All of it, as it was at the moment of the scrape.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Readings {
+    /// `None` where the kernel could not be asked: no number is better than a wrong one.
+    pub kernel: Option<Counted>,
+    pub health_listeners: Opened,
+    pub localhost_listeners: Opened,
+    /// TCP connections to endpoints that were refused or timed out.
+    pub failed_dials: u64,
+    pub healthz: Answered,
+    pub livez: Answered,
+    pub events_sent: u64,
+    pub events_dropped: u64,
+    /// `None` where the kernel does not say.
+    pub process: Option<Process>,
+}
+
+/// Answers by status: 200, 503.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Answered {
+    pub good: u64,
+    pub bad: u64,
+}
+
+/// Listening sockets of one kind.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Opened {
+    pub open: u64,
+    pub failures: u64,
+}
