@@ -25,8 +25,8 @@ pub struct Options {
 /// What was done since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Entries deleted one by one; deletions by filter are not counted by the kernel.
-    pub deleted: u64,
+    /// Entries of each family deleted one by one; deletions by filter are not counted by the kernel.
+    pub deleted: [u64; 2],
     /// Deletions by filter.
     pub filtered: u64,
     /// Walks over all that was suspected.
@@ -43,7 +43,7 @@ impl Removals {
     pub fn get(&self) -> Stats {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
-            deleted: of(&self.0.deleted),
+            deleted: self.0.deleted.each_ref().map(of),
             filtered: of(&self.0.filtered),
             runs: of(&self.0.runs),
             failures: of(&self.0.failures),

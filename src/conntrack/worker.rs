@@ -3,6 +3,7 @@
 use super::netlink::{Dump, Entry, Error, Table};
 use super::query::{DeleteBy, Query, Removal, plan_removals};
 use super::stale::{Audit, Cause, Stale, Suspects, Verdict, is_backward};
+use crate::model::Family;
 use crate::planner::{FrontendKey, Plan};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -25,7 +26,8 @@ const BACKWARD_WALKS: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    pub deleted: AtomicU64,
+    /// Of each family.
+    pub deleted: [AtomicU64; 2],
     pub filtered: AtomicU64,
     pub runs: AtomicU64,
     pub failures: AtomicU64,
@@ -251,12 +253,12 @@ impl Worker {
             }
         })?;
         let clean = dump == Dump::Whole && condemned.is_empty();
-        self.delete(condemned)?;
+        self.delete(condemned, query.family)?;
         Ok(if clean { Walk::Clean } else { Walk::Again })
     }
 
     /// Deletes what is still to go by the newest plan.
-    fn delete(&mut self, mut condemned: Vec<Entry>) -> Result<(), Error> {
+    fn delete(&mut self, mut condemned: Vec<Entry>, family: Family) -> Result<(), Error> {
         if condemned.is_empty() {
             return Ok(());
         }
@@ -266,7 +268,7 @@ impl Worker {
             condemned.retain(|entry| suspects.judge(&job.plan, &entry.flow) == Verdict::Remove);
         }
         let deleted = self.table.delete(&condemned)?;
-        self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
+        self.shared.deleted[family.index()].fetch_add(deleted, Ordering::Relaxed);
         tracing::debug!(deleted, "stale conntrack entries removed");
         Ok(())
     }

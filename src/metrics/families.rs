@@ -33,14 +33,14 @@ fn following(text: &mut Text, snapshot: &Snapshot) {
     let since_1970 = |at: Option<SystemTime>| {
         at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default().as_secs_f64()
     };
-    text.one(
+    text.of_both(
         gauge(
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
             "When the kernel last held exactly the plan, in seconds since 1970; 0: never.",
         ),
         since_1970(status.last_success),
     );
-    text.one(
+    text.of_both(
         gauge(
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
             "When a source last told of a change, in seconds since 1970; 0: never.",
@@ -48,7 +48,7 @@ fn following(text: &mut Text, snapshot: &Snapshot) {
         since_1970(status.last_queued),
     );
     durations(text, &status.durations);
-    text.one(
+    text.of_both(
         counter(
             "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
             "Writes to the kernel, and repairs, that failed; each is followed by a resync.",
@@ -113,12 +113,12 @@ fn following(text: &mut Text, snapshot: &Snapshot) {
 /// What is served, and what is not as written.
 fn services(text: &mut Text, snapshot: &Snapshot) {
     let no_local = snapshot.status.no_local;
-    text.each(
+    text.of_families(
         gauge(
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
             "Services with a Local traffic policy whose endpoints are all on other nodes.",
         ),
-        "traffic_policy",
+        Some("traffic_policy"),
         [("internal", no_local.internal), ("external", no_local.external)],
     );
     text.one(gauge("vipd_services", "Services that have a plan."), snapshot.plan.services);
@@ -149,13 +149,14 @@ fn services(text: &mut Text, snapshot: &Snapshot) {
 /// What was done to established flows.
 fn connections(text: &mut Text, snapshot: &Snapshot) {
     let removals = snapshot.status.removals.get();
-    text.one(
+    text.of_families(
         counter(
             "kubeproxy_conntrack_reconciler_deleted_entries_total",
-            "Stale UDP conntrack entries that were deleted one by one; the kernel does not say how \
+            "Stale conntrack entries that were deleted one by one; the kernel does not say how \
              many a deletion by filter took.",
         ),
-        removals.deleted,
+        None,
+        [("", removals.deleted)],
     );
     text.one(
         counter(

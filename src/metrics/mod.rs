@@ -6,10 +6,9 @@
 //!
 //! Names are kube-proxy's where it has one for the same thing, so that dashboards and alerts go on
 //! working; all others begin with `vipd_`. kube-proxy programs the two families one after the other
-//! and labels with `ip_family`; vipd's table has both, and only what is of one family by itself (how
-//! long a slice took) has the label. The format is
-//! written here: OpenMetrics, which the crate `prometheus-client` writes, has no room for
-//! kube-proxy's gauge whose name ends in `_total`.
+//! and labels with `ip_family`; vipd's table has both, and what is of the table is the same under both
+//! values of the label. The format is written here: OpenMetrics, which the crate `prometheus-client`
+//! writes, has no room for kube-proxy's gauge whose name ends in `_total`.
 
 mod families;
 mod of_process;

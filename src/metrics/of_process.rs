@@ -4,10 +4,15 @@
 
 use super::process::Process;
 use super::readings::{Answered, Readings};
-use super::text::{Text, counter, gauge, histogram};
-use crate::sync::Durations;
+use super::text::{IP_FAMILIES, Text, counter, gauge, histogram};
+use crate::sync::{Durations, Histogram};
 
-/// How long changes and syncs took.
+fn of_family(of: [&Histogram; 2]) -> [(Option<(&'static str, &'static str)>, &Histogram); 2] {
+    let [v4, v6] = IP_FAMILIES.map(|ip| Some(("ip_family", ip)));
+    [(v4, of[0]), (v6, of[1])]
+}
+
+/// How long changes and syncs took; a sync is of both families.
 pub(super) fn durations(text: &mut Text, durations: &Durations) {
     let [v4, v6] = &durations.programming;
     text.histograms(
@@ -16,7 +21,7 @@ pub(super) fn durations(text: &mut Text, durations: &Durations) {
             "From what somebody did in the cluster (annotation \
              endpoints.kubernetes.io/last-change-trigger-time) to the commit, in seconds.",
         ),
-        [(Some(("ip_family", "IPv4")), v4), (Some(("ip_family", "IPv6")), v6)],
+        of_family([v4, v6]),
     );
     for (name, help, of) in [
         (
@@ -35,7 +40,7 @@ pub(super) fn durations(text: &mut Text, durations: &Durations) {
             &durations.partial,
         ),
     ] {
-        text.histograms(histogram(name, help), [(None, of)]);
+        text.histograms(histogram(name, help), of_family([of; 2]));
     }
 }
 

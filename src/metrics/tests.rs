@@ -48,7 +48,7 @@ fn each_number_stands_under_its_name() {
         commits: 4,
         resyncs: 5,
         repairs: 6,
-        no_local: NoLocalEndpoints { internal: 7, external: 8 },
+        no_local: NoLocalEndpoints { internal: [7, 27], external: [8, 28] },
         ..SyncStatus::default()
     };
     status.applied.operations = 9;
@@ -57,15 +57,17 @@ fn each_number_stands_under_its_name() {
     snapshot.plan.services = 10;
     let text = render(&snapshot, &readings());
     for line in [
-        "kubeproxy_sync_proxy_rules_last_timestamp_seconds 1700000000.25",
-        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total 1",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv6\"} 1700000000.25",
+        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} 1",
         "kubeproxy_sync_proxy_rules_service_changes_total 2",
         "kubeproxy_sync_proxy_rules_endpoint_changes_total 3",
         "vipd_commits_total 4",
         "vipd_resyncs_total 5",
         "vipd_foreign_edits_repaired_total 6",
-        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"} 7",
-        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 8",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"internal\"} 7",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv6\",traffic_policy=\"internal\"} 27",
+        "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 0",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 8",
         "vipd_operations_written_total 9",
         "vipd_services 10",
         "vipd_invalid_packets_dropped_total 11",
@@ -83,7 +85,7 @@ fn each_number_stands_under_its_name() {
         "vipd_events_sent_total 22",
         "vipd_events_dropped_total 23",
         "process_open_fds 24",
-        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds 1700000001",
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family=\"IPv4\"} 1700000001",
         "kubeproxy_sync_proxy_rules_service_changes_pending 25",
         "kubeproxy_sync_proxy_rules_endpoint_changes_pending 26",
         "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv6\"} 1",
@@ -91,7 +93,7 @@ fn each_number_stands_under_its_name() {
         "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"3\"} 1",
         "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 0",
         "vipd_frontends_lost 0",
-        "kubeproxy_conntrack_reconciler_deleted_entries_total 0",
+        "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 0",
     ] {
         says(&text, line);
     }

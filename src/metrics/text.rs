@@ -33,6 +33,9 @@ pub(super) fn gauge(name: &'static str, help: &'static str) -> Family {
     Family { kind: Kind::Gauge, name, help }
 }
 
+/// Values of kube-proxy's label `ip_family`, in the order of [`crate::model::Family::BOTH`].
+pub(super) const IP_FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
 
@@ -54,6 +57,30 @@ impl Text {
         for (of, value) in samples {
             self.line(format_args!("{}{{{label}=\"{}\"}} {value}", family.name, label_value(of)));
         }
+    }
+
+    /// A family with a sample for each family of addresses, and of these one for each value of another
+    /// label.
+    pub(super) fn of_families<V: Display>(
+        &mut self,
+        family: Family,
+        label: Option<&str>,
+        samples: impl IntoIterator<Item = (&'static str, [V; 2])>,
+    ) {
+        self.head(family);
+        for (of, values) in samples {
+            let label =
+                label.map(|label| format!(",{label}=\"{}\"", label_value(of))).unwrap_or_default();
+            for (ip, value) in IP_FAMILIES.iter().zip(values) {
+                self.line(format_args!("{}{{ip_family=\"{ip}\"{label}}} {value}", family.name));
+            }
+        }
+    }
+
+    /// A family whose sample is of both families of addresses: vipd writes them together, kube-proxy
+    /// one after the other.
+    pub(super) fn of_both<V: Display + Copy>(&mut self, family: Family, value: V) {
+        self.of_families(family, None, [("", [value; 2])]);
     }
 
     /// A family of histograms that differ in one label, or one without.

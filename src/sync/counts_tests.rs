@@ -80,7 +80,7 @@ impl Followed {
         }
     }
 
-    /// (internal, external) after a change; a count from nothing must say the same.
+    /// (internal, external) of IPv4 after a change; a count from nothing must say the same.
     #[track_caller]
     fn after(&mut self, objects: impl IntoIterator<Item = Object>) -> (u64, u64) {
         objects.into_iter().for_each(|object| self.store.upsert(object));
@@ -90,7 +90,7 @@ impl Followed {
         assert_eq!(self.count, NoLocalEndpoints::of(self.planner.plan()));
         self.sticky.follow(&delta);
         assert_eq!(self.sticky, StickyServices::of(self.planner.plan()));
-        (self.count.internal, self.count.external)
+        (self.count.internal[0], self.count.external[0])
     }
 
     fn delete(&mut self, number: u8) {
@@ -135,7 +135,7 @@ fn another_name_of_the_node_is_followed() {
     let known = followed.store.known().clone();
     let delta = followed.planner.replan(known.keys().cloned(), &known);
     followed.count.follow(&delta);
-    assert_eq!(followed.count, NoLocalEndpoints { internal: 1, external: 0 });
+    assert_eq!(followed.count, NoLocalEndpoints { internal: [1, 1], external: [0, 0] });
     assert_eq!(followed.count, NoLocalEndpoints::of(followed.planner.plan()));
 }
 

@@ -7,13 +7,13 @@
 use crate::model::{Service, TrafficPolicy};
 use crate::planner::{Action, FrontendKind, Plan, PlanDelta, Reach, ServicePlan};
 
-/// Services, each once, however many of its ports and families it is true of.
+/// Services of each family, each once, however many of its ports it is true of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NoLocalEndpoints {
     /// internalTrafficPolicy Local
-    pub internal: u64,
+    pub internal: [u64; 2],
     /// externalTrafficPolicy Local, of services that are reachable from outside
-    pub external: u64,
+    pub external: [u64; 2],
 }
 
 impl NoLocalEndpoints {
@@ -23,9 +23,7 @@ impl NoLocalEndpoints {
         let services =
             plan.known.values().filter(|known| known.service.as_deref().is_some_and(may_lack));
         for service in services.filter_map(|known| plan.service_of(known)) {
-            let [internal, external] = lacks(&service);
-            count.internal += u64::from(internal);
-            count.external += u64::from(external);
+            count.turn(Lacks::default(), lacks(&service));
         }
         count
     }
@@ -33,23 +31,31 @@ impl NoLocalEndpoints {
     /// Brings the count up to the plan that `delta` led to.
     pub fn follow(&mut self, delta: &PlanDelta) {
         for service in &delta.services {
-            let of =
-                |plan: Option<&ServicePlan>| plan.map(lacks).unwrap_or_default().map(u64::from);
-            let (old, new) = (of(service.old.as_deref()), of(service.new.as_deref()));
-            self.internal = (self.internal + new[0]).saturating_sub(old[0]);
-            self.external = (self.external + new[1]).saturating_sub(old[1]);
+            let of = |plan: Option<&ServicePlan>| plan.map(lacks).unwrap_or_default();
+            self.turn(of(service.old.as_deref()), of(service.new.as_deref()));
+        }
+    }
+
+    fn turn(&mut self, old: Lacks, new: Lacks) {
+        for (policy, counts) in [&mut self.internal, &mut self.external].into_iter().enumerate() {
+            for (family, count) in counts.iter_mut().enumerate() {
+                let of = |lacks: Lacks| u64::from(lacks[policy][family]);
+                *count = (*count + of(new)).saturating_sub(of(old));
+            }
         }
     }
 }
+
+/// Of a service: under the internal policy and under the external one, in each family.
+type Lacks = [[bool; 2]; 2];
 
 fn may_lack(service: &Service) -> bool {
     [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local)
 }
 
-/// Whether there are endpoints of a port, none of them here: under the internal policy, under the
-/// external one.
-fn lacks(plan: &ServicePlan) -> [bool; 2] {
-    let mut found = [false; 2];
+/// Whether there are endpoints of a port, none of them here.
+fn lacks(plan: &ServicePlan) -> Lacks {
+    let mut found = Lacks::default();
     for port in &plan.ports {
         for frontend in &port.frontends {
             let here_only = match frontend.action {
@@ -61,7 +67,7 @@ fn lacks(plan: &ServicePlan) -> [bool; 2] {
                 Action::Reject => false,
             };
             let internal = frontend.kind == FrontendKind::ClusterIp;
-            found[usize::from(!internal)] |= here_only;
+            found[usize::from(!internal)][port.family.index()] |= here_only;
         }
     }
     found

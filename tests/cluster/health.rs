@@ -20,7 +20,8 @@ pub const CASES: &[Case] = &[
 ];
 
 const HEALTH_PORT: u16 = 30555;
-const FAILURES: &str = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total";
+const FAILURES: &str =
+    "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"}";
 
 /// A load balancer's service with local traffic only.
 fn balanced(live: &Live) -> Svc {

@@ -151,8 +151,10 @@ fn no_local() {
     live::with(|live| {
         live.start(&[]);
         let gauges = || {
-            ["internal", "external"]
-                .map(|policy| live.metric(&format!("{GAUGE}{{traffic_policy=\"{policy}\"}}")))
+            ["internal", "external"].map(|policy| {
+                let labels = format!("ip_family=\"IPv4\",traffic_policy=\"{policy}\"");
+                live.metric(&format!("{GAUGE}{{{labels}}}"))
+            })
         };
         let w = &live.w;
         assert_eq!(gauges(), [Some(0.0); 2]);

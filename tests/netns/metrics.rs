@@ -4,7 +4,7 @@ use super::affinity::{fill, leave_room};
 use super::invalid::strays;
 use super::support::manifests::{slice, svc};
 use super::support::nft::TABLE;
-use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2};
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
 use super::support::sniff::{ACK, SYN};
@@ -30,7 +30,10 @@ pub fn metric(w: &World, sample: &str) -> f64 {
 
 /// (internal, external)
 fn no_local(w: &World) -> (f64, f64) {
-    let of = |policy: &str| metric(w, &format!("{NO_LOCAL}{{traffic_policy=\"{policy}\"}}"));
+    let ip = if w.family == V4 { "IPv4" } else { "IPv6" };
+    let of = |policy: &str| {
+        metric(w, &format!("{NO_LOCAL}{{ip_family=\"{ip}\",traffic_policy=\"{policy}\"}}"))
+    };
     (of("internal"), of("external"))
 }
 
@@ -65,7 +68,8 @@ pub fn cases() -> Vec<Case> {
             w.sleep(100);
             assert_eq!(metric(w, REPAIRED), 1.0);
             w.tcp(L2, w.cip(), 80).only([L1]);
-            let failed = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total";
+            let failed =
+                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"}";
             assert_eq!(metric(w, failed), 0.0);
         }),
         case("INVALID packets of a service that are dropped count, others do not", |w| {
