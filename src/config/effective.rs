@@ -271,9 +271,9 @@ impl Rows<'_> {
         let at = |sockets: &[_]| if sockets.is_empty() { "nowhere".into() } else { list(sockets) };
         let (healthz, metrics) = (at(&config.healthz_at), at(&config.metrics_at));
         let ids = &["healthz_bind_address", "healthz_port"];
-        self.add(ids, Some("healthzBindAddress"), healthz, default.clone());
+        self.add(ids, Some("healthzBindAddress"), healthz, UPSTREAM);
         let ids = &["metrics_bind_address", "metrics_port"];
-        self.add(ids, Some("metricsBindAddress"), metrics, default.clone());
+        self.add(ids, Some("metricsBindAddress"), metrics, UPSTREAM);
         let score = or(config.oom_score_adj, LEFT, |score| score.to_string());
         self.add(&["oom_score_adj"], Some("oomScoreAdj"), score, default);
         self.add(&["admin_socket"], None, path(Some(&config.admin_socket)), OWN);

@@ -22,15 +22,13 @@ pub(super) const METRICS: Endpoint = Endpoint {
     default: [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
 };
 
-/// What is given, or the default if there is to be one.
+/// What is given, or the default.
 pub(super) fn addresses(
     endpoint: &Endpoint,
     given: Option<String>,
-    by_default: bool,
 ) -> Result<Vec<SocketAddr>, Error> {
     let Some(text) = given else {
-        let all = endpoint.default.map(|ip| SocketAddr::new(ip, endpoint.port));
-        return Ok(if by_default { all.into() } else { Vec::new() });
+        return Ok(endpoint.default.map(|ip| SocketAddr::new(ip, endpoint.port)).into());
     };
     if text.is_empty() {
         return Ok(Vec::new());
@@ -78,27 +76,26 @@ pub(super) fn with_port(given: Option<String>, port: Option<u16>) -> Option<Stri
 mod tests {
     use super::*;
 
-    fn read(given: Option<&str>, by_default: bool) -> Result<Vec<String>, String> {
-        let found = addresses(&HEALTHZ, given.map(str::to_owned), by_default);
+    fn read(given: Option<&str>) -> Result<Vec<String>, String> {
+        let found = addresses(&HEALTHZ, given.map(str::to_owned));
         let texts = found.map(|all| all.iter().map(ToString::to_string).collect());
         texts.map_err(|error| error.to_string())
     }
 
     #[test]
     fn an_address_a_default_or_none() {
-        assert_eq!(read(None, true).unwrap(), ["0.0.0.0:10256", "[::]:10256"]);
-        assert_eq!(read(None, false).unwrap(), [] as [&str; 0]);
-        assert_eq!(read(Some(""), true).unwrap(), [] as [&str; 0]);
+        assert_eq!(read(None).unwrap(), ["0.0.0.0:10256", "[::]:10256"]);
+        assert_eq!(read(Some("")).unwrap(), [] as [&str; 0]);
         for (given, wanted) in [
             ("127.0.0.1", "127.0.0.1:10256"),
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("::1", "[::1]:10256"),
             ("[fd00::1]:7", "[fd00::1]:7"),
         ] {
-            assert_eq!(read(Some(given), false).unwrap(), [wanted], "{given}");
+            assert_eq!(read(Some(given)).unwrap(), [wanted], "{given}");
         }
-        assert_eq!(read(Some("010.0.0.1:7"), false).unwrap(), ["10.0.0.1:7"]);
-        assert_eq!(read(Some("[::]:7"), false).unwrap(), ["[::]:7", "0.0.0.0:7"]);
+        assert_eq!(read(Some("010.0.0.1:7")).unwrap(), ["10.0.0.1:7"]);
+        assert_eq!(read(Some("[::]:7")).unwrap(), ["[::]:7", "0.0.0.0:7"]);
         for wrong in [
             "localhost",
             "127.0.0.1:",
@@ -109,7 +106,7 @@ mod tests {
             "::1:",
             "fe80::1%lo",
         ] {
-            let error = read(Some(wrong), true).unwrap_err();
+            let error = read(Some(wrong)).unwrap_err();
             assert!(error.contains("--healthz-bind-address") && error.contains(wrong), "{error}");
         }
     }

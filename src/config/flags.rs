@@ -202,12 +202,12 @@ pub struct RunFlags {
     pub(super) admin_socket: PathBuf,
 
     /// Where /healthz and /livez are answered: an address, with a port or 10256; empty: nowhere
-    /// [default: all addresses where an API server is followed, else nowhere]
+    /// [default: all addresses]
     #[arg(long, env = "VIPD_HEALTHZ_BIND_ADDRESS", value_name = "IP[:PORT]")]
     pub(super) healthz_bind_address: Option<String>,
 
     /// Where /metrics is answered: an address, with a port or 10249; empty: nowhere
-    /// [default: the loopback addresses where an API server is followed, else nowhere]
+    /// [default: the loopback addresses]
     #[arg(long, env = "VIPD_METRICS_BIND_ADDRESS", value_name = "IP[:PORT]")]
     pub(super) metrics_bind_address: Option<String>,
 

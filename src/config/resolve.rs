@@ -114,8 +114,8 @@ impl RunFlags {
         warnings.extend(self.ports_in_vain());
         let healthz = endpoint::with_port(self.healthz_bind_address.clone(), self.healthz_port);
         let metrics = endpoint::with_port(self.metrics_bind_address.clone(), self.metrics_port);
-        let healthz_at = endpoint::addresses(&endpoint::HEALTHZ, healthz, followed)?;
-        let metrics_at = endpoint::addresses(&endpoint::METRICS, metrics, followed)?;
+        let healthz_at = endpoint::addresses(&endpoint::HEALTHZ, healthz)?;
+        let metrics_at = endpoint::addresses(&endpoint::METRICS, metrics)?;
         let mut node = self.node.clone().check()?;
         if from_flags {
             self.refuse_as_upstream(followed)?;

@@ -30,12 +30,27 @@ fn healthz(w: &World, path: &str) -> (u16, Value) {
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case("with manifests nobody listens unless that is asked for", |w| {
+        case("by default all may ask for health, and the node itself for metrics", |w| {
+            w.serve(svc().on([L1]));
+            for at in ["127.0.0.1:10256", "[::1]:10256", "127.0.0.1:10249", "[::1]:10249"] {
+                let answer = get(w, Node, at, "/healthz").expect("somebody listens");
+                assert_eq!(answer.status, 200, "{at}");
+            }
+            assert_eq!(
+                get(w, Ext, "192.168.0.2:10256", "/healthz").expect("it listens").status,
+                200
+            );
+            assert_eq!(get(w, Ext, "192.168.0.2:10249", "/healthz"), None);
+        })
+        .once(),
+        case("an empty address is nowhere", |w| {
             w.serve(svc().on([L1]));
             for at in ["127.0.0.1:10256", "127.0.0.1:10249"] {
                 assert_eq!(get(w, Node, at, "/healthz"), None, "{at}");
             }
         })
+        .flag("--healthz-bind-address=", "")
+        .flag("--metrics-bind-address=", "")
         .once(),
         case("/healthz and /livez of a node that serves, and of one that goes away", |w| {
             w.serve(svc().on([L1]));

@@ -156,7 +156,7 @@ fn addresses(config: &KubeProxyConfiguration, faults: &mut Faults) {
         ("metricsBindAddress", &config.metrics_bind_address, &endpoint::METRICS),
     ] {
         if let Some(text) = given(value)
-            && endpoint::addresses(endpoint, Some(text.clone()), false).is_err()
+            && endpoint::addresses(endpoint, Some(text.clone())).is_err()
         {
             faults.add(field, &text, "an address, with a port or without, such as 127.0.0.1:10249");
         }
