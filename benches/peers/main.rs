@@ -30,6 +30,8 @@ mod control_plane;
 #[path = "../scale/daemon.rs"]
 #[allow(dead_code, reason = "`scale` uses more of it")]
 mod daemon;
+#[path = "../scale/effort.rs"]
+mod effort;
 #[path = "../scale/floor.rs"]
 #[allow(dead_code, reason = "`scale` uses more of it")]
 mod floor;
@@ -58,45 +60,21 @@ mod stats;
 #[allow(dead_code, reason = "`scale` uses more of it")]
 mod world;
 
+use effort::{Effort, Outcome};
 use plane::Plane;
 use proxies::Peer;
 use sites::Site;
 use std::path::Path;
 use std::time::Instant;
 
-/// The harness has no one to recover for it: errors are printed with what they were about.
-type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
 const USAGE: &str = "usage: cargo bench --bench peers -- [--quick]";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effort {
-    /// A small cluster and few rounds, no bars: does it work, and is it in the right region.
-    Quick,
-    Full,
-}
-
-impl Effort {
-    fn pick<T>(self, quick: T, full: T) -> T {
-        match self {
-            Effort::Quick => quick,
-            Effort::Full => full,
-        }
-    }
-}
 
 /// vipd's: what is measured here includes how memory is had.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    match run() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("peers: {error}");
-            std::process::ExitCode::from(2)
-        }
-    }
+    effort::exit("peers", run())
 }
 
 fn run() -> Outcome<()> {

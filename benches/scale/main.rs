@@ -7,6 +7,7 @@
 mod alloc;
 mod connect;
 mod daemon;
+mod effort;
 mod floor;
 mod generate;
 mod manifests;
@@ -18,30 +19,12 @@ mod stats;
 mod watch;
 mod world;
 
+use effort::{Effort, Outcome};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The harness has no one to recover for it: errors are printed with what they were about.
-type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
 const USAGE: &str = "usage: cargo bench --bench scale -- [PART …] [--quick] [--record FILE]
 parts (all without any): load change special event start restart memory repair connect";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effort {
-    /// Small shapes and few rounds: does it work, and is it in the right region.
-    Quick,
-    Full,
-}
-
-impl Effort {
-    fn pick<T>(self, quick: T, full: T) -> T {
-        match self {
-            Effort::Quick => quick,
-            Effort::Full => full,
-        }
-    }
-}
 
 type Part = fn(Effort) -> Outcome<Vec<report::Row>>;
 
@@ -61,13 +44,7 @@ const PARTS: [(&str, Part); 9] = [
 static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 fn main() -> std::process::ExitCode {
-    match run() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("scale: {error}");
-            std::process::ExitCode::from(2)
-        }
-    }
+    effort::exit("scale", run())
 }
 
 fn run() -> Outcome<()> {

@@ -197,8 +197,8 @@ pub(super) fn is_backward(plan: &Plan, flow: &Flow) -> bool {
 /// rules were not there: conntrack keeps it so for each try of its client, and for two minutes after
 /// the last. Deleted it costs nobody anything, and the next try is translated.
 pub(super) fn is_stranded(plan: &Plan, flow: &Flow) -> bool {
-    let candidates = candidates(plan, flow.protocol, flow.destination).into_iter().flatten();
-    !flow.is_translated() && candidates.into_iter().any(|at| plan.claims.holder(&at).is_some())
+    let mut candidates = candidates(plan, flow.protocol, flow.destination).into_iter().flatten();
+    !flow.is_translated() && candidates.any(|at| plan.claims.holder(&at).is_some())
 }
 
 /// What is to be looked at.

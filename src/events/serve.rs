@@ -4,10 +4,10 @@ use super::findings::Seen;
 use super::ledger::{Ledger, Moment};
 use super::notice::{Counts, Told};
 use super::post::{Post, Why};
-use crate::sources::kubernetes::Access;
+use crate::sources::kubernetes::{Access, pauses};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -37,7 +37,7 @@ pub async fn serve(desk: Desk, stop: CancellationToken) {
         ledger: Ledger::default(),
         post: Post::new(access, node),
         counts,
-        pauses: pauses(),
+        pauses: pauses(PAUSES),
         resting: None,
         said: Said::default(),
     };
@@ -132,7 +132,7 @@ impl Sender {
 
     fn taken(&mut self) {
         self.resting = None;
-        self.pauses = pauses();
+        self.pauses = pauses(PAUSES);
         let said = std::mem::take(&mut self.said);
         if said.forbidden || said.away {
             tracing::info!("Events are taken again");
@@ -154,12 +154,6 @@ impl Sender {
 
 fn now() -> Moment {
     Moment { instant: Instant::now(), wall: SystemTime::now() }
-}
-
-fn pauses() -> ExponentialBackoff {
-    let (first, longest) = PAUSES;
-    let builder = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
-    builder.with_factor(2.0).with_jitter().without_max_times().build()
 }
 
 async fn sleep_until(at: Option<Instant>) {

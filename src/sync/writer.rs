@@ -320,10 +320,9 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     /// A Node that is deleted is a node that goes away: as upstream (KEP-3836) it is no more eligible
     /// for load balancers, and what was known of it stays, since its services do.
     fn facts(&mut self) -> NodeFacts {
-        let gone = self.store.node().is_none();
-        if !gone {
-            self.node = self.store.node().cloned();
-        }
+        let known = self.store.node().cloned();
+        let gone = known.is_none();
+        self.node = known.or(self.node.take());
         let node = self.node.as_deref();
         NodeFacts {
             name: self.planner.plan().facts.name.clone(),

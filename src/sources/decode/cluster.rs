@@ -3,7 +3,7 @@
 //! In: objects of k8s-openapi. Out: model values. Never: a fact that the object does not state.
 
 use super::fields::{Fault, cidr, ip};
-use super::findings::{Converted, Findings, label_of, name};
+use super::findings::{Converted, Findings, label_of, name, right};
 use crate::model::{Node, Object, ServiceCidr};
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
 use std::net::IpAddr;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 const ZONE: &str = "topology.kubernetes.io/zone";
 const TAINT_OF_REMOVAL: &str = "ToBeDeletedByClusterAutoscaler";
 
+/// The kubelet and others write a Node piece by piece: for a bad address it must not look as if the node
+/// went away.
 pub fn node(object: &core::Node, findings: &mut Findings<'_>) -> Result<Converted, Fault> {
     let meta = &object.metadata;
     let name = name(meta)?;
@@ -21,7 +23,7 @@ pub fn node(object: &core::Node, findings: &mut Findings<'_>) -> Result<Converte
         spec.and_then(|s| s.pod_cidr.as_deref()).filter(|c| many.is_empty() && !c.is_empty());
     let single = single.map(|text| cidr("spec.podCIDR", text));
     let many = many.iter().enumerate().map(|(i, text)| cidr(&format!("spec.podCIDRs[{i}]"), text));
-    let pod_cidrs = good(single.into_iter().chain(many), &mut findings.warnings);
+    let pod_cidrs = right(single.into_iter().chain(many), &mut findings.warnings).collect();
     let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
     let zone = label_of(meta, ZONE).filter(|zone| !zone.is_empty());
     Ok(Converted::Object(Object::Node(Arc::new(Node {
@@ -40,22 +42,7 @@ fn addresses(object: &core::Node, warnings: &mut Vec<Fault>) -> Box<[IpAddr]> {
         let all = given.iter().enumerate().filter(move |(_, a)| a.type_ == wanted);
         all.map(|(i, a)| ip(&format!("status.addresses[{i}].address"), &a.address))
     };
-    good(of_type("InternalIP").chain(of_type("ExternalIP")), warnings)
-}
-
-/// What can be read. The kubelet and others write a Node piece by piece: a bad one costs only itself, or
-/// the node would look as if it went away.
-fn good<T, C: FromIterator<T>>(
-    all: impl Iterator<Item = Result<T, Fault>>,
-    warnings: &mut Vec<Fault>,
-) -> C {
-    let read = |one: Result<T, Fault>| {
-        one.map_err(|Fault { field, reason }| {
-            warnings.push(Fault { field, reason: reason + "; it is left out" });
-        })
-        .ok()
-    };
-    all.filter_map(read).collect()
+    right(of_type("InternalIP").chain(of_type("ExternalIP")), warnings).collect()
 }
 
 pub fn service_cidr(object: &networking::ServiceCIDR) -> Result<Converted, Fault> {

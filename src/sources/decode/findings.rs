@@ -56,6 +56,20 @@ impl Addresses {
     }
 }
 
+/// What is right of a part that somebody else than the object's author writes, or that is written piece by
+/// piece: what is wrong costs only itself.
+pub(super) fn right<T>(
+    all: impl Iterator<Item = Result<T, Fault>>,
+    warnings: &mut Vec<Fault>,
+) -> impl Iterator<Item = T> {
+    all.filter_map(|one| {
+        one.map_err(|Fault { field, reason }| {
+            warnings.push(Fault { field, reason: reason + "; it is left out" });
+        })
+        .ok()
+    })
+}
+
 /// What the converters share, and where they put warnings.
 pub struct Findings<'a> {
     pub names: &'a mut Names,

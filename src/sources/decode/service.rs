@@ -8,7 +8,7 @@ use super::fields::{
     Fault, cidr, family, label, pairs, parse_ip, port, port_name, protocol, routable_ip,
     unsupported,
 };
-use super::findings::{Converted, Findings, label_of, namespaced};
+use super::findings::{Converted, Findings, label_of, namespaced, right};
 use crate::model::{
     ClusterIps, Created, External, Family, Object, PortName, Ports, Service, ServicePort,
     ServiceType, Shown, TargetPort, TrafficPolicy,
@@ -220,23 +220,16 @@ fn external_ips(spec: &core::ServiceSpec) -> Result<Box<[IpAddr]>, Fault> {
 fn load_balancer_vips(object: &core::Service, warnings: &mut Vec<Fault>) -> Box<[IpAddr]> {
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|lb| lb.ingress.as_deref()).unwrap_or(&[]);
-    let mut vips = Vec::new();
-    for (index, one) in ingress.iter().enumerate() {
+    let vips = ingress.iter().enumerate().filter_map(|(index, one)| {
         let path = |field: &str| format!("status.loadBalancer.ingress[{index}].{field}");
-        let Some(ip) = text(&one.ip) else { continue };
-        let vip = match text(&one.ip_mode) {
-            None | Some("VIP") => routable_ip(&path("ip"), ip),
-            Some("Proxy") => continue,
-            Some(other) => Err(unsupported(&path("ipMode"), other, "VIP, Proxy")),
-        };
-        match vip {
-            Ok(vip) => vips.push(vip),
-            Err(Fault { field, reason }) => {
-                warnings.push(Fault { field, reason: reason + "; it is left out" });
-            }
+        let ip = text(&one.ip)?;
+        match text(&one.ip_mode) {
+            None | Some("VIP") => Some(routable_ip(&path("ip"), ip)),
+            Some("Proxy") => None,
+            Some(other) => Some(Err(unsupported(&path("ipMode"), other, "VIP, Proxy"))),
         }
-    }
-    distinct(vips)
+    });
+    distinct(right(vips, warnings).collect())
 }
 
 fn source_ranges(spec: &core::ServiceSpec) -> Result<Box<[IpNet]>, Fault> {

@@ -45,13 +45,13 @@ pub struct Access {
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("kubeconfig {path}: {}; check the file, and the files that it names", of_kubeconfig(.source))]
+    #[error("kubeconfig {path}: {}; check the file, and the files that it names", chain(.source.as_ref()))]
     Kubeconfig { path: PathBuf, source: Box<KubeconfigError> },
-    #[error("the pod's service account ({SERVICE_ACCOUNT}): {}; check that its token is mounted (automountServiceAccountToken)", of_kubeconfig(.0))]
+    #[error("the pod's service account ({SERVICE_ACCOUNT}): {}; check that its token is mounted (automountServiceAccountToken)", chain(.0.as_ref()))]
     ServiceAccount(#[source] Box<KubeconfigError>),
     #[error("--master {url}: {reason}; it is a URL such as https://10.0.0.1:6443")]
     Master { url: String, reason: String },
-    #[error("cannot ask the API server: {}; check certificates and tokens", of_client(.0))]
+    #[error("cannot ask the API server: {}; check certificates and tokens", chain(.0.as_ref()))]
     Client(#[source] Box<kube::Error>),
 }
 
@@ -157,14 +157,6 @@ fn server(url: &str) -> Result<Uri, Error> {
         Some("https" | "http") => Ok(parsed),
         _ => Err(wrong("it begins with neither https:// nor http://".into())),
     }
-}
-
-fn of_kubeconfig(error: &KubeconfigError) -> String {
-    chain(error)
-}
-
-fn of_client(error: &kube::Error) -> String {
-    chain(error)
 }
 
 /// What went wrong, down to its cause; each thing once. What an exec plugin printed, or a line of a

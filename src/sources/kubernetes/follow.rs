@@ -6,12 +6,12 @@
 
 use super::access::Access;
 use super::failure::{Remedy, is_bad_selector, is_expired, remedy, told};
-use super::pace::Pace;
+use super::pace::{Pace, pauses};
 use super::seen::Seen;
 use crate::model::{Kind, ObjectRef, Problem};
 use crate::sources::decode::{Decoded, Names, Read, decode_object};
 use crate::sources::{Batch, Change, Scope, Trigger};
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use futures_util::StreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
@@ -108,13 +108,6 @@ pub(super) async fn follow<K>(
     }
 }
 
-/// Twice as long after each failure, with jitter: the nodes of a cluster must not come back at once.
-fn pauses() -> ExponentialBackoff {
-    let (first, longest) = PAUSES;
-    let builder = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
-    builder.with_factor(2.0).with_jitter().without_max_times().build()
-}
-
 impl Follower {
     pub fn new(kind: Kind, selection: Selection, out: Sender<Batch>) -> Self {
         Self {
@@ -130,7 +123,7 @@ impl Follower {
             triggers: Vec::new(),
             way: Way::Stream,
             failures: 0,
-            pauses: pauses(),
+            pauses: pauses(PAUSES),
             complaint: None,
         }
     }
@@ -261,7 +254,7 @@ impl Follower {
 
     fn recovered(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
-            self.pauses = pauses();
+            self.pauses = pauses(PAUSES);
             self.complaint = None;
             info!(kind = self.kind.name(), "the API server answers again");
         }

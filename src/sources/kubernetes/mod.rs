@@ -11,6 +11,7 @@ mod pace;
 mod seen;
 
 pub use access::{Access, Error, chain as causes};
+pub use pace::pauses;
 
 use crate::model::Kind;
 use crate::sources::{Batch, Change};

@@ -1,8 +1,9 @@
-//! How often watches are begun.
+//! How often watches are begun, and how long a failure is waited out.
 //!
 //! In: requests. Out: the same, some of them later.
 //! Never: a list that waits.
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use hyper::Request;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +16,13 @@ use tower::Service;
 /// As many a second in the long run, and at once (client-go's defaults for kube-proxy, KubeProxyConfiguration
 /// `clientConnection.qps` and `burst`).
 const RATE: (Duration, u32) = (Duration::from_millis(200), 10);
+
+/// Pauses after failures, from the first to the longest: twice as long after each, with jitter, since the
+/// nodes of a cluster must not come back at once.
+pub fn pauses((first, longest): (Duration, Duration)) -> ExponentialBackoff {
+    let builder = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
+    builder.with_factor(2.0).with_jitter().without_max_times().build()
+}
 
 /// The pace of all clients that share it.
 #[derive(Debug, Clone)]
