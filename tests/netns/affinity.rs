@@ -1,6 +1,6 @@
 //! Session affinity by client address.
 
-use super::support::manifests::{ep, slice, svc};
+use super::support::manifests::{ep, slice, svc, tcp};
 use super::support::plan::{Ext, L1, L2, L3, Node, NodeB, R1, R2, V4, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
@@ -12,8 +12,12 @@ const FOUR: [Who; 4] = [L1, L3, R1, R2];
 
 /// Where each of these clients is pinned.
 fn pins(w: &World, clients: &[IpAddr]) -> Vec<Who> {
+    pins_at(w, 80, clients)
+}
+
+fn pins_at(w: &World, port: u16, clients: &[IpAddr]) -> Vec<Who> {
     let pin =
-        |client: &IpAddr| w.tcp(Ext, w.cip(), 80).from(*client).times(2).untraced().one_server();
+        |client: &IpAddr| w.tcp(Ext, w.cip(), port).from(*client).times(2).untraced().one_server();
     clients.iter().map(pin).collect()
 }
 
@@ -102,6 +106,15 @@ pub fn cases() -> Vec<Case> {
             for (old, new) in before.iter().zip(&after) {
                 assert!(*new != L1 && (*old == L1 || old == new), "{old} became {new}");
             }
+        }),
+        case("each port of a Service has pins of its own", |w| {
+            let ports = |numbers: [u16; 2]| [tcp("a", numbers[0]), tcp("b", numbers[1])];
+            w.write(slice(FOUR).ports(ports([8080, 8081])));
+            w.serve(svc().sticky(600).ports(ports([80, 81])));
+            let crowd = w.family.crowd();
+            let [first, second] = [80, 81].map(|port| pins_at(w, port, &crowd));
+            assert_ne!(first, second, "twenty clients of four endpoints, and all pins the same");
+            assert_eq!([80, 81].map(|port| pins_at(w, port, &crowd)), [first, second]);
         }),
         case("a full set of pins: further clients are served, spread and counted", |w| {
             w.serve(svc().sticky(600).on(FOUR));

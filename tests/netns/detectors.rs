@@ -32,6 +32,19 @@ fn bridge<const N: usize>(w: &World, pods: [Who; N]) {
     }
 }
 
+/// Under externalTrafficPolicy Local these pods and the node reach all endpoints, and everybody else
+/// those of this node.
+fn short_circuits(w: &World, pods: &[Who]) {
+    w.serve(svc().node_port(NODE_PORT).load_balancer([w.vip()]).external_local().on([L1, R1]));
+    for (to, port) in [(w.vip(), 80), (w.address(Node), NODE_PORT)] {
+        for pod in pods {
+            w.tcp(*pod, to, port).times(40).spread([L1, R1]).source_kept();
+        }
+        w.tcp(Node, to, port).times(40).spread([L1, R1]).masqueraded();
+        w.tcp(Ext, to, port).times(20).only([L1]).source_kept();
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Passing {
     Yes,
@@ -106,6 +119,27 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L1, w.cip(), 80).times(50).spread([L1, R2]);
         })
         .flag("--detect-local-mode", "NodeCIDR"),
+        case("NodeCIDR: pods of other nodes are outsiders under policy Local", |w| {
+            short_circuits(w, &[L2]);
+            w.tcp(R1, w.address(Node), NODE_PORT).times(20).only([L1]).source_kept();
+        })
+        .flag("--detect-local-mode", "NodeCIDR"),
+        case("InterfaceNamePrefix: who is short-circuited under policy Local", |w| {
+            short_circuits(w, &[L2, L3]);
+            w.tcp(R1, w.address(Node), NODE_PORT).times(20).only([L1]).source_kept();
+        })
+        .flag("--detect-local-mode", "InterfaceNamePrefix")
+        .flag("--pod-interface-name-prefix", "pL"),
+        case("BridgeInterface: who is short-circuited under policy Local", |w| {
+            bridge(w, [L2, L3]);
+            bridged_packets_pass_nftables(w, Passing::No);
+            w.start(&[
+                ("--detect-local-mode", "BridgeInterface"),
+                ("--pod-bridge-interface", "cni0"),
+            ]);
+            short_circuits(w, &[L2, L3]);
+        })
+        .without_vipd(),
         case("NodeCIDR: changed pod CIDRs apply while running", |w| {
             w.serve(svc().on([L1]));
             w.tcp(L2, w.cip(), 80).times(10).only([L1]).source_kept();

@@ -1,7 +1,7 @@
 //! Node ports: at which of the node's addresses, whose they are, and what happens to what else
 //! uses their numbers.
 
-use super::support::manifests::{Plain, Svc, node, slice, svc, tcp, udp};
+use super::support::manifests::{Plain, Svc, no_endpoints, node, slice, svc, tcp, udp};
 use super::support::plan::{
     Ext, Family, L1, L2, L3, NODE_A, NODE_PORT, Node, NodeB, R1, V4, V6, Who,
 };
@@ -94,6 +94,17 @@ pub fn cases() -> Vec<Case> {
             w.withdraw(exposed().on([L1]));
             w.tcp(Ext, at, NODE_PORT).times(5).left_to([Node]);
         }),
+        case("a node port without endpoints is refused, not left to the node's own process", |w| {
+            host_process(w);
+            w.serve(exposed().on([L1]));
+            w.serve(no_endpoints());
+            for who in [Ext, L2, Node] {
+                w.tcp(who, w.address(Node), NODE_PORT).times(3).refused();
+            }
+            w.tcp(Ext, w.family.node_second(), NODE_PORT).times(3).left_to([Node]);
+            w.withdraw(exposed().on([L1]));
+            w.tcp(Ext, w.address(Node), NODE_PORT).times(3).left_to([Node]);
+        }),
         case("by default node ports answer at the Node object's address only", |w| {
             host_process(w);
             w.serve(exposed().on([L1]));
@@ -139,6 +150,25 @@ pub fn cases() -> Vec<Case> {
             w.serve(exposed().on([L1]));
             only_at(w, &[w.address(Node), w.family.node_second(), w.family.outside_gateway()]);
             comes_and_goes(w);
+        })
+        .flag("--nodeport-addresses", "all"),
+        case("a load balancer's address that the node has itself: all ways in meet there", |w| {
+            let (vip, other) = (w.vip(), NODE_PORT + 9);
+            set_address(w, "add", vip);
+            w.servers(Node).listen([NODE_PORT, other].map(|at| (Tcp, SocketAddr::new(vip, at))));
+            w.serve(exposed().load_balancer([vip]).on([L1, R1]));
+            for port in [80, NODE_PORT] {
+                w.tcp(Ext, vip, port).times(40).spread([L1, R1]).source_replaced();
+                w.tcp(L2, vip, port).times(40).spread([L1, R1]).source_replaced();
+            }
+            w.tcp(Ext, vip, other).times(3).left_to([Node]);
+            w.serve(exposed().load_balancer([vip]).external_local());
+            for port in [80, NODE_PORT] {
+                w.tcp(Ext, vip, port).times(10).only([L1]).source_kept();
+                w.tcp(L2, vip, port).times(40).spread([L1, R1]).source_kept();
+            }
+            w.withdraw(exposed().load_balancer([vip]).on([L1, R1]));
+            w.tcp(Ext, vip, NODE_PORT).times(3).left_to([Node]);
         })
         .flag("--nodeport-addresses", "all"),
         case("an address of the node that lies in the service range", |w| {

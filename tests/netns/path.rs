@@ -2,11 +2,11 @@
 //! leaves on packets.
 
 use super::support::manifests::{Plain, svc};
-use super::support::plan::{Ext, L1, L2, Node, R1};
+use super::support::plan::{Ext, L1, L2, NODE_PORT, Node, R1};
 use super::support::runner::{Case, case};
 use super::support::world::World;
 use serde_json::json;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A cluster IP outside the service ranges.
 fn outside(w: &World) -> IpAddr {
@@ -117,6 +117,24 @@ pub fn cases() -> Vec<Case> {
         case("nor where Linux does not set the priority of what it forwards", |w| {
             w.netns(Node).sh("echo 0 > /proc/sys/net/ipv4/ip_forward_update_priority");
             leaves_no_priority(w, false);
+        }),
+        case("connections that somebody else translates are left as they are", |w| {
+            let (at, pod) = (w.family.external_ip(), SocketAddr::new(w.address(L1), 8080));
+            let ip = if at.is_ipv4() { "ip" } else { "ip6" };
+            w.netns(Node).nft(&format!(
+                "table inet others {{
+                    chain pre {{ type nat hook prerouting priority -110;
+                        {ip} daddr {at} tcp dport 9999 dnat {ip} to {pod}
+                    }}
+                }}"
+            ));
+            w.serve(svc().sticky(600).node_port(NODE_PORT).external_ips([at]).on([L1]));
+            for who in [L2, Ext] {
+                w.tcp(who, at, 9999).times(10).left_to([L1]);
+                w.tcp(who, at, 80).times(10).only([L1]).masqueraded();
+            }
+            w.withdraw(svc().on([L1]));
+            w.tcp(Ext, at, 9999).times(10).left_to([L1]);
         }),
     ]
 }

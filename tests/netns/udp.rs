@@ -1,8 +1,8 @@
 //! UDP flows and the connection tracking table, fragments, path MTU errors.
 
 use super::support::flow::Flow;
-use super::support::manifests::{Slice, no_endpoints, slice, svc, udp};
-use super::support::plan::{Ext, L1, L2, L3, NodeB, R1, V4, Who};
+use super::support::manifests::{Slice, draining, ep, no_endpoints, slice, svc, udp};
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, NodeB, R1, V4, Who};
 use super::support::runner::{Case, case, soak};
 use super::support::servers::Udp;
 use super::support::world::World;
@@ -117,6 +117,31 @@ pub fn cases() -> Vec<Case> {
             direct.undisturbed(start);
             other.undisturbed(start);
         }),
+        case(
+            "UDP flows stay while their endpoint drains and policies change, and no longer",
+            |w| {
+                let service = || svc().udp().node_port(NODE_PORT);
+                w.serve(service().on([L1]));
+                let start = Instant::now();
+                let inside = w.talking(L3, Udp, w.cip(), 80);
+                let outside = w.talking(Ext, Udp, w.address(Node), NODE_PORT);
+                w.answered_by(&inside, L1);
+                w.answered_by(&outside, L1);
+                w.serve(slice([draining(L1), ep(R1)]).ports([udp("", 8080)]));
+                w.udp(L2, w.cip(), 80).times(20).only([R1]);
+                w.serve(service().local().external_local());
+                w.udp(L2, w.cip(), 80).times(20).only([L1]);
+                w.serve(service());
+                w.sleep(300);
+                inside.undisturbed(start);
+                outside.undisturbed(start);
+                assert_eq!(inside.servers(start), ["L1".into()].into());
+                assert_eq!(outside.servers(start), ["L1".into()].into());
+                w.serve(endpoints([R1]));
+                w.answered_by(&inside, R1);
+                w.answered_by(&outside, R1);
+            },
+        ),
         case("44 UDP flows stay on their endpoints, without loss, over a restart", |w| {
             w.serve(svc().udp().on([L1, R1]));
             let start = Instant::now();
