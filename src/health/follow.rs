@@ -179,7 +179,7 @@ impl Servers {
 
 /// Node ports are answered there, and so are health checks.
 fn addresses(node: &NodePlan) -> BTreeSet<IpAddr> {
-    let loopback = Family::BOTH.into_iter().zip(node.localhost_node_ports);
+    let loopback = Family::BOTH.into_iter().zip(node.localhost_health_checks);
     let loopback = loopback.filter(|(_, answered)| *answered).map(|(family, _)| match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
         Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),

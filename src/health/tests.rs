@@ -37,8 +37,10 @@ fn created(seconds: i64, mut listening: Listening) -> Arc<Listening> {
 /// A healthy node that answers on 127.0.0.1 only.
 fn snapshot(services: &[(&str, u16, u32)]) -> Snapshot {
     let mut plan = Plan::new(Policy::default(), NodeFacts::default());
-    plan.node =
-        Arc::new(NodePlan { localhost_node_ports: [true, false], ..NodePlan::clone(&plan.node) });
+    plan.node = Arc::new(NodePlan {
+        localhost_health_checks: [true, false],
+        ..NodePlan::clone(&plan.node)
+    });
     for (name, port, endpoints) in services {
         plan.listening.insert(key(name), checked(*port, *endpoints));
     }
@@ -250,7 +252,7 @@ async fn a_port_that_nobody_can_ask_is_noticed_once() {
     expect("another process has the port");
     let mut nowhere = Snapshot::clone(&published.load());
     nowhere.plan.node = Arc::new(NodePlan {
-        localhost_node_ports: [false, false],
+        localhost_health_checks: [false, false],
         ..NodePlan::clone(&nowhere.plan.node)
     });
     published.store(Arc::new(nowhere));

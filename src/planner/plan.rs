@@ -320,6 +320,8 @@ pub struct NodePlan {
     /// Families whose loopback addresses answer at node ports too (by a listener: the kernel does
     /// not translate what never leaves the loopback interface).
     pub localhost_node_ports: [bool; 2],
+    /// Families whose loopback addresses answer at the services' health-check ports too.
+    pub localhost_health_checks: [bool; 2],
 }
 
 impl NodePlan {

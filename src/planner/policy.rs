@@ -129,6 +129,8 @@ impl Policy {
             own_addresses: facts.interface_addresses.clone(),
             localhost_node_ports: Family::BOTH
                 .map(|family| self.localhost_node_ports && self.names_loopback(facts, family)),
+            localhost_health_checks: Family::BOTH
+                .map(|family| self.names_loopback(facts, family) || self.names_all(family)),
         }
     }
 
@@ -212,6 +214,17 @@ impl Policy {
                 NodePortAddresses::Primary => false,
                 NodePortAddresses::Localhost | NodePortAddresses::All => true,
             })
+    }
+
+    /// Whether a range of everything is named. It is none of loopback's node ports, but there is
+    /// nothing that keeps a socket from answering there (kube-proxy listens at 0.0.0.0 then).
+    fn names_all(&self, family: Family) -> bool {
+        self.node_ports_at.iter().any(|entry| match entry {
+            NodePortAddresses::Within(net) => {
+                net.prefix_len() == 0 && Family::of(net.addr()) == family
+            }
+            _ => false,
+        })
     }
 
     fn detector(&self, facts: &NodeFacts, family: Family) -> LocalDetector {

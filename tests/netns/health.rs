@@ -121,6 +121,13 @@ pub fn cases() -> Vec<Case> {
             let head = head.expect("it listens");
             assert_eq!((head.status, &*head.body), (200, ""));
         }),
+        case("28 at loopback too where all addresses of the family are named as a range", |w| {
+            w.serve(balanced([L1]));
+            for (who, at) in [(Ext, w.address(Node)), (Node, w.family.loopback())] {
+                says(&answered(w, (who, at), 200), 1, true);
+            }
+        })
+        .flag("--nodeport-addresses", "0.0.0.0/0,::/0"),
         case("28 connections that say nothing keep nobody from an answer", |w| {
             let at = (Ext, w.address(Node));
             w.serve(balanced([L1]));

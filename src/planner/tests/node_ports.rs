@@ -71,6 +71,21 @@ fn addresses(#[case] flag: &str, #[case] expected: String) {
 }
 
 #[rstest]
+#[case::unset("", [true, true])]
+#[case::primary("primary", [false, false])]
+#[case::all("all", [true, true])]
+#[case::localhost("localhost", [true, true])]
+#[case::one_family_leaves_the_other_all("192.168.0.0/24", [false, true])]
+#[case::everything("0.0.0.0/0 ::/0", [true, true])]
+#[case::everything_of_one("0.0.0.0/0 fd00::/16", [true, false])]
+fn loopback_answers_health_checks(#[case] flag: &str, #[case] expected: [bool; 2]) {
+    for localhost_node_ports in [true, false] {
+        let policy = Policy { node_ports_at: entries(flag), localhost_node_ports, ..policy() };
+        assert_eq!(policy.node_plan(&node(), &[]).localhost_health_checks, expected);
+    }
+}
+
+#[rstest]
 #[case::unset("", format!("{ALL4} {ALL6} +4 +6"))]
 #[case::primary("primary", format!("{ALL4} {ALL6} +4 +6"))]
 #[case::range("192.168.0.0/24", format!("192.168.0.2 {ALL6} +6"))]
