@@ -182,6 +182,7 @@ pub struct Slice {
     endpoints: Vec<Ep>,
     ports: Vec<Port>,
     labels: Map<String, Value>,
+    annotations: Map<String, Value>,
     address_type: Option<Family>,
 }
 
@@ -192,6 +193,7 @@ pub fn slice(endpoints: impl IntoIterator<Item = impl Into<Ep>>) -> Slice {
         endpoints: endpoints.into_iter().map(Into::into).collect(),
         ports: vec![tcp("", 8080)],
         labels: Map::new(),
+        annotations: Map::new(),
         address_type: None,
     }
 }
@@ -223,6 +225,11 @@ impl Slice {
         self
     }
 
+    pub fn annotation(mut self, key: &str, value: &str) -> Slice {
+        self.annotations.insert(key.to_owned(), json!(value));
+        self
+    }
+
     /// Of this family, whatever the case's.
     pub fn only(mut self, family: Family) -> Slice {
         self.address_type = Some(family);
@@ -236,7 +243,12 @@ impl Slice {
         json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
-            "metadata": {"name": format!("{}-{}", self.service, self.suffix), "namespace": "default", "labels": labels},
+            "metadata": {
+                "name": format!("{}-{}", self.service, self.suffix),
+                "namespace": "default",
+                "labels": labels,
+                "annotations": self.annotations,
+            },
             "addressType": family.kubernetes(),
             "endpoints": self.endpoints.iter().map(|one| one.value(family)).collect::<Vec<_>>(),
             "ports": self.ports.iter().map(|one| one.slice_value()).collect::<Vec<_>>(),

@@ -62,6 +62,8 @@ pub struct Document {
     pub decoded: Decoded,
     /// What is wrong with parts of a good object.
     pub warnings: Vec<Problem>,
+    /// When somebody did what led to this state of an EndpointSlice, if it says so.
+    pub triggered: Option<SystemTime>,
 }
 
 /// The text is not JSON or YAML, so that not even the number of its objects is known.
@@ -103,6 +105,13 @@ pub struct Read {
     pub triggered: Option<SystemTime>,
 }
 
+impl From<Decoded> for Read {
+    /// Nothing more is to be said of it.
+    fn from(decoded: Decoded) -> Self {
+        Self { decoded, warnings: Vec::new(), triggered: None }
+    }
+}
+
 /// Decodes one object of an API server. A list names the kind of its items only once.
 pub fn decode_object(kind: Kind, text: &str, names: &mut Names) -> Read {
     let head = serde_json::from_str::<json::Head<'_>>(text);
@@ -122,15 +131,16 @@ impl Documents<'_> {
         u32::try_from(self.documents.len() + 1).unwrap_or(u32::MAX)
     }
 
-    fn push(&mut self, decoded: Decoded, warnings: Vec<Problem>) {
+    fn push(&mut self, read: Read) {
         let number = self.next_number();
-        self.documents.push(Document { number, decoded, warnings });
+        let Read { decoded, warnings, triggered } = read;
+        self.documents.push(Document { number, decoded, warnings, triggered });
     }
 
     fn reject(&mut self, object: Option<ObjectRef>, fault: Fault) {
         let origin = Origin::File { path: Arc::clone(self.path), document: self.next_number() };
         let problem = fault.into_problem(Severity::Rejected, origin, object);
-        self.push(Decoded::Rejected(problem), Vec::new());
+        self.push(Decoded::Rejected(problem).into());
     }
 }
 

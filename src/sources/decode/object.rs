@@ -29,7 +29,7 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
         Ok(Some(kind)) => kind,
         Ok(None) => {
             let why = "vipd does not read this kind";
-            return out.push(Decoded::Ignored { object: None, why }, Vec::new());
+            return out.push(Decoded::Ignored { object: None, why }.into());
         }
         Err(fault) => return out.reject(None, fault),
     };
@@ -42,7 +42,7 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
     }
     let origin = || Origin::File { path: Arc::clone(path), document };
     let read = read(kind, (source.text, source.metadata), &origin, out.names);
-    out.push(read.decoded, read.warnings);
+    out.push(read);
 }
 
 /// One object of a kind that is known. `metadata` names it where it cannot be read; where it comes

@@ -3,7 +3,7 @@
 //! In: a path, and the hash of what was last read there. Out: a [`Reading`].
 //! Never: a decode of bytes that did not change.
 
-use crate::model::{Kind, Object, ObjectRef, Origin, Problem, Severity};
+use crate::model::{Kind, Object, ObjectRef, Origin, Problem, Severity, SliceKey};
 use crate::sources::decode::{self, Decoded, Format, Names, SyntaxError};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tracing::debug;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -57,7 +58,15 @@ pub(super) struct Contents {
     pub hash: u64,
     /// With their document numbers.
     pub values: Vec<(u32, Value)>,
+    /// Of the slices that say so, when somebody did what led to them.
+    pub triggered: Vec<(SliceKey, SystemTime)>,
     pub problems: Vec<Problem>,
+}
+
+impl Contents {
+    pub fn empty(hash: u64) -> Self {
+        Self { hash, values: Vec::new(), triggered: Vec::new(), problems: Vec::new() }
+    }
 }
 
 pub(super) enum Reading {
@@ -191,12 +200,17 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn contents(hash: u64, documents: Vec<decode::Document>, path: &Path) -> Contents {
     let mut contents =
-        Contents { hash, values: Vec::with_capacity(documents.len()), problems: Vec::new() };
+        Contents { values: Vec::with_capacity(documents.len()), ..Contents::empty(hash) };
     for document in documents {
         contents.problems.extend(document.warnings);
         let number = document.number;
         match document.decoded {
-            Decoded::Object(object) => contents.values.push((number, Value::Object(object))),
+            Decoded::Object(object) => {
+                if let (Object::EndpointSlice(slice), Some(at)) = (&object, document.triggered) {
+                    contents.triggered.push((slice.key.clone(), at));
+                }
+                contents.values.push((number, Value::Object(object)));
+            }
             Decoded::Rejected(problem) => contents.problems.push(problem),
             Decoded::Ignored { object, why } => {
                 debug!(path = %path.display(), document = number, ?object, why, "ignored");

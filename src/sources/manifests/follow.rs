@@ -78,7 +78,9 @@ impl Follower {
             for step in steps {
                 let (changes, after) = self.perform(step).await?;
                 self = after;
-                if !changes.is_empty() && out.send(Batch::new(changes, seen)).await.is_err() {
+                let triggers = self.tree.take_triggers();
+                let batch = Batch { changes, triggers, seen };
+                if !batch.changes.is_empty() && out.send(batch).await.is_err() {
                     return Ok(());
                 }
                 if turn.elapsed() > TURN {

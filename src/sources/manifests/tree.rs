@@ -6,15 +6,16 @@ use super::claims::Claims;
 use super::file::{Reader, Reading, format_of, problem};
 use super::scan::{Found, Wanted, read_all, walk};
 use super::watches::Watches;
-use crate::model::Origin;
-use crate::sources::{Change, Scope};
-use std::collections::BTreeSet;
+use crate::model::{Object, Origin, SliceKey};
+use crate::sources::{Change, Scope, Trigger};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 /// A path, and what was found there when it was looked at.
 pub(super) struct Look {
@@ -45,6 +46,8 @@ pub(super) struct Tree {
     reader: Reader,
     /// Directories of which it was said that they cannot be read.
     unreadable: BTreeSet<PathBuf>,
+    /// Of the changes that were made last.
+    triggers: Vec<Trigger>,
 }
 
 impl Tree {
@@ -56,6 +59,7 @@ impl Tree {
             claims: Claims::default(),
             reader: Reader::default(),
             unreadable: BTreeSet::new(),
+            triggers: Vec::new(),
         }
     }
 
@@ -77,6 +81,13 @@ impl Tree {
             watches.add_link(&self.absolute_root);
         }
         self.scan(&root, stop, (out, flush));
+        // When all is read anew, nobody waited for what the times tell of.
+        self.triggers = Vec::new();
+    }
+
+    /// What the changes of the last [`Self::refresh`] follow from.
+    pub fn take_triggers(&mut self) -> Vec<Trigger> {
+        std::mem::take(&mut self.triggers)
     }
 
     /// Looks at some paths again, as one step: what came is known before what went is dropped, so
@@ -169,19 +180,43 @@ impl Tree {
     fn read(&mut self, paths: &[Arc<Path>], stop: &AtomicBool, (out, flush): Sink<'_>) {
         let known = |path: &Arc<Path>| (Arc::clone(path), self.claims.hash(path));
         let wanted: Vec<Wanted> = paths.iter().map(known).collect();
-        let (claims, root) = (&mut self.claims, &self.root);
+        let Self { claims, root, triggers, .. } = self;
         read_all(&wanted, stop, &mut self.reader, &mut |path, reading| {
             match reading {
                 Reading::Unchanged => {}
                 Reading::Gone if root.is_dir() => claims.remove(path, out),
                 Reading::Gone => {}
-                Reading::Contents(contents) => claims.set(path, contents, out),
+                Reading::Contents(mut contents) => {
+                    let triggered = std::mem::take(&mut contents.triggered);
+                    let first = out.len();
+                    claims.set(path, contents, out);
+                    triggers.extend(follow_from(triggered, first, out));
+                }
                 Reading::Trouble { hash, problem } => claims.keep(path, hash, problem, out),
             }
             flush(out)
         });
         self.reader.rest();
     }
+}
+
+/// Which changes, from the first of a file on, follow from what was done when.
+fn follow_from(
+    triggered: Vec<(SliceKey, SystemTime)>,
+    first: usize,
+    changes: &[Change],
+) -> Vec<Trigger> {
+    if triggered.is_empty() {
+        return Vec::new();
+    }
+    let triggered: HashMap<SliceKey, SystemTime> = triggered.into_iter().collect();
+    let trigger = |(change, is): (usize, &Change)| match is {
+        Change::Upsert(Object::EndpointSlice(slice)) => {
+            triggered.get(&slice.key).map(|at| Trigger { change, at: *at })
+        }
+        _ => None,
+    };
+    changes.iter().enumerate().skip(first).filter_map(trigger).collect()
 }
 
 type Sink<'a> = (&'a mut Vec<Change>, &'a mut dyn FnMut(&mut Vec<Change>) -> bool);

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 fn one_file() -> Followed {
     Followed::new(|root| fs::write(root.join("a.yaml"), service("a", 80)).expect("write"))
@@ -282,4 +282,32 @@ fn a_directory_that_is_none_is_an_error_that_says_what_to_check() {
     assert!(
         error.to_string().contains("/nonexistent/manifests") && error.to_string().contains("check")
     );
+}
+
+/// Of service `web`, written at this second of the epoch.
+fn slice(name: &str, address: &str, second: u32) -> String {
+    format!(
+        "---\n\
+         {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, \
+         labels: {{kubernetes.io/service-name: web}}, annotations: \
+         {{endpoints.kubernetes.io/last-change-trigger-time: \"1970-01-01T00:00:{second:02}Z\"}}}}, \
+         addressType: IPv4, ports: [{{port: 80}}], endpoints: [{{addresses: [{address}]}}]}}\n"
+    )
+}
+
+#[test]
+fn what_a_slice_follows_from_stands_beside_its_change() {
+    let first = [service("a", 80), slice("s", "10.1.0.1", 1)].concat();
+    let mut followed = Followed::new(|root| fs::write(root.join("a.yaml"), first).expect("write"));
+    followed.settle();
+    assert_eq!(followed.known.triggers, [], "nobody waited for what was there before");
+    let [s, t] = [slice("s", "10.1.0.2", 2), slice("t", "10.1.0.3", 3)];
+    followed.write("a.yaml", &[service("a", 81), s.clone(), t].concat());
+    followed.until_services("a:81");
+    let at = |second| UNIX_EPOCH + Duration::from_secs(second);
+    let both = [("default/s".to_owned(), at(2)), ("default/t".to_owned(), at(3))];
+    assert_eq!(followed.known.triggers, both);
+    followed.write("a.yaml", &[service("a", 82), s].concat());
+    followed.until_services("a:82");
+    assert_eq!(followed.known.triggers, both, "one is the same, the other went");
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TryRecvError};
@@ -26,10 +26,20 @@ struct Known {
     synced: Vec<Kind>,
     deletes: Vec<String>,
     upserts: usize,
+    /// Slices whose change followed from what was done when.
+    triggers: Vec<(String, SystemTime)>,
 }
 
 impl Known {
     fn apply(&mut self, batch: Batch) {
+        for trigger in &batch.triggers {
+            match &batch.changes[trigger.change] {
+                Change::Upsert(Object::EndpointSlice(slice)) => {
+                    self.triggers.push((slice.key.to_string(), trigger.at));
+                }
+                other => panic!("the trigger of {other:?}"),
+            }
+        }
         for change in batch.changes {
             match change {
                 Change::Upsert(object) => {

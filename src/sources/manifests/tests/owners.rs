@@ -121,7 +121,7 @@ fn a_path_holds_what_is_below_it_and_not_its_namesakes() {
     let mut claims = Claims::default();
     let names = ["m/a", "m/a-1.yaml", "m/a.yaml", "m/a/b.yaml", "m/a/c/d.yaml", "m/ab.yaml"];
     for name in names {
-        let nothing = Contents { hash: 0, values: Vec::new(), problems: Vec::new() };
+        let nothing = Contents::empty(0);
         claims.set(&Path::new(name).into(), nothing, &mut Vec::new());
     }
     let under = |path: &str| {
