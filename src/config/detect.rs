@@ -49,9 +49,13 @@ pub(super) struct Given<'a> {
 
 pub(super) fn resolve(given: &Given, warnings: &mut Vec<Warning>) -> Result<DetectLocal, Error> {
     let mode = given.mode.unwrap_or(Mode::ClusterCidr);
-    let cidrs = cidr::pair("--cluster-cidr", given.cluster_cidr, warnings)?;
+    // In other modes nobody reads them, here or upstream.
+    let cidrs = match mode {
+        Mode::ClusterCidr => cidr::pair("--cluster-cidr", given.cluster_cidr, warnings)?,
+        _ => Vec::new(),
+    };
     let unused = [
-        (Mode::ClusterCidr, "--cluster-cidr", !cidrs.is_empty()),
+        (Mode::ClusterCidr, "--cluster-cidr", !given.cluster_cidr.is_empty()),
         (Mode::BridgeInterface, "--pod-bridge-interface", given.bridge.is_some()),
         (Mode::InterfaceNamePrefix, "--pod-interface-name-prefix", given.prefix.is_some()),
     ];

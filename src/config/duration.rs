@@ -53,7 +53,7 @@ fn term(text: &str) -> Option<(u64, &str)> {
 }
 
 /// As Go writes it: `1h0m0s`, `1.5s`, `500ms`.
-pub(super) fn text(duration: Duration) -> String {
+pub fn text(duration: Duration) -> String {
     let nanos = duration.subsec_nanos();
     let whole = duration.as_secs();
     if whole == 0 && nanos > 0 {

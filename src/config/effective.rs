@@ -5,7 +5,9 @@
 
 use super::names::Place;
 use super::resolve::Resolved;
-use super::{Config, Error, Feature, LogFormat, LogLevel, RunFlags, Source, Warning, node_ports};
+use super::{
+    Config, Error, Feature, LogFormat, LogLevel, RunFlags, Source, Warning, gates, node_ports,
+};
 use crate::planner::{DetectLocal, ExternalIps, Outsiders};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -118,6 +120,7 @@ fn or<T>(value: Option<T>, left: &str, text: impl Fn(T) -> String) -> String {
 }
 
 const LEFT: &str = "left alone";
+const NOWHERE: &str = "nowhere";
 
 fn duration(value: Duration) -> String {
     super::duration::text(value)
@@ -153,7 +156,10 @@ impl Rows<'_> {
         };
         // These may stand beside a file; for all others it takes the flags' place.
         let beside = ["hostname_override", "log_level", "log_format", "external_ips"];
-        let flags_count = self.of.fields.is_none() || field.is_none() || beside.contains(&ids[0]);
+        // Only a flag can say this.
+        let nowhere = value == NOWHERE;
+        let beside = nowhere || field.is_none() || beside.contains(&ids[0]);
+        let flags_count = self.of.fields.is_none() || beside;
         let from = if flags_count { by_flag().or_else(by_file) } else { by_file() };
         let name = SETTINGS.iter().find(|name| name.replace('-', "_") == ids[0]);
         self.settings.push(Setting {
@@ -225,7 +231,10 @@ impl Rows<'_> {
         self.add(&["cluster_ip_outsiders"], None, outsiders.into(), OWN);
         let external = (policy.external_ips == ExternalIps::Served).to_string();
         let field = Some("featureGates.AllowServiceExternalIPs");
-        self.add(&["external_ips", "feature_gates"], field, external, UPSTREAM);
+        let gates = self.of.flags.upstream.gates();
+        let by_gate = self.of.fields.is_none() && gates.contains_key(gates::EXTERNAL_IPS);
+        let ids = if by_gate { &["external_ips", "feature_gates"][..] } else { &["external_ips"] };
+        self.add(ids, field, external, UPSTREAM);
         self.add(&["drop_invalid"], None, policy.drop_invalid.to_string(), OWN);
         let field = format!("{section}.minSyncPeriod");
         let ids = &["min_sync_period", "ipvs_min_sync_period"];
@@ -268,7 +277,7 @@ impl Rows<'_> {
     fn process(&mut self) {
         let config = self.config().clone();
         let default = if self.followed() { UPSTREAM } else { OWN };
-        let at = |sockets: &[_]| if sockets.is_empty() { "nowhere".into() } else { list(sockets) };
+        let at = |sockets: &[_]| if sockets.is_empty() { NOWHERE.into() } else { list(sockets) };
         let (healthz, metrics) = (at(&config.healthz_at), at(&config.metrics_at));
         let ids = &["healthz_bind_address", "healthz_port"];
         self.add(ids, Some("healthzBindAddress"), healthz, UPSTREAM);

@@ -28,7 +28,7 @@ pub struct NodeFlags {
 
     /// Source addresses of pods: one CIDR, or one of each family
     #[arg(long, env = "VIPD_CLUSTER_CIDR", value_name = "CIDR[,CIDR]")]
-    #[arg(value_delimiter = ',', value_parser = value::cidr)]
+    #[arg(value_delimiter = ',', value_parser = value::cidr, overrides_with = "cluster_cidr")]
     pub(super) cluster_cidr: Vec<IpNet>,
 
     /// The bridge that all local pods are attached to (mode BridgeInterface)

@@ -23,6 +23,7 @@ mod value;
 mod warning;
 
 pub use detect::{ClusterIpOutsiders, Mode as DetectLocalMode};
+pub use duration::text as duration_text;
 pub use effective::{Effective, From, Setting, Void};
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
 pub use names::Given;

@@ -27,17 +27,29 @@ impl RunFlags {
     /// What the file says, and the flags where it has no word for it; with what was given in vain.
     pub(super) fn over(mut self, file: File) -> (Self, Vec<Warning>) {
         let mut warnings = file.warnings;
-        warnings.extend(self.given.replaced().map(|flag| Warning::FileInstead { flag }));
+        let nowhere =
+            |address: &Option<String>, port| address.as_deref() == Some("") || port == Some(0);
+        // The file has no word for it: what is empty there is the default, as upstream.
+        let no_healthz = nowhere(&self.healthz_bind_address, self.healthz_port);
+        let no_metrics = nowhere(&self.metrics_bind_address, self.metrics_port);
+        let counts = |flag: &str| {
+            no_healthz && flag.starts_with("--healthz-")
+                || no_metrics && flag.starts_with("--metrics-")
+        };
+        let replaced = self.given.replaced().filter(|flag| !counts(flag));
+        warnings.extend(replaced.map(|flag| Warning::FileInstead { flag }));
         let config = file.config;
         let mode = AskedMode::parse(config.mode.as_deref().unwrap_or_default());
         let mode = mode.unwrap_or(AskedMode::Unset);
         self.take_node(&config, mode);
+        warnings.extend(self.without_effect(&config));
         self.take_conntrack(&config);
         let client = config.client_connection.unwrap_or_default();
         self.kubeconfig = text(client.kubeconfig).map(Into::into);
         self.proxy_mode = mode;
-        self.healthz_bind_address = text(config.healthz_bind_address);
-        self.metrics_bind_address = text(config.metrics_bind_address);
+        let at = |nowhere, field| if nowhere { Some(String::new()) } else { text(field) };
+        self.healthz_bind_address = at(no_healthz, config.healthz_bind_address);
+        self.metrics_bind_address = at(no_metrics, config.metrics_bind_address);
         (self.healthz_port, self.metrics_port) = (None, None);
         self.oom_score_adj = config.oom_score_adj.and_then(|score| i32::try_from(score).ok());
         if let Some(logging) = config.logging {
@@ -75,6 +87,30 @@ impl RunFlags {
         node.masquerade_all = all.unwrap_or_default();
         node.localhost_nodeports = iptables.localhost_node_ports.unwrap_or(true);
         self.min_sync_period = duration(least).unwrap_or_default();
+    }
+
+    /// What no flag would take, and upstream takes: ranges that nobody reads, and names that no
+    /// interface can have.
+    fn without_effect(&self, config: &KubeProxyConfiguration) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let cidrs = text(config.cluster_cidr.clone());
+        if let Some(mode) = self.node.detect_local_mode
+            && mode != Mode::ClusterCidr
+            && cidrs.is_some()
+            && self.node.cluster_cidr.is_empty()
+        {
+            warnings.push(Warning::NoEffect { flag: "--cluster-cidr", mode: mode.name() });
+        }
+        let names = [
+            ("detectLocal.bridgeInterface", &self.node.pod_bridge_interface),
+            ("detectLocal.interfaceNamePrefix", &self.node.pod_interface_name_prefix),
+        ];
+        for (field, name) in names {
+            if let Some(name) = name.as_deref().filter(|name| value::interface(name).is_err()) {
+                warnings.push(Warning::NoSuchInterface { field, name: name.to_owned() });
+            }
+        }
+        warnings
     }
 
     fn take_conntrack(&mut self, config: &KubeProxyConfiguration) {

@@ -19,6 +19,11 @@ pub enum Warning {
     OutsidersUnknown { family: Family },
     #[error("{flag} has no effect with --detect-local-mode {mode}")]
     NoEffect { flag: &'static str, mode: &'static str },
+    #[error(
+        "{field}: no interface can be named {name:?} (at most 15 bytes, without a slash or a space), so \
+         that nobody is taken for a local pod"
+    )]
+    NoSuchInterface { field: &'static str, name: String },
     #[error("{what} has no meaning here: {why}")]
     NoMeaning { what: &'static str, why: &'static str },
     #[error("--config: there is no field {field}; it is ignored, check its spelling and its place")]
@@ -55,7 +60,9 @@ impl Warning {
             Warning::UnknownField { .. } | Warning::TwiceInFile { .. } => "UnknownConfiguration",
             Warning::FileInstead { .. } | Warning::NoEffect { .. } => "ConfigurationWithoutEffect",
             Warning::HostBits { .. } => "HostBits",
-            Warning::NoClusterCidr | Warning::OutsidersUnknown { .. } => "LocalPodsUnknown",
+            Warning::NoClusterCidr
+            | Warning::OutsidersUnknown { .. }
+            | Warning::NoSuchInterface { .. } => "LocalPodsUnknown",
         }
     }
 }

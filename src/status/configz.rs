@@ -6,13 +6,12 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::config::{Config, LogFormat, LogLevel, Source};
+use crate::config::{Config, LogFormat, LogLevel, Source, duration_text as duration};
 use crate::conntrack::Sysctls;
 use crate::planner::{DetectLocal, ExternalIps, NodePortAddresses, Outsiders, Policy};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::fmt::Display;
-use std::time::Duration;
 
 /// What `/configz` answers.
 pub fn configz(config: &Config) -> String {
@@ -42,6 +41,8 @@ pub fn configz(config: &Config) -> String {
     });
     let own = json!({
         "manifests": manifests(&config.source),
+        "master": master(&config.source),
+        "dropInvalid": config.policy.drop_invalid,
         "serviceClusterIPRange": joined(&config.policy.service_ranges),
         "clusterIPOutsiders": match config.policy.outsiders {
             Outsiders::Served => "serve",
@@ -65,6 +66,13 @@ fn manifests(source: &Source) -> Value {
     match source {
         Source::Manifests(directory) => json!(directory),
         Source::ApiServer { .. } => Value::Null,
+    }
+}
+
+fn master(source: &Source) -> Value {
+    match source {
+        Source::ApiServer { master, .. } => json!(master),
+        Source::Manifests(_) => Value::Null,
     }
 }
 
@@ -116,14 +124,14 @@ fn cluster_cidr(detect: &DetectLocal) -> String {
 
 fn node_port_addresses(policy: &Policy) -> Vec<String> {
     let written = |one: &NodePortAddresses| match one {
-        NodePortAddresses::Within(net) => vec![net.to_string()],
-        NodePortAddresses::Primary => vec!["primary".into()],
-        NodePortAddresses::Localhost => vec!["127.0.0.0/8".into(), "::1/128".into()],
-        NodePortAddresses::All => vec!["0.0.0.0/0".into(), "::/0".into()],
+        NodePortAddresses::Within(net) => net.to_string(),
+        NodePortAddresses::Primary => "primary".into(),
+        NodePortAddresses::Localhost => "localhost".into(),
+        NodePortAddresses::All => "all".into(),
     };
     match &policy.node_ports_at[..] {
-        [] => vec!["primary".into()],
-        given => given.iter().flat_map(written).collect(),
+        [] => vec!["primary".into(), "localhost".into()],
+        given => given.iter().map(written).collect(),
     }
 }
 
@@ -139,37 +147,16 @@ fn conntrack(sysctls: &Sysctls) -> Value {
     })
 }
 
-/// As Go writes durations and reads them back: `24h0m0s`, `1m30s`, `1.5s`, `0s`.
-fn duration(duration: Duration) -> String {
-    let whole = duration.as_secs();
-    let (hours, minutes) = (whole / 3600, whole / 60 % 60);
-    let seconds = (duration - Duration::from_secs(whole / 60 * 60)).as_secs_f64();
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, _) => format!("{minutes}m{seconds}s"),
-        _ => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_written_as_go_does() {
-        for (milliseconds, text) in
-            [(0, "0s"), (1500, "1.5s"), (90_000, "1m30s"), (86_400_000, "24h0m0s"), (20, "0.02s")]
-        {
-            assert_eq!(duration(Duration::from_millis(milliseconds)), text);
-        }
-    }
-
-    #[test]
     fn an_absent_list_of_addresses_is_what_it_stands_for() {
         let policy = Policy::default();
-        assert_eq!(node_port_addresses(&policy), ["primary"]);
+        assert_eq!(node_port_addresses(&policy), ["primary", "localhost"]);
         let node_ports_at = vec![NodePortAddresses::All, NodePortAddresses::Localhost];
         let policy = Policy { node_ports_at, ..policy };
-        assert_eq!(node_port_addresses(&policy), ["0.0.0.0/0", "::/0", "127.0.0.0/8", "::1/128"]);
+        assert_eq!(node_port_addresses(&policy), ["all", "localhost"]);
     }
 }
