@@ -14,8 +14,9 @@ use crate::metrics::Metrics;
 use crate::model::Protocol;
 use crate::node::KernelVersion;
 use crate::planner::{NodePlan, Plan};
+use crate::sources::kubernetes::{Access, Requests};
 use crate::sources::{Batch, kubernetes, manifests};
-use crate::sync::{Settings, Snapshot, Writer};
+use crate::sync::{OwnNode, Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
 use crate::{
     admin, conntrack, dataplane, health, localhost, metrics, node, status, sync, takeover,
@@ -118,9 +119,10 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     }
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let dataplane = Nftables::open(without)?;
+    let requests = Requests::default();
     // Without a source nothing is changed.
     let source = tokio::select! {
-        source = open_source(&config) => source?,
+        source = open_source(&config, &requests) => source?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -129,10 +131,16 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
         delete_by: delete_by(&config),
         reset_gone_after: config.reset_gone_after,
     })?;
-    let settings = Settings { node_name: config.node_name.clone(), tuning: live::tuning(&config) };
+    let own_node = match config.source {
+        config::Source::Manifests(_) => OwnNode::Optional,
+        config::Source::ApiServer { .. } => OwnNode::Expected,
+    };
+    let tuning = live::tuning(&config);
+    let settings = Settings { node_name: config.node_name.clone(), own_node, tuning };
     let writer = Writer::new(settings, dataplane, cleaner);
-    let metrics = Metrics::with_kernel(Counters::open()?);
-    let (notices, events) = notices::open(&config, &writer, (metrics.events.clone(), stop.clone()));
+    let mut metrics = Metrics::with_kernel(Counters::open()?);
+    metrics.requests = requests;
+    let (notices, events) = notices::open(&config, &writer, (&metrics, stop.clone()));
     notices::of_sysctls(&notices, refused);
     let (health_tally, localhost_counts) = (metrics.health.clone(), metrics.localhost.clone());
     let watching = metrics::watch(metrics.clone(), writer.published(), stop.clone());
@@ -226,14 +234,16 @@ impl Source {
     }
 }
 
-async fn open_source(config: &Config) -> Result<Source, Error> {
+async fn open_source(config: &Config, requests: &Requests) -> Result<Source, Error> {
     Ok(match &config.source {
         config::Source::Manifests(directory) => {
             Source::Manifests(manifests::open(directory.clone())?)
         }
         config::Source::ApiServer { kubeconfig, master } => {
-            let access =
-                kubernetes::Access { kubeconfig: kubeconfig.clone(), master: master.clone() };
+            let access = Access {
+                requests: requests.clone(),
+                ..Access::new(kubeconfig.clone(), master.clone())
+            };
             Source::Kubernetes(kubernetes::open(access, &config.node_name).await?)
         }
     })

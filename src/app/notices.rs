@@ -6,7 +6,8 @@
 use crate::config::{Config, Source, Warning};
 use crate::conntrack;
 use crate::dataplane::Dataplane;
-use crate::events::{self, About, Counts, Desk, Notices, Reason};
+use crate::events::{self, About, Desk, Notices, Reason};
+use crate::metrics::Metrics;
 use crate::sources::kubernetes::Access;
 use crate::sync::{StaleFlows, Writer};
 use std::future::ready;
@@ -17,14 +18,18 @@ use tokio_util::sync::CancellationToken;
 pub(super) fn open<D: Dataplane, F: StaleFlows>(
     config: &Config,
     writer: &Writer<D, F>,
-    (counts, stop): (Counts, CancellationToken),
+    (metrics, stop): (&Metrics, CancellationToken),
 ) -> (Notices, JoinHandle<()>) {
     let Source::ApiServer { kubeconfig, master } = &config.source else {
         return (Notices::to_nobody(), tokio::spawn(ready(())));
     };
+    let counts = metrics.events.clone();
     let (notices, told) = Notices::new(counts.clone());
     let desk = Desk {
-        access: Access { kubeconfig: kubeconfig.clone(), master: master.clone() },
+        access: Access {
+            requests: metrics.requests.clone(),
+            ..Access::new(kubeconfig.clone(), master.clone())
+        },
         node: config.node_name.clone(),
         counts,
         published: writer.published(),

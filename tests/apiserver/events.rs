@@ -51,7 +51,7 @@ impl Teller {
             Snapshot { known, plan: Plan::empty(), problems, status: SyncStatus::default() };
         let published = Arc::new(ArcSwap::from_pointee(empty));
         let desk = Desk {
-            access: Access { kubeconfig: Some(path), master: None },
+            access: Access::new(Some(path), None),
             node: "node-a".into(),
             counts: counts.clone(),
             published: Arc::clone(&published),

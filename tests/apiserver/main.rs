@@ -70,7 +70,7 @@ impl Told {
         let path = directory.path().join("kubeconfig");
         let text = kubeconfig_of(cluster, &user(directory.path()));
         std::fs::write(&path, text).expect("it can be written");
-        let access = Access { kubeconfig: Some(path.clone()), master: None };
+        let access = Access::new(Some(path.clone()), None);
         let source = kubernetes::open(access, "node-a").await.expect("a good kubeconfig");
         let (send, batches) = mpsc::channel(64);
         let source = tokio::spawn(source.run(send));
@@ -228,6 +228,8 @@ async fn asks_for_what_it_serves_only() {
         assert!(one.is("watch", "true") && one.is("allowWatchBookmarks", "true"), "{one:?}");
         let seconds = one.query.get("timeoutSeconds").and_then(|text| text.parse::<u32>().ok());
         assert!(seconds.is_some_and(|seconds| seconds <= 60), "{one:?}");
+        // What one server's cache still holds may be older than what another has told.
+        assert_eq!(one.query.get("resourceVersion"), None, "{one:?}");
     }
 }
 
@@ -482,10 +484,10 @@ async fn a_server_that_is_away_is_waited_for() {
 
 #[tokio::test]
 async fn what_cannot_be_mended_by_waiting_is_an_error() {
-    let missing = Access { kubeconfig: Some("/nonexistent/kubeconfig".into()), master: None };
+    let missing = Access::new(Some("/nonexistent/kubeconfig".into()), None);
     let error = kubernetes::open(missing, "node-a").await.err().expect("no file").to_string();
     assert!(error.contains("/nonexistent/kubeconfig") && error.contains("No such file"), "{error}");
-    let wrong = Access { kubeconfig: None, master: Some("10.0.0.1".into()) };
+    let wrong = Access::new(None, Some("10.0.0.1".into()));
     let error = kubernetes::open(wrong, "node-a").await.err().expect("no URL").to_string();
     assert!(error.contains("--master 10.0.0.1"), "{error}");
 }

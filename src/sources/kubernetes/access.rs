@@ -4,7 +4,11 @@
 //! Never: an address that vipd itself must program first.
 
 use super::pace::{Pace, Paced};
-use hyper::Uri;
+use super::proxy::{self, Environment};
+use super::requests::{Counted, Requests};
+use super::token::TokenFile;
+use hyper::http::uri::{Authority, PathAndQuery};
+use hyper::{Request, Uri};
 use kube::client::{AuthError, ClientBuilder};
 use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo,
@@ -12,11 +16,14 @@ use kube::config::{
 };
 use kube::{Client, Config};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tower::layer::layer_fn;
+use tower::timeout::TimeoutLayer;
+use tower::util::MapRequestLayer;
 use tracing::warn;
 
 /// Where a pod finds who it is.
@@ -33,13 +40,15 @@ const SLOW: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// What says where the server is and who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Access {
     /// Read again when the server refuses, or cannot be reached: certificates and tokens rotate.
     pub kubeconfig: Option<PathBuf>,
     /// URL of the server; stands before the kubeconfig's. Without one it is asked as the pod's
     /// service account.
     pub master: Option<String>,
+    /// Counts what is asked.
+    pub requests: Requests,
 }
 
 /// Why no client could be made.
@@ -51,11 +60,19 @@ pub enum Error {
     ServiceAccount(#[source] Box<KubeconfigError>),
     #[error("--master {url}: {reason}; it is a URL such as https://10.0.0.1:6443")]
     Master { url: String, reason: String },
+    #[error(
+        "token file {path}: {reason}; check tokenFile in the kubeconfig, or that the service account's token is mounted"
+    )]
+    Token { path: PathBuf, reason: String },
     #[error("cannot ask the API server: {}; check certificates and tokens", chain(.0.as_ref()))]
     Client(#[source] Box<kube::Error>),
 }
 
 impl Access {
+    pub fn new(kubeconfig: Option<PathBuf>, master: Option<String>) -> Self {
+        Self { kubeconfig, master, requests: Requests::default() }
+    }
+
     /// A client with what the files say now. An exec plugin may take its time, and blocks: not on the
     /// thread that asks.
     pub(super) async fn client(&self, pace: &Pace) -> Result<Client, Error> {
@@ -83,7 +100,23 @@ impl Access {
         self.client(&Pace::new()).await
     }
 
+    /// Fails for what waiting cannot mend. An exec plugin is not asked: what it says now it may not say
+    /// later, and it may take its time.
+    pub(super) async fn check(&self) -> Result<(), Error> {
+        let (config, token) = self.config().await?;
+        match config.auth_info.exec {
+            Some(_) => Ok(()),
+            None => self.connect(config, token, Pace::new()).map(drop),
+        }
+    }
+
     async fn make_client(&self, pace: Pace) -> Result<Client, Error> {
+        let (config, token) = self.config().await?;
+        self.connect(config, token, pace)
+    }
+
+    /// What the files say, and the token of one.
+    async fn config(&self) -> Result<(Config, Option<TokenFile>), Error> {
         let master = self.master.as_deref().map(server).transpose()?;
         let mut config = match &self.kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
@@ -92,22 +125,82 @@ impl Access {
         if let Some(url) = master {
             config.cluster_url = url;
         }
+        let environment = || Environment::of_this_process().proxy_for(&config.cluster_url);
+        config.proxy_url = config.proxy_url.clone().or_else(environment);
+        let said = &mut config.auth_info;
+        // Stands before a token beside it, as in client-go.
+        let token = said.token_file.take().filter(|_| said.username.is_none());
+        let token = token.map(|path| TokenFile::open(path.into())).transpose()?;
+        if token.is_some() {
+            said.token = None;
+        }
+        Ok((config, token))
+    }
+
+    fn connect(
+        &self,
+        mut config: Config,
+        token: Option<TokenFile>,
+        pace: Pace,
+    ) -> Result<Client, Error> {
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(SILENCE);
         config.write_timeout = Some(SILENCE);
         config.reset_reader_on_write = true;
         // The follower waits and asks again itself.
         config.default_retry = false;
+        let host: Arc<str> = config.cluster_url.authority().map_or("", Authority::as_str).into();
         let client =
             ClientBuilder::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
-        Ok(client.with_layer(&layer_fn(|inner| Paced::new(inner, pace.clone()))).build())
+        let signed = MapRequestLayer::new(move |request| match &token {
+            Some(token) => token.sign(request),
+            None => request,
+        });
+        let of = (self.requests.clone(), host);
+        let counted = layer_fn(|inner| Counted::new(inner, of.clone()));
+        let paced = layer_fn(|inner| Paced::new(inner, pace.clone()));
+        // A plugin that hangs while it is asked for a new token would hold the request for ever.
+        let client = client.with_layer(&signed).with_layer(&counted);
+        let client = client.with_layer(&TimeoutLayer::new(SILENCE)).with_layer(&paced);
+        Ok(client.with_layer(&MapRequestLayer::new(of_now)).build())
     }
+}
+
+/// A list by stream is asked of the server's present state: what its cache happens to hold (which is
+/// what the client asks for, `resourceVersion=0`) may lie before what another server has told already,
+/// and newer Services would seem to be gone. client-go asks so too.
+fn of_now<B>(mut request: Request<B>) -> Request<B> {
+    let asked = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+    if let Some((path, query)) = asked.split_once('?')
+        && query.contains("sendInitialEvents=true")
+    {
+        let rest: Vec<&str> = query.split('&').filter(|one| *one != "resourceVersion=0").collect();
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = format!("{path}?{}", rest.join("&")).parse().ok();
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
 }
 
 async fn from_kubeconfig(path: &Path) -> Result<Config, Error> {
     let failed = |source| Error::Kubeconfig { path: path.into(), source: Box::new(source) };
     let file = Kubeconfig::read_from(path).map_err(failed)?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)
+    let proxy = proxy_url(&file);
+    let current = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(file, &current).await.map_err(failed)?;
+    config.proxy_url = proxy;
+    Ok(config)
+}
+
+/// `proxy-url` of the cluster that is spoken of.
+fn proxy_url(file: &Kubeconfig) -> Option<Uri> {
+    let current = file.current_context.as_ref()?;
+    let context = file.contexts.iter().find(|context| context.name == *current)?;
+    let cluster = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|named| named.name == *cluster)?.cluster.as_ref()?;
+    proxy::url(cluster.proxy_url.as_deref().filter(|url| !url.is_empty())?)
 }
 
 /// As a kubeconfig that names the pod's own files would say it.
@@ -147,6 +240,7 @@ async fn of_service_account(master: Uri) -> Result<Config, Error> {
     let mut config = Config::from_custom_kubeconfig(said, &current).await.map_err(failed)?;
     // Read again now and then: the authority's certificate rotates too.
     config.root_cert_file = certificate;
+    config.proxy_url = None;
     Ok(config)
 }
 
@@ -191,6 +285,19 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_by_stream_is_of_now_and_a_watch_goes_on_where_it_stood() {
+        let after = |uri: &str| of_now(Request::get(uri).body(()).unwrap()).uri().to_string();
+        assert_eq!(
+            after("/api/v1/services?watch=true&resourceVersion=0&sendInitialEvents=true"),
+            "/api/v1/services?watch=true&sendInitialEvents=true"
+        );
+        for same in ["/api/v1/services?watch=true&resourceVersion=7", "/api/v1/services?limit=500"]
+        {
+            assert_eq!(after(same), same);
+        }
+    }
 
     #[test]
     fn a_master_is_a_url() {

@@ -52,6 +52,13 @@ enum Way {
     Pages,
 }
 
+/// Whether this server has lists by stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    MayBe,
+    Never,
+}
+
 /// Why the watcher is made anew.
 enum Anew {
     NobodyListens,
@@ -74,6 +81,7 @@ pub(super) struct Follower {
     changes: Vec<Change>,
     triggers: Vec<Trigger>,
     way: Way,
+    streams: Streams,
     failures: u32,
     pauses: ExponentialBackoff,
     /// The failure that the log told last, while it lasts.
@@ -122,6 +130,7 @@ impl Follower {
             changes: Vec::new(),
             triggers: Vec::new(),
             way: Way::Stream,
+            streams: Streams::MayBe,
             failures: 0,
             pauses: pauses(PAUSES),
             complaint: None,
@@ -136,7 +145,8 @@ impl Follower {
         let mut events = pin!(watcher::watcher(api, self.config()));
         let (mut listing, mut begun) = (true, false);
         loop {
-            let next = match listing && self.way == Way::Stream {
+            // Before it begins the server has not answered at all, which has limits of its own.
+            let next = match listing && begun && self.way == Way::Stream {
                 true => timeout(STREAM_PATIENCE, events.next()).await,
                 false => Ok(events.next().await),
             };
@@ -157,10 +167,17 @@ impl Follower {
             match event {
                 // The server ended the list before it was whole, as it does after a watch's time.
                 Event::Init if std::mem::replace(&mut listing, true) && begun => {
+                    self.streams = Streams::Never;
                     return Anew::After(self.no_stream());
                 }
                 Event::Init => begun = true,
-                Event::InitDone => listing = false,
+                Event::InitDone => {
+                    listing = false;
+                    // What was slow once need not be so the next time.
+                    if self.streams == Streams::MayBe {
+                        self.way = Way::Stream;
+                    }
+                }
                 _ => {}
             }
             // A list that breaks off again and again is no recovery.
@@ -199,20 +216,26 @@ impl Follower {
         let remedy = remedy(error, self.way == Way::Stream);
         match remedy {
             Remedy::List => {
-                self.way = Way::Pages;
+                (self.way, self.streams) = (Way::Pages, Streams::Never);
                 return Some(Anew::After(Duration::ZERO));
             }
             // Ranges of cluster IPs are kept from nobody upstream: a server may be too old for them, or
             // its rights may be. What was known stays.
             Remedy::Without if self.kind == Kind::ServiceCidr => {
-                if !std::mem::replace(&mut self.synced, true) {
-                    warn!(kind, "{}; going on without", told(error));
-                    self.changes.push(Change::Synced(self.kind));
-                    if !self.flush().await {
-                        return Some(Anew::NobodyListens);
-                    }
+                if std::mem::replace(&mut self.synced, true) {
+                    self.failures += 1;
+                    self.complain(
+                        format!("{}; the ranges that were known stay", told(error)),
+                        WITHOUT,
+                    );
+                    return Some(Anew::After(WITHOUT));
                 }
-                return Some(Anew::After(WITHOUT));
+                warn!(kind, "{}; going on without", told(error));
+                self.changes.push(Change::Synced(self.kind));
+                return match self.flush().await {
+                    true => Some(Anew::After(WITHOUT)),
+                    false => Some(Anew::NobodyListens),
+                };
             }
             Remedy::Again if is_expired(error) => return None,
             Remedy::Again | Remedy::Anew | Remedy::Without => {}

@@ -8,10 +8,14 @@ mod access;
 mod failure;
 mod follow;
 mod pace;
+mod proxy;
+mod requests;
 mod seen;
+mod token;
 
 pub use access::{Access, Error, chain as causes};
 pub use pace::pauses;
+pub use requests::{Made, Requests};
 
 use crate::model::Kind;
 use crate::sources::{Batch, Change};
@@ -42,9 +46,8 @@ pub struct Source {
 
 /// Reads what says how to reach the server; does not ask it yet. Fails for what waiting cannot mend.
 pub async fn open(access: Access, node_name: &str) -> Result<Source, Error> {
-    let pace = Pace::new();
-    access.client(&pace).await?;
-    Ok(Source { access, pace, node_name: node_name.to_owned() })
+    access.check().await?;
+    Ok(Source { access, pace: Pace::new(), node_name: node_name.to_owned() })
 }
 
 impl Source {
