@@ -21,7 +21,8 @@ const AT_ONCE: usize = 64;
 /// What is counted here.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
-    pub listeners: Tally,
+    /// Of each family.
+    pub listeners: [Tally; 2],
     /// Dials to endpoints that did not take a TCP connection.
     pub failed_dials: Count,
 }
@@ -39,9 +40,11 @@ pub async fn serve(
     loop {
         changes.borrow_and_update();
         listeners.follow().await;
-        let kept = &listeners.kept;
-        counts.listeners.set(kept.open_count(), kept.failures());
-        let wait = listen::change_or_retry(&mut changes, listeners.kept.retry_at());
+        for (tally, kept) in counts.listeners.iter().zip(&listeners.kept) {
+            tally.set(kept.open_count(), kept.failures());
+        }
+        let retry_at = listeners.kept.iter().filter_map(Kept::retry_at).min();
+        let wait = listen::change_or_retry(&mut changes, retry_at);
         if stop.run_until_cancelled(wait).await.is_none() {
             break;
         }
@@ -54,7 +57,8 @@ pub(super) struct Listeners {
     budget: Arc<Budget>,
     seen: Services,
     families: Families,
-    kept: Kept<Place, Listener>,
+    /// Of each family.
+    kept: [Kept<Place, Listener>; 2],
     /// Wanted, and not open.
     waiting: BTreeMap<Place, Port>,
     told: Told,
@@ -75,7 +79,7 @@ impl Listeners {
             budget: Arc::new(budget),
             seen: Services::new(),
             families: Families::default(),
-            kept: Kept::default(),
+            kept: <[_; 2]>::default(),
             waiting: BTreeMap::new(),
             told: Told::default(),
             failed_dials: Count::default(),
@@ -89,12 +93,13 @@ impl Listeners {
         let changes = changes((&self.seen, self.families), (&plan.listening, families));
         (self.seen, self.families) = (plan.listening, families);
         for (place, port) in changes.places {
-            match (port, self.kept.get(&place)) {
+            let kept = &mut self.kept[place.family().index()];
+            match (port, kept.get(&place)) {
                 (Some(port), Some(listener)) => listener.served.update(port),
                 (Some(port), None) => drop(self.waiting.insert(place, port)),
                 (None, _) => {
                     self.waiting.remove(&place);
-                    if let Some(listener) = self.kept.remove(&place) {
+                    if let Some(listener) = kept.remove(&place) {
                         listener.close().await;
                     }
                 }
@@ -120,7 +125,7 @@ impl Listeners {
                 self.waiting.insert(place, port);
             }
             let Place { at, protocol } = place;
-            match self.kept.offer(place, Instant::now(), opened) {
+            match self.kept[place.family().index()].offer(place, Instant::now(), opened) {
                 Tried::Opened => tracing::debug!(%service, %at, %protocol, "node port listens"),
                 Tried::OpenedAtLast => {
                     tracing::info!(%service, %at, %protocol, "node port listens now");
@@ -142,14 +147,14 @@ impl Listeners {
     }
 
     async fn close(self) {
-        for listener in self.kept.into_open() {
+        for listener in self.kept.into_iter().flat_map(Kept::into_open) {
             listener.close().await;
         }
     }
 
     #[cfg(test)]
     pub(super) fn open_at(&self) -> Vec<Place> {
-        self.kept.open().map(|(place, _)| *place).collect()
+        self.kept.iter().flat_map(Kept::open).map(|(place, _)| *place).collect()
     }
 }
 

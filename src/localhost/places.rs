@@ -17,6 +17,12 @@ pub(super) struct Place {
     pub at: SocketAddr,
 }
 
+impl Place {
+    pub(super) fn family(self) -> Family {
+        Family::of(self.at.ip())
+    }
+}
+
 /// What is served there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Port {

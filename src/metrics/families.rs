@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::of_process::{durations, of_process, told};
+use super::of_process::{asked, durations, of_process, told, walks};
 use super::readings::Readings;
 use super::text::{Text, counter, gauge};
 use crate::dataplane::nftables::Counted;
@@ -13,11 +13,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// All families. Costs O(what is rejected or contested), whatever the number of services.
 pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
     let mut text = Text::default();
+    let version = ([("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.labelled(gauge("vipd_build_info", "Which vipd this is; always 1."), [version]);
     following(&mut text, snapshot);
     services(&mut text, snapshot);
     connections(&mut text, snapshot);
     listeners(&mut text, read);
     told(&mut text, read);
+    asked(&mut text, &read.requests);
     if let Some(process) = read.process {
         of_process(&mut text, process);
     }
@@ -54,6 +57,13 @@ fn following(text: &mut Text, snapshot: &Snapshot) {
             "Writes to the kernel, and repairs, that failed; each is followed by a resync.",
         ),
         status.failures,
+    );
+    text.of_both(
+        counter(
+            "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
+            "Of these, while removing what had not been used for long.",
+        ),
+        status.cleanup_failures,
     );
     text.one(
         counter(
@@ -118,7 +128,7 @@ fn services(text: &mut Text, snapshot: &Snapshot) {
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
             "Services with a Local traffic policy whose endpoints are all on other nodes.",
         ),
-        Some("traffic_policy"),
+        "traffic_policy",
         [("internal", no_local.internal), ("external", no_local.external)],
     );
     text.one(gauge("vipd_services", "Services that have a plan."), snapshot.plan.services);
@@ -148,15 +158,15 @@ fn services(text: &mut Text, snapshot: &Snapshot) {
 
 /// What was done to established flows.
 fn connections(text: &mut Text, snapshot: &Snapshot) {
+    walks(text, snapshot.status.removals.durations());
     let removals = snapshot.status.removals.get();
-    text.of_families(
+    text.of_each_family(
         counter(
             "kubeproxy_conntrack_reconciler_deleted_entries_total",
             "Stale conntrack entries that were deleted one by one; the kernel does not say how \
              many a deletion by filter took.",
         ),
-        None,
-        [("", removals.deleted)],
+        removals.deleted,
     );
     text.one(
         counter(
@@ -182,19 +192,19 @@ fn connections(text: &mut Text, snapshot: &Snapshot) {
 }
 
 fn listeners(text: &mut Text, read: &Readings) {
-    text.one(
+    text.of_each_family(
         gauge(
             "kubeproxy_nftables_localhost_nodeport_listeners",
             "Listeners for node ports on 127.0.0.1 and [::1], TCP and UDP.",
         ),
-        read.localhost_listeners.open,
+        read.localhost_listeners.map(|of| of.open),
     );
-    text.one(
+    text.of_each_family(
         counter(
             "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total",
             "Tries to open such a listener that failed; each is repeated.",
         ),
-        read.localhost_listeners.failures,
+        read.localhost_listeners.map(|of| of.failures),
     );
     text.one(
         counter(

@@ -5,10 +5,12 @@
 use super::process::Process;
 use super::readings::{Answered, Readings};
 use super::text::{IP_FAMILIES, Text, counter, gauge, histogram};
-use crate::sync::{Durations, Histogram};
+use crate::histogram::Histogram;
+use crate::sources::kubernetes::Made;
+use crate::sync::Durations;
 
-fn of_family(of: [&Histogram; 2]) -> [(Option<(&'static str, &'static str)>, &Histogram); 2] {
-    let [v4, v6] = IP_FAMILIES.map(|ip| Some(("ip_family", ip)));
+fn of_family(of: [&Histogram; 2]) -> [([(&'static str, &'static str); 1], &Histogram); 2] {
+    let [v4, v6] = IP_FAMILIES.map(|ip| [("ip_family", ip)]);
     [(v4, of[0]), (v6, of[1])]
 }
 
@@ -44,6 +46,17 @@ pub(super) fn durations(text: &mut Text, durations: &Durations) {
     }
 }
 
+/// How long conntrack was looked through for stale entries; each time for both families.
+pub(super) fn walks(text: &mut Text, of: &Histogram) {
+    text.histograms(
+        histogram(
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "Looking conntrack through for stale entries, in seconds.",
+        ),
+        of_family([of; 2]),
+    );
+}
+
 /// What others were answered, and told.
 pub(super) fn told(text: &mut Text, read: &Readings) {
     let by_code = |answered: Answered| [("200", answered.good), ("503", answered.bad)];
@@ -67,6 +80,28 @@ pub(super) fn told(text: &mut Text, read: &Readings) {
             "Kubernetes Events that found no room, or that the API server did not take.",
         ),
         read.events_dropped,
+    );
+}
+
+/// What the API server was asked, by the names of client-go; nothing where nobody was.
+pub(super) fn asked(text: &mut Text, made: &Made) {
+    let answers = made.answers.iter().map(|((method, host, code), count)| {
+        ([("code", &**code), ("host", &**host), ("method", method.as_str())], count)
+    });
+    text.labelled(
+        counter(
+            "rest_client_requests_total",
+            "Requests to the API server, by HTTP status; <error>: without an answer.",
+        ),
+        answers,
+    );
+    let durations = made.durations.iter();
+    text.histograms(
+        histogram(
+            "rest_client_request_duration_seconds",
+            "From a request to the head of its answer, in seconds.",
+        ),
+        durations.map(|((method, host), of)| ([("host", &**host), ("verb", method.as_str())], of)),
     );
 }
 

@@ -4,20 +4,24 @@
 
 use super::process::Process;
 use crate::dataplane::nftables::Counted;
+use crate::sources::kubernetes::Made;
 
 /// All of it, as it was at the moment of the scrape.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Readings {
     /// `None` where the kernel could not be asked: no number is better than a wrong one.
     pub kernel: Option<Counted>,
     pub health_listeners: Opened,
-    pub localhost_listeners: Opened,
+    /// Of each family.
+    pub localhost_listeners: [Opened; 2],
     /// TCP connections to endpoints that were refused or timed out.
     pub failed_dials: u64,
     pub healthz: Answered,
     pub livez: Answered,
     pub events_sent: u64,
     pub events_dropped: u64,
+    /// To the API server.
+    pub requests: Made,
     /// `None` where the kernel does not say.
     pub process: Option<Process>,
 }

@@ -7,6 +7,7 @@ use crate::dataplane::nftables::{Counted, Counters};
 use crate::events;
 use crate::listen::{Count, Tally};
 use crate::localhost;
+use crate::sources::kubernetes::Requests;
 use crate::sync::Snapshot;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +20,7 @@ pub struct Metrics {
     pub localhost: localhost::Counts,
     pub events: events::Counts,
     pub asked: Asked,
+    pub requests: Requests,
 }
 
 /// What load balancers and kubelets were answered.
@@ -59,12 +61,13 @@ impl Metrics {
         let readings = Readings {
             kernel,
             health_listeners: opened(&self.health),
-            localhost_listeners: opened(&self.localhost.listeners),
+            localhost_listeners: self.localhost.listeners.each_ref().map(opened),
             failed_dials: self.localhost.failed_dials.get(),
             healthz: self.asked.healthz.read(),
             livez: self.asked.livez.read(),
             events_sent: self.events.sent.get(),
             events_dropped: self.events.dropped.get(),
+            requests: self.requests.made(),
             process,
         };
         render(snapshot, &readings)

@@ -4,10 +4,13 @@ use super::families::render;
 use super::process::Process;
 use super::readings::{Answered, Opened, Readings};
 use crate::dataplane::nftables::Counted;
+use crate::histogram::Histogram;
 use crate::model::{Origin, Problem, Severity};
 use crate::planner::Plan;
 use crate::sources::Scope;
+use crate::sources::kubernetes::Made;
 use crate::sync::{NoLocalEndpoints, Snapshot, SyncStatus};
+use hyper::Method;
 use imbl::OrdMap;
 use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,13 +23,24 @@ fn readings() -> Readings {
     Readings {
         kernel: Some(Counted { invalid: 11, unpinned: 12 }),
         health_listeners: Opened { open: 13, failures: 14 },
-        localhost_listeners: Opened { open: 15, failures: 16 },
+        localhost_listeners: [Opened { open: 15, failures: 16 }, Opened { open: 30, failures: 31 }],
         failed_dials: 17,
         healthz: Answered { good: 18, bad: 19 },
         livez: Answered { good: 20, bad: 21 },
         events_sent: 22,
         events_dropped: 23,
         process: Some(Process { open_files: 24, ..Process::default() }),
+        requests: asked(),
+    }
+}
+
+fn asked() -> Made {
+    let took = Histogram::new(&[0.5, 1.0]);
+    took.observe(Duration::from_millis(750));
+    let host = "10.0.0.1:6443";
+    Made {
+        answers: [((Method::GET, host.into(), "200".into()), 29)].into(),
+        durations: [((Method::GET, host.into()), took)].into(),
     }
 }
 
@@ -40,6 +54,7 @@ fn each_number_stands_under_its_name() {
     let mut status = SyncStatus {
         last_success: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_250)),
         failures: 1,
+        cleanup_failures: 32,
         service_changes: 2,
         endpoint_changes: 3,
         pending_services: 25,
@@ -74,8 +89,9 @@ fn each_number_stands_under_its_name() {
         "vipd_affinity_table_full_total 12",
         "vipd_health_check_listeners 13",
         "vipd_health_check_listener_failures_total 14",
-        "kubeproxy_nftables_localhost_nodeport_listeners 15",
-        "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total 16",
+        "kubeproxy_nftables_localhost_nodeport_listeners{ip_family=\"IPv4\"} 15",
+        "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total{ip_family=\"IPv6\"} 31",
+        "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv4\"} 32",
         "vipd_localhost_nodeport_failed_dials_total 17",
         "vipd_tcp_connections_reset_total 0",
         "kubeproxy_proxy_healthz_total{code=\"200\"} 18",
@@ -92,6 +108,10 @@ fn each_number_stands_under_its_name() {
         "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"2\"} 0",
         "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"3\"} 1",
         "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 0",
+        "rest_client_requests_total{code=\"200\",host=\"10.0.0.1:6443\",method=\"GET\"} 29",
+        "rest_client_request_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"0.5\"} 0",
+        "rest_client_request_duration_seconds_count{host=\"10.0.0.1:6443\",verb=\"GET\"} 1",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv6\"} 0",
         "vipd_frontends_lost 0",
         "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 0",
     ] {
@@ -115,7 +135,9 @@ fn every_sample_follows_the_help_and_type_of_its_own_family() {
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{kind}");
             assert!(kind != "counter" || name.ends_with("_total"), "{name} is a {kind}");
             assert!(
-                ["vipd_", "kubeproxy_", "process_"].iter().any(|p| name.starts_with(p)),
+                ["vipd_", "kubeproxy_", "process_", "rest_client_"]
+                    .iter()
+                    .any(|p| name.starts_with(p)),
                 "{name}"
             );
             current = Some(name);

@@ -4,9 +4,10 @@
 //! published [`Snapshot`] after each.
 //! Never: a second task that writes; a wait for anything but the kernel.
 
+mod at_work;
 #[cfg(test)]
 mod counts_tests;
-mod histogram;
+mod durations;
 mod no_local;
 mod schedule;
 #[cfg(test)]
@@ -17,10 +18,11 @@ mod task;
 mod triggers;
 mod writer;
 
-pub use histogram::{Durations, Histogram};
+pub use at_work::AtWork;
+pub use durations::Durations;
 pub use no_local::NoLocalEndpoints;
 pub use schedule::{Schedule, Work};
 pub use snapshot::{Snapshot, SyncStatus};
 pub use sticky::StickyServices;
 pub use task::{Inputs, run};
-pub use writer::{Settings, StaleFlows, Tuning, Writer};
+pub use writer::{OwnNode, Settings, StaleFlows, Tuning, Writer};

@@ -1,6 +1,6 @@
 //! What the writer publishes for everyone else to read.
 
-use super::{Durations, NoLocalEndpoints, StickyServices};
+use super::{AtWork, Durations, NoLocalEndpoints, StickyServices};
 use crate::conntrack::{Removals, ResetCount};
 use crate::dataplane::Applied;
 use crate::model::{Known, Problem, ServiceKey};
@@ -41,8 +41,12 @@ pub struct SyncStatus {
     pub last_error: Option<Arc<str>>,
     /// Since when nothing has succeeded, if so.
     pub failing_since: Option<Instant>,
+    /// Whether the writer waits for the kernel at this moment.
+    pub at_work: AtWork,
     pub commits: u64,
     pub failures: u64,
+    /// Of these, while classes that had not been used for long were removed.
+    pub cleanup_failures: u64,
     /// Repairs of foreign edits.
     pub repairs: u64,
     /// Times that what the kernel holds was read back, and the difference written.
@@ -69,9 +73,9 @@ pub struct SyncStatus {
 
 impl SyncStatus {
     /// Whether this node does what the cluster says, so that a load balancer may send it something.
-    /// The kernel must have held the whole plan once, and writing must not have failed for [`STALE`]
-    /// on end: what was right a moment ago is still better than no node. With nothing to write, the
-    /// last success may be any time ago.
+    /// The kernel must have held the whole plan once, and writing must not have failed, nor hung, for
+    /// [`STALE`] on end: what was right a moment ago is still better than no node. With nothing to
+    /// write, the last success may be any time ago.
     pub fn is_healthy(&self, now: Instant) -> bool {
         self.synced && self.last_success.is_some() && self.is_alive(now)
     }
@@ -79,7 +83,7 @@ impl SyncStatus {
     /// Whether a new process would do no better: one that waits for its source would wait too.
     pub fn is_alive(&self, now: Instant) -> bool {
         let lately = |since| now.saturating_duration_since(since) < STALE;
-        self.failing_since.is_none_or(lately)
+        self.failing_since.is_none_or(lately) && self.at_work.since().is_none_or(lately)
     }
 }
 
@@ -100,6 +104,17 @@ mod tests {
         status.failing_since = Some(now);
         assert!(status.is_healthy(at(59)));
         assert!(!status.is_healthy(at(60)) && !status.is_alive(at(60)));
+    }
+
+    #[test]
+    fn a_write_that_hangs_counts_as_one_that_fails() {
+        let status = SyncStatus::default();
+        let now = Instant::now();
+        let (published, at) = (status.clone(), |seconds| now + Duration::from_secs(seconds));
+        status.at_work.begin(now);
+        assert!(published.is_alive(at(59)) && !published.is_alive(at(61)));
+        status.at_work.end();
+        assert!(published.is_alive(at(61)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::histogram::Histogram;
+use crate::histogram::Histogram;
 use crate::model::{Family, Object, SliceKey};
 use std::time::SystemTime;
 

@@ -63,7 +63,17 @@ const KINDS: [Kind; 6] =
 
 pub struct Settings {
     pub node_name: Arc<str>,
+    pub own_node: OwnNode,
     pub tuning: Tuning,
+}
+
+/// Whether a Node object of this name must be there, so that load balancers may be told of this node
+/// (as upstream; KEP-3836).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnNode {
+    Expected,
+    /// Manifests need not have one.
+    Optional,
 }
 
 /// What the operator may change while the writer runs.
@@ -87,6 +97,7 @@ pub struct Writer<D, F> {
     /// UDP frontends of changes that no commit has followed yet.
     stale: Stale,
     facts_changed: bool,
+    own_node: OwnNode,
     /// The Node of this name, as it was last seen.
     node: Option<Arc<Node>>,
     /// What the log says of the addresses of node ports.
@@ -132,6 +143,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             status,
             stale: Stale::default(),
             facts_changed: true,
+            own_node: settings.own_node,
             node: None,
             noted: BTreeSet::new(),
             seen: None,
@@ -265,6 +277,9 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             return;
         }
         let work = self.schedule.due(now);
+        if work > Work::Nothing {
+            self.status.at_work.begin(now);
+        }
         let outcome = match work {
             Work::Nothing => return,
             Work::Trim => self.dataplane.trim(),
@@ -274,6 +289,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                 if work == Work::Apply { self.apply(changed) } else { self.resync(changed) }
             }
         };
+        self.status.at_work.end();
         self.finish((work, now), outcome);
     }
 
@@ -318,7 +334,8 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
     }
 
     /// A Node that is deleted is a node that goes away: as upstream (KEP-3836) it is no more eligible
-    /// for load balancers, and what was known of it stays, since its services do.
+    /// for load balancers, and what was known of it stays, since its services do. One that was never
+    /// seen is none either, where it is expected.
     fn facts(&mut self) -> NodeFacts {
         let known = self.store.node().cloned();
         let gone = known.is_none();
@@ -330,7 +347,10 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             addresses: node.map(|node| node.addresses.to_vec()).unwrap_or_default(),
             interface_addresses: self.addresses.clone().unwrap_or_default(),
             pod_cidrs: node.map(|node| node.pod_cidrs.to_vec()).unwrap_or_default(),
-            going_away: node.is_some_and(|node| gone || node.going_away),
+            going_away: match node {
+                Some(node) => gone || node.going_away,
+                None => self.own_node == OwnNode::Expected,
+            },
         }
     }
 
@@ -412,7 +432,10 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                     }
                 }
             }
-            Err(error) => self.fail(now, error.to_string()),
+            Err(error) => {
+                self.status.cleanup_failures += u64::from(work == Work::Trim);
+                self.fail(now, error.to_string());
+            }
         }
         self.publish();
     }
@@ -446,7 +469,10 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         if self.status.last_error.is_some() {
             return;
         }
-        match self.dataplane.repair(self.planner.plan()) {
+        self.status.at_work.begin(Instant::now());
+        let repaired = self.dataplane.repair(self.planner.plan());
+        self.status.at_work.end();
+        match repaired {
             Ok(None) => return,
             Ok(Some(applied)) => {
                 self.status.repairs += 1;

@@ -9,7 +9,7 @@ use std::cell::RefMut;
 use std::time::{Duration, Instant};
 use vipd::model::Kind;
 use vipd::sources::{Batch, Change};
-use vipd::sync::{Settings, Snapshot, SyncStatus, Tuning, Writer};
+use vipd::sync::{OwnNode, Settings, Snapshot, SyncStatus, Tuning, Writer};
 
 pub const KINDS: [Kind; 6] =
     [Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::Pod, Kind::Node, Kind::ServiceCidr];
@@ -23,7 +23,8 @@ pub struct Bench {
 }
 
 pub fn settings(min_sync_period: Duration) -> Settings {
-    Settings { node_name: "node-a".into(), tuning: Tuning { policy: policy(), min_sync_period } }
+    let tuning = Tuning { policy: policy(), min_sync_period };
+    Settings { node_name: "node-a".into(), own_node: OwnNode::Optional, tuning }
 }
 
 pub fn batch(changes: Vec<Change>) -> Batch {

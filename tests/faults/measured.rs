@@ -79,7 +79,7 @@ fn a_failure_puts_the_sample_off_to_the_next_success() {
         (samples(&bench), status.pending_services, status.pending_endpoints),
         ([1, 0], 0, 0)
     );
-    let count = |of: &vipd::sync::Histogram| of.cumulative().last().map(|(_, count)| count);
+    let count = |of: &vipd::histogram::Histogram| of.cumulative().last().map(|(_, count)| count);
     let durations = &status.durations;
     assert_eq!((count(&durations.full), count(&durations.partial)), (Some(2), Some(1)));
     assert_eq!(count(&durations.syncs), Some(3));

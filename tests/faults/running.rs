@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use vipd::model::{Object, Ports, ServicePort, ServiceType};
+use vipd::model::{Kind, Node, Object, ObjectRef, Ports, ServicePort, ServiceType};
 use vipd::planner::{Action, Masquerade, Policy};
 use vipd::sources::{Batch, Change};
-use vipd::sync::{Inputs, Snapshot, SyncStatus, Tuning, Writer, run};
+use vipd::sync::{Inputs, OwnNode, Settings, Snapshot, SyncStatus, Tuning, Writer, run};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -272,4 +272,29 @@ fn listeners_are_woken_for_node_ports_and_addresses_only() {
         addresses.send_replace(vec!["192.168.0.9".parse().unwrap()]);
         daemon.until_woken().await;
     });
+}
+
+#[test]
+fn a_node_that_nobody_has_seen_is_not_eligible_where_it_is_expected() {
+    for (own_node, eligible) in [(OwnNode::Optional, true), (OwnNode::Expected, false)] {
+        let settings = Settings { own_node, ..settings(Duration::ZERO) };
+        let mut writer = Writer::new(settings, Fake::default(), Flows::default());
+        let mut take = |changes| {
+            writer.take(batch(changes));
+            writer.take_addresses(vec!["192.168.0.2".parse().unwrap()]);
+            writer.work(Instant::now());
+            !writer.published().load().plan.facts.going_away
+        };
+        assert_eq!(take(KINDS.map(Change::Synced).into()), eligible, "{own_node:?}");
+        let node = Node {
+            name: "node-a".into(),
+            addresses: Box::default(),
+            zone: None,
+            pod_cidrs: Box::default(),
+            going_away: false,
+        };
+        assert!(take(vec![Change::Upsert(Object::Node(Arc::new(node)))]), "{own_node:?}");
+        let gone = ObjectRef::new(Kind::Node, "node-a");
+        assert!(!take(vec![Change::Delete(gone)]), "{own_node:?}: it was there");
+    }
 }

@@ -4,13 +4,13 @@ use super::affinity::{fill, leave_room};
 use super::invalid::strays;
 use super::support::manifests::{slice, svc};
 use super::support::nft::TABLE;
-use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4};
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
 use super::support::sniff::{ACK, SYN};
 use super::support::world::World;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -26,6 +26,12 @@ pub fn metric(w: &World, sample: &str) -> f64 {
     let value = said.out.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     let value = value.and_then(|text| text.parse().ok());
     value.unwrap_or_else(|| panic!("no {sample} in:\n{}", said.out))
+}
+
+/// The sample of the case's family.
+fn labelled(w: &World, name: &str) -> String {
+    let ip = if w.family == V4 { "IPv4" } else { "IPv6" };
+    format!("{name}{{ip_family=\"{ip}\"}}")
 }
 
 /// (internal, external)
@@ -56,6 +62,29 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(no_local(w), (1.0, 0.0));
             w.withdraw(svc().named("second", 42).local().on([R2]));
             assert_eq!(no_local(w), (0.0, 0.0));
+        }),
+        case("60 how long a change took from what it followed from; what went took none", |w| {
+            let of = |part: &str| {
+                let name = "kubeproxy_network_programming_duration_seconds";
+                metric(w, &labelled(w, &format!("{name}_{part}")))
+            };
+            w.serve(svc().on([L1]));
+            assert_eq!(of("count"), 0.0, "a slice without the annotation");
+            let changed = |ago: u64, pods: &[Who]| {
+                let at = SystemTime::now() - Duration::from_secs(ago);
+                let second = at.duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+                let time = w.sh(Node, &format!("date -u -d @{second:.6} +%FT%T.%NZ"));
+                let key = "endpoints.kubernetes.io/last-change-trigger-time";
+                w.serve(slice(pods.iter().copied()).annotation(key, time.trim()));
+            };
+            changed(0, &[L1, R1]);
+            assert_eq!(of("count"), 1.0);
+            let once = of("sum");
+            assert!(once < 2.0, "{once} s");
+            changed(3600, &[R1]);
+            assert_eq!(of("count"), 1.0, "before vipd began");
+            w.withdraw(slice([R1]));
+            assert_eq!(of("count"), 1.0);
         }),
         case("a foreign edit that is repaired counts once", |w| {
             const REPAIRED: &str = "vipd_foreign_edits_repaired_total";
@@ -140,8 +169,8 @@ pub fn cases() -> Vec<Case> {
             assert!(before.0 > 0.0 && before.1 > 0.0, "{before:?}");
             w.serve(svc().node_port(NODE_PORT).on([L1, R1]));
             assert!(metric(w, SERVICES) > before.0 && metric(w, ENDPOINTS) > before.1);
-            let open = "kubeproxy_nftables_localhost_nodeport_listeners";
-            w.within(SOON, || metric(w, open) == 1.0);
+            let open = labelled(w, "kubeproxy_nftables_localhost_nodeport_listeners");
+            w.within(SOON, || metric(w, &open) == 1.0);
             assert_eq!(metric(w, DIALS), 0.0);
             let loopback = w.family.loopback();
             let client = w.tcp(Node, loopback, NODE_PORT).from(loopback).untraced();
@@ -149,17 +178,17 @@ pub fn cases() -> Vec<Case> {
             assert!(metric(w, DIALS) >= 1.0);
         }),
         case("node-port listeners count, and what is wrong with objects", |w| {
-            const OPEN: &str = "kubeproxy_nftables_localhost_nodeport_listeners";
-            const FAILED: &str =
-                "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total";
-            assert_eq!(metric(w, OPEN), 0.0);
+            let name = "kubeproxy_nftables_localhost_nodeport_listener";
+            let open = labelled(w, &format!("{name}s"));
+            let failed = labelled(w, &format!("{name}_creation_failures_total"));
+            assert_eq!(metric(w, &open), 0.0);
             let at = SocketAddr::new(w.family.loopback(), NODE_PORT);
             w.servers(Node).listen([(Tcp, at)]);
             w.serve(svc().node_port(NODE_PORT).on([L1]));
-            w.within(SOON, || metric(w, FAILED) >= 1.0);
-            assert_eq!(metric(w, OPEN), 0.0);
+            w.within(SOON, || metric(w, &failed) >= 1.0);
+            assert_eq!(metric(w, &open), 0.0);
             w.servers(Node).close(Tcp, at);
-            w.within(Duration::from_secs(4), || metric(w, OPEN) == 1.0);
+            w.within(Duration::from_secs(4), || metric(w, &open) == 1.0);
             assert_eq!(metric(w, "vipd_frontends_lost"), 0.0);
             let services = metric(w, "vipd_services");
             w.serve(svc().named("younger", 41).on([L1]));
