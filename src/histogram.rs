@@ -9,30 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// kube-proxy 1.37's bounds for `sync_proxy_rules` durations: doubling from 1 ms.
-const SYNC: [f64; 15] = {
+/// Bounds that double from 1 ms to 16 s: kube-proxy's for what it does itself (1.37).
+pub const DOUBLING: [f64; 15] = {
     let mut bounds = [0.001; 15];
     let mut at = 1;
     while at < bounds.len() {
         bounds[at] = bounds[at - 1] * 2.0;
-        at += 1;
-    }
-    bounds
-};
-
-/// kube-proxy 1.37's bounds for `network_programming_duration`: ¼ and ½, then each second up to a
-/// minute, every 5 up to two, every 30 up to five.
-const PROGRAMMING: [f64; 80] = {
-    let mut bounds = [0.25; 80];
-    bounds[1] = 0.5;
-    let (mut at, mut second) = (2, 1);
-    while at < bounds.len() {
-        bounds[at] = second as f64;
-        second += match second {
-            ..60 => 1,
-            60..120 => 5,
-            _ => 30,
-        };
         at += 1;
     }
     bounds
@@ -52,7 +34,8 @@ struct Counts {
 }
 
 impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
+    /// `bounds`: seconds, ascending.
+    pub fn new(bounds: &'static [f64]) -> Self {
         let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
         Self(Arc::new(Counts { bounds, buckets, nanoseconds: AtomicU64::new(0) }))
     }
@@ -82,50 +65,13 @@ impl Histogram {
     }
 }
 
-/// What the writer measures.
-#[derive(Debug, Clone)]
-pub struct Durations {
-    /// From what somebody did in the cluster to the commit: of IPv4 slices, of IPv6 slices.
-    pub programming: [Histogram; 2],
-    /// Of writing that succeeded or failed, whatever its kind.
-    pub syncs: Histogram,
-    /// Of those that read back what the kernel holds.
-    pub full: Histogram,
-    /// Of those that write what changed.
-    pub partial: Histogram,
-}
-
-impl Default for Durations {
-    fn default() -> Self {
-        let sync = || Histogram::new(&SYNC);
-        Self {
-            programming: [Histogram::new(&PROGRAMMING), Histogram::new(&PROGRAMMING)],
-            syncs: sync(),
-            full: sync(),
-            partial: sync(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_bounds_are_kube_proxys() {
-        let seconds: Vec<f64> = (1..60)
-            .chain((60..120).step_by(5))
-            .chain((120..=300).step_by(30))
-            .map(f64::from)
-            .collect();
-        assert_eq!(PROGRAMMING[..2], [0.25, 0.5]);
-        assert_eq!(PROGRAMMING[2..], seconds[..]);
-        assert_eq!((SYNC[0], SYNC[1], SYNC[14]), (0.001, 0.002, 16.384));
-    }
-
-    #[test]
     fn a_duration_counts_in_its_bucket_and_all_above() {
-        let histogram = Histogram::new(&SYNC);
+        let histogram = Histogram::new(&DOUBLING);
         for milliseconds in [1, 3, 3, 20_000] {
             histogram.observe(Duration::from_millis(milliseconds));
         }

@@ -27,6 +27,7 @@ pub mod conntrack;
 pub mod dataplane;
 pub mod events;
 pub mod health;
+pub mod histogram;
 pub mod listen;
 pub mod localhost;
 pub mod metrics;

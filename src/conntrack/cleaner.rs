@@ -7,6 +7,7 @@ use super::query::DeleteBy;
 use super::resets::{ResetCount, Resetter};
 use super::stale::Stale;
 use super::worker::{Order, Shared, Worker};
+use crate::histogram::Histogram;
 use crate::model::ServiceKey;
 use crate::planner::Plan;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,11 @@ pub struct Stats {
 pub struct Removals(Arc<Shared>);
 
 impl Removals {
+    /// How long each walk over what is suspected took.
+    pub fn durations(&self) -> &Histogram {
+        &self.0.durations
+    }
+
     pub fn get(&self) -> Stats {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {

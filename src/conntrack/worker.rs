@@ -3,6 +3,7 @@
 use super::netlink::{Dump, Entry, Error, Table};
 use super::query::{DeleteBy, Query, Removal, plan_removals};
 use super::stale::{Audit, Cause, Stale, Suspects, Verdict, is_backward};
+use crate::histogram::{DOUBLING, Histogram};
 use crate::model::Family;
 use crate::planner::{FrontendKey, Plan};
 use std::collections::HashMap;
@@ -24,18 +25,35 @@ const MAX_WALKS: u32 = 5;
 /// them for ever.
 const BACKWARD_WALKS: u32 = 3;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shared {
     /// Of each family.
     pub deleted: [AtomicU64; 2],
     pub filtered: AtomicU64,
     pub runs: AtomicU64,
     pub failures: AtomicU64,
+    /// Of walks, however they ended.
+    pub durations: Histogram,
     /// Orders carried out, for who waits.
     pub finished: Mutex<u64>,
     pub wake: Condvar,
     /// The same number, for who must not wait for a lock.
     pub finished_hint: AtomicU64,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            deleted: <[AtomicU64; 2]>::default(),
+            filtered: AtomicU64::default(),
+            runs: AtomicU64::default(),
+            failures: AtomicU64::default(),
+            durations: Histogram::new(&DOUBLING),
+            finished: Mutex::default(),
+            wake: Condvar::default(),
+            finished_hint: AtomicU64::default(),
+        }
+    }
 }
 
 pub(super) enum Order {
@@ -150,6 +168,7 @@ impl Worker {
             let began = Instant::now();
             let walk = self.walk();
             let took = began.elapsed();
+            self.shared.durations.observe(took);
             let pause = self.conclude(walk, began);
             due = Instant::now() + pause;
             if ending == Ending::Yes && self.job.as_ref().is_some_and(|job| job.unfinished > 1) {

@@ -10,14 +10,18 @@ use crate::support::world::WORK;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 pub const CASES: &[Case] = &[
     ("nobody listens, no API server answers, another CA: what to check is said", wrong_servers),
     ("a client certificate that the server knows serves, another one is refused", certificates),
-    ("an exec plugin that works serves; one that does not is said", plugins),
+    ("an exec plugin that works serves; one that does not is said, and waited for", plugins),
+    ("through a proxy, with a token file as people write it", proxied),
     (
         "rights to list without rights to watch: what is missing is named, and waited for",
         lists_only,
@@ -169,11 +173,61 @@ fn plugins() {
             live.told(words);
             assert!(!live.log().contains("secret-of-the-plugin"), "{}", live.log());
             assert!(!live.programs());
-            live.w.kill();
+            assert_eq!((live.asked("/healthz").0, live.asked("/livez").0), (503, 200));
+            plugin(name, &format!("echo '{credential}'"));
+            serves(live);
         }
         live.launch_as(&plugin("hangs", "exec sleep 60"));
         live.told("exec plugin has not ended");
+        assert_eq!(live.asked("/livez").0, 200);
         assert!(live.w.terminate().success(), "{}", live.log());
+    });
+}
+
+/// An HTTP proxy on a node that opens tunnels; how many.
+fn proxy(node: &Netns, at: SocketAddr) -> Arc<AtomicUsize> {
+    let tunnels = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tunnels);
+    node.spawn(move || {
+        let listener = TcpListener::bind(at).expect("the port is free");
+        for client in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            let mut client = client;
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if client.read_exact(&mut byte).is_err() {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head);
+            let to = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
+            let Some(Ok(mut server)) = to.map(TcpStream::connect) else { continue };
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = client.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            let (mut from_client, mut to_server) =
+                (client.try_clone().expect("a file"), server.try_clone().expect("a file"));
+            thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+            thread::spawn(move || std::io::copy(&mut server, &mut client));
+        }
+    });
+    tunnels
+}
+
+fn proxied() {
+    live::with(|live| {
+        live.w.write(svc().on([L1, R1]));
+        let token = format!("{WORK}/token");
+        fs::write(&token, format!("{}\n", live::TOKEN)).expect("an own /run");
+        let tunnels = proxy(live.w.netns(Node), "127.0.0.1:3128".parse().expect("an address"));
+        let mut through = kubeconfig(SERVER, SERVERS_OWN, &json!({"tokenFile": token}));
+        through["clusters"][0]["cluster"]["proxy-url"] = json!("http://127.0.0.1:3128");
+        live.launch_as(&through);
+        let asked =
+            "rest_client_requests_total{code=\"200\",host=\"127.0.0.1:6443\",method=\"GET\"}";
+        live.w.within(SOON, || live.metric(asked).is_some_and(|requests| requests >= 4.0));
+        serves(live);
+        assert!(tunnels.load(Ordering::Relaxed) >= 4, "one for each kind");
     });
 }
 

@@ -24,12 +24,14 @@ const METRICS: &str = "http://127.0.0.1:10249/metrics";
 const CONFIGZ: &str = "http://127.0.0.1:10249/configz";
 const EDIT: &str = "nft flush chain inet vipd refuse";
 
-/// As `kubectl describe` asks: by kind, name and uid.
+/// As `kubectl describe` asks: by kind, name and uid. The API server has Events of its own about a
+/// Service whose addresses it has not seen allocated yet.
 fn described(w: &World, (kind, name): (&str, &str), uid: &str) -> Vec<Value> {
     let selector =
         format!("involvedObject.kind={kind},involvedObject.name={name},involvedObject.uid={uid}");
     let list = w.plane.get(&format!("/api/v1/events?fieldSelector={selector}"));
-    list["items"].as_array().cloned().unwrap_or_default()
+    let all = list["items"].as_array().into_iter().flatten();
+    all.filter(|event| event["reportingComponent"] == "vipd").cloned().collect()
 }
 
 fn has(events: &[Value], reason: &str) -> bool {

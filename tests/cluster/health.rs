@@ -11,11 +11,13 @@ use crate::support::runner::soak;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 
 pub const CASES: &[Case] = &[
     ("58 a node that is leaving says 503, and serves on", leaves),
     ("29, 56 another program takes the table: failures count, and it heals by itself", taken),
+    ("56 another program takes the table and keeps its rules: they serve on", taken_as_it_is),
     ("57 a node that could never write anything is not healthy, from the start", never_written),
 ];
 
@@ -80,10 +82,32 @@ struct Owner(Child);
 impl Owner {
     /// In place of the table that is there, if there is one, at one stroke.
     fn take(node: &Netns, former: &str) -> Owner {
+        Self::of(node, &format!("{former} add table inet vipd {{ flags owner; }}"))
+    }
+
+    /// The same, with all that is in it.
+    fn keep(node: &Netns) -> Owner {
+        let listed = node.sh("nft list table inet vipd");
+        let head = "table inet vipd {\n";
+        let owned = listed.replacen(head, &format!("{head}\tflags owner;\n"), 1);
+        assert_ne!(owned, listed, "a listing begins with the table");
+        let file = NamedTempFile::new().expect("a temporary file");
+        let text = format!("delete table inet vipd\n{owned}");
+        std::fs::write(file.path(), text).expect("it is ours");
+        let owner = Self::of(node, &format!("include \"{}\"", file.path().display()));
+        let start = Instant::now();
+        while !node.sh("nft -t list table inet vipd").contains("owner") {
+            assert!(start.elapsed() < SOON, "nft did not take the table");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        owner
+    }
+
+    fn of(node: &Netns, line: &str) -> Owner {
         let mut command = Command::new("nft");
         command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut nft = node.enter(|| command.spawn()).expect("nft is installed");
-        let line = format!("{former} add table inet vipd {{ flags owner; }}\n");
+        let line = format!("{line}\n");
         nft.stdin.as_mut().expect("piped above").write_all(line.as_bytes()).expect("it reads");
         Owner(nft)
     }
@@ -130,6 +154,36 @@ fn taken() {
         w.within(SOON, || checked(live) == (200, json!(true)));
         w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
         w.tcp(L2, w.family.cluster_ip(42), 80).times(4).only([L1]);
+    });
+}
+
+fn taken_as_it_is() {
+    live::with(|live| {
+        live.start(&[]);
+        let w = &live.w;
+        w.serve(svc().on([L1]));
+        let serves = |pod| {
+            let tries = w.tcp(L2, w.cip(), 80).times(10).untraced();
+            drop(tries.only([pod]));
+        };
+        serves(L1);
+        let owner = Owner::keep(w.netns(Node));
+        w.write(svc().on([R1]));
+        w.within(SOON, || live.metric(FAILURES).is_some_and(|failures| failures >= 1.0));
+        for _ in 0..10 {
+            serves(L1);
+            w.sleep(200);
+        }
+        assert_eq!(live.asked("/healthz").0, 200);
+        if soak() {
+            w.within(Duration::from_secs(90), || live.asked("/healthz").0 == 503);
+            serves(L1);
+        }
+        owner.leave();
+        w.within(SOON, || live.log().contains("the kernel follows the plan again"));
+        live.settle();
+        serves(R1);
+        assert_eq!(live.asked("/healthz").0, 200);
     });
 }
 

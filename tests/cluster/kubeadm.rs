@@ -1,6 +1,6 @@
 //! In kube-proxy's place as kubeadm deploys it: its command line, its configuration file.
 
-use crate::{Authorization, World, serve};
+use crate::{Authorization, NODES, World, node, serve};
 use std::fs;
 
 const FILE: &str = include_str!("../validation/kubeadm.yaml");
@@ -14,6 +14,7 @@ fn masqueraded(w: &World) -> bool {
 
 pub fn serves_and_follows_its_file() {
     let mut w = World::start(Authorization::AlwaysAllow);
+    w.plane.post(NODES, &node());
     serve(&w, "web", "10.254.0.41", &["10.244.0.1", "10.244.1.1"]);
     let kubeadm_s = "/var/lib/kube-proxy/kubeconfig.conf";
     let (path, kubeconfig) = w.run_with_file(|kubeconfig| FILE.replace(kubeadm_s, kubeconfig));

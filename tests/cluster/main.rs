@@ -12,6 +12,7 @@ mod away;
 mod control_plane;
 mod deployments;
 mod events;
+mod examples;
 mod health;
 mod kubeadm;
 mod live;
@@ -65,6 +66,8 @@ const CASES: &[Case] = &[
     ("the access rights of the example are enough; without them the missing one is named", rights),
     ("a token that rotates", rotates),
     ("no server at all: nothing is programmed, and it is said", waits),
+    ("the example's objects are taken to the letter", examples::are_taken_to_the_letter),
+    ("the example's containers start vipd as they say", examples::start_vipd_as_they_say),
     (
         "kubeadm's command line and file; the file changes while it runs",
         kubeadm::serves_and_follows_its_file,
@@ -84,6 +87,12 @@ fn slice(service: &str, pods: &[&str]) -> Value {
         "addressType": "IPv4", "ports": [{"name": "", "port": 8080}], "endpoints": endpoints})
 }
 
+/// The one that vipd takes itself for.
+fn node() -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
+}
+
+const NODES: &str = "/api/v1/nodes";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
@@ -112,8 +121,10 @@ fn follows() {
     w.soon("one less", || !w.holds("services4", "10.254.0.41"));
     assert!(w.holds("services4", "10.254.0.42"));
     let healthz =
-        w.node.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:10256/healthz");
-    assert_eq!(healthz, "200");
+        || w.node.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:10256/healthz");
+    assert_eq!(healthz(), "503", "no load balancer should send anything to a node without a Node");
+    w.plane.post(NODES, &node());
+    w.soon("its Node", || healthz() == "200");
     assert!(w.node.sh("curl -s http://127.0.0.1:10249/metrics").contains("vipd_"));
 }
 

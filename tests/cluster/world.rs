@@ -4,6 +4,7 @@
 //! Never: a server that outlives its case.
 
 use crate::control_plane::{self, Authorization, ControlPlane, Settings};
+use crate::examples;
 use crate::netns::Netns;
 use crate::runner;
 use serde_json::json;
@@ -75,18 +76,7 @@ impl World {
 
     /// ServiceAccount, ClusterRole and binding, as `kubectl apply` would.
     pub fn apply_rights(&self, text: &str) {
-        for document in text.split("\n---\n") {
-            let rbac = "/apis/rbac.authorization.k8s.io/v1";
-            let path = match document {
-                one if one.contains("kind: ServiceAccount\nmetadata") => {
-                    "/api/v1/namespaces/kube-system/serviceaccounts".to_owned()
-                }
-                one if one.contains("kind: ClusterRoleBinding") => {
-                    format!("{rbac}/clusterrolebindings")
-                }
-                one if one.contains("kind: ClusterRole\n") => format!("{rbac}/clusterroles"),
-                other => panic!("what is this? {other}"),
-            };
+        for (path, document) in examples::documents(text) {
             self.plane.send("POST", &path, ("application/yaml", document));
         }
     }

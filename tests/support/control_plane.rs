@@ -198,7 +198,9 @@ impl ControlPlane {
     }
 
     fn curl(&self, words: &str, path: &str) -> String {
-        format!("curl -ksSf -H 'Authorization: Bearer {ADMIN}' {words} {SERVER}{path}")
+        format!(
+            "curl -ksS --fail-with-body -H 'Authorization: Bearer {ADMIN}' {words} {SERVER}{path}"
+        )
     }
 
     pub fn try_get(&self, path: &str) -> Said {
