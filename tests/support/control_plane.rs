@@ -135,6 +135,8 @@ impl ControlPlane {
             format!("--service-account-signing-key-file={}", file("sa.key")),
             format!("--service-cluster-ip-range={SERVICE_RANGE}"),
             "--disable-admission-plugins=ServiceAccount".into(),
+            // As a node's own containers need it (kubeadm).
+            "--allow-privileged=true".into(),
         ];
         arguments.extend(self.settings.server_flags.iter().cloned());
         self.server = Some(spawn(&self.node, &self.at, "kube-apiserver", &arguments));

@@ -25,7 +25,6 @@ pub use names::Names;
 pub use {
     cluster::{node, service_cidr},
     endpoints::endpoints,
-    pod::pod,
     service::service,
 };
 

@@ -7,7 +7,7 @@ use super::fields::Fault;
 use super::findings::{Converted, Findings};
 use super::{Decoded, Documents, Names, Read, cluster, endpoints, pod, service, slice};
 use crate::model::{Kind, ObjectRef, Origin, Problem, ServiceKey, Severity};
-use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde::Deserialize;
@@ -151,7 +151,8 @@ pub(super) fn unknown_fields(kind: Kind, text: &str) -> Vec<String> {
         Kind::Service => of::<Service>(text),
         Kind::EndpointSlice => of::<EndpointSlice>(text),
         Kind::Endpoints => of::<Endpoints>(text),
-        Kind::Pod => of::<Pod>(text),
+        // Hardly any of its fields is known here.
+        Kind::Pod => Vec::new(),
         Kind::Node => of::<Node>(text),
         Kind::ServiceCidr => of::<ServiceCIDR>(text),
     }
