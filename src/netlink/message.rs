@@ -69,6 +69,12 @@ impl Buffer {
         version: u8,
         resource: u16,
     ) {
+        let [high, low] = resource.to_be_bytes();
+        self.begin_with(kind, flags, seq, &[family, version, high, low]);
+    }
+
+    /// Begins a message of any subsystem: header, and what follows it before the attributes.
+    pub fn begin_with(&mut self, kind: u16, flags: u16, seq: u32, header: &[u8]) {
         self.end();
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
@@ -76,9 +82,7 @@ impl Buffer {
         self.bytes.extend_from_slice(&flags.to_ne_bytes());
         self.bytes.extend_from_slice(&seq.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.push(family);
-        self.bytes.push(version);
-        self.bytes.extend_from_slice(&resource.to_be_bytes());
+        self.bytes.extend_from_slice(header);
         self.open = Some(start);
         self.count += 1;
     }

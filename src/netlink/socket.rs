@@ -1,7 +1,7 @@
-//! One netfilter netlink socket. EDGE: all system calls of this room are here.
+//! One netlink socket. EDGE: all system calls of this room are here.
 
 use super::{Message, Messages, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_ERROR};
-use netlink_sys::constants::NETLINK_NETFILTER;
+use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::net::sockopt;
 use std::fmt;
 use std::io;
@@ -28,9 +28,21 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// A socket of the namespace of the calling thread.
+    /// A netfilter socket of the namespace of the calling thread.
     pub fn open() -> io::Result<Self> {
-        let mut inner = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
+        Self::open_of(NETLINK_NETFILTER)
+    }
+
+    /// An rtnetlink socket of that namespace. Its dumps hold what was asked for only.
+    pub fn open_route() -> io::Result<Self> {
+        let socket = Self::open_of(NETLINK_ROUTE)?;
+        // Without it a dump holds more, which whoever reads it must leave out anyway.
+        let _ = socket.inner.set_netlink_get_strict_chk(true);
+        Ok(socket)
+    }
+
+    fn open_of(protocol: isize) -> io::Result<Self> {
+        let mut inner = netlink_sys::Socket::new(protocol)?;
         let address = inner.bind_auto()?;
         // Both are refused only by kernels far below vipd's minimum; errors are then less clear.
         let _ = inner.set_ext_ack(true);

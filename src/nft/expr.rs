@@ -17,6 +17,7 @@ pub type Reg = u32;
 pub enum Meta {
     Priority = 2,
     InputIndex = 4,
+    OutputIndex = 5,
     InputName = 6,
     Family = 15,
     Protocol = 16,
@@ -118,7 +119,19 @@ pub enum Expr {
     Dnat {
         family: u8,
         address: Reg,
+        /// None: it stays.
+        port: Option<Reg>,
+    },
+    /// The packet is a socket's that listens at this address, whatever its destination.
+    Tproxy {
+        family: u8,
+        address: Reg,
         port: Reg,
+    },
+    /// `socket transparent`: whether the packet's socket takes any destination. Ends the rule where
+    /// there is no socket.
+    SocketTransparent {
+        to: Reg,
     },
     /// `fib saddr type`
     SourceType {
@@ -203,6 +216,8 @@ impl Expr {
             Expr::Hash { .. } => "hash",
             Expr::Dynamic { .. } => "dynset",
             Expr::Dnat { .. } => "nat",
+            Expr::Tproxy { .. } => "tproxy",
+            Expr::SocketTransparent { .. } => "socket",
             Expr::SourceType { .. } => "fib",
             Expr::MasqueradeRandom => "masq",
             Expr::RejectWithReset | Expr::RejectWithUnreachable => "reject",
@@ -301,7 +316,18 @@ impl Expr {
                 out.attr_u32(1, 1); // NFT_NAT_DNAT
                 out.attr_u32(2, u32::from(*family));
                 out.attr_u32(3, *address);
-                out.attr_u32(5, *port);
+                if let Some(port) = port {
+                    out.attr_u32(5, *port);
+                }
+            }
+            Expr::Tproxy { family, address, port } => {
+                out.attr_u32(1, u32::from(*family));
+                out.attr_u32(2, *address);
+                out.attr_u32(3, *port);
+            }
+            Expr::SocketTransparent { to } => {
+                out.attr_u32(1, 0); // NFT_SOCKET_TRANSPARENT
+                out.attr_u32(2, *to);
             }
             Expr::SourceType { to } => {
                 out.attr_u32(1, *to);
