@@ -1,8 +1,8 @@
 //! Which questions to ask the kernel. PURE.
 
-use super::stale::{Audit, Cause, Suspects, in_service_range, serving_at};
+use super::stale::{Audit, Cause, Suspects, in_service_range};
 use crate::model::{Family, Protocol};
-use crate::planner::{FrontendAddress, FrontendKey, Plan};
+use crate::planner::{FrontendAddress, FrontendKey, Plan, Served};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -131,10 +131,14 @@ fn removal(frontend: FrontendKey, plan: &Plan, by: DeleteBy) -> Removal {
 /// No endpoint answers, also as a node port, if the address is the node's own; and nobody but a
 /// service has the address and port.
 fn all_are_stale(plan: &Plan, frontend: FrontendKey, address: Ipv4Addr) -> bool {
-    let serving = |at| serving_at(plan, FrontendKey { at, ..frontend });
-    let node_port = serving(FrontendAddress::NodePort(frontend.at.family()));
-    let held = serving(frontend.at);
-    held.is_none_or(<[_]>::is_empty)
-        && node_port.is_none_or(<[_]>::is_empty)
+    let served = |at| plan.udp.get(&FrontendKey { at, ..frontend });
+    let is_nobody = |served: &Served| match served {
+        Served::Endpoints(endpoints) => endpoints.is_empty(),
+        Served::Relay { .. } => false,
+    };
+    let node_port = served(FrontendAddress::NodePort(frontend.at.family()));
+    let held = served(frontend.at);
+    held.is_none_or(is_nobody)
+        && node_port.is_none_or(is_nobody)
         && (held.is_some() || in_service_range(plan, address.into()))
 }

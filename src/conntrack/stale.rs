@@ -4,7 +4,7 @@
 
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{
-    FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, ServicePlan, Target,
+    FrontendAddress, FrontendKey, NodePlan, Plan, PlanDelta, Served, ServicePlan, Target,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -82,17 +82,23 @@ pub enum Verdict {
 }
 
 /// The UDP frontends that a change may have left stale flows at: those that appeared (a flow may
-/// have passed untranslated before), vanished, went to another service, or whose port lost a
-/// serving endpoint. A port that only gained endpoints leaves none.
+/// have passed untranslated before; through the relay all did), vanished, went to another service or
+/// to the relay, or whose port lost a serving endpoint. A port that only gained endpoints leaves none.
 ///
 /// What is stale there is decided later, by [`Suspects::judge`] and the plan of that moment: a set
 /// of endpoints to keep taken from here would condemn flows to endpoints added meanwhile.
 pub fn stale(delta: &PlanDelta) -> Stale {
-    type Holders<'a> = BTreeMap<FrontendKey, (&'a ServiceKey, &'a [Target])>;
+    #[derive(PartialEq)]
+    enum By {
+        Kernel,
+        Relay,
+    }
+    type Holders<'a> = BTreeMap<FrontendKey, (&'a ServiceKey, &'a [Target], By)>;
     fn collect<'a>(holders: &mut Holders<'a>, plan: &'a ServicePlan) {
         for (port, frontend) in plan.held() {
             if port.protocol == Protocol::Udp {
-                holders.insert(frontend.at, (&plan.key, &port.serving));
+                let by = if port.relay_of(frontend).is_some() { By::Relay } else { By::Kernel };
+                holders.insert(frontend.at, (&plan.key, &port.serving, by));
             }
         }
     }
@@ -105,13 +111,15 @@ pub fn stale(delta: &PlanDelta) -> Stale {
             collect(&mut new, plan);
         }
     }
-    let appeared = new.keys().filter(|at| !old.contains_key(at));
-    let changed = old.iter().filter(|(at, (holder, serving))| {
-        new.get(at).is_none_or(|(new_holder, new_serving)| {
-            holder != new_holder || !is_subset(serving, new_serving)
+    let appeared = new.iter().filter(|(at, (.., by))| {
+        old.get(at).is_none_or(|(.., former)| *former == By::Relay && *by == By::Kernel)
+    });
+    let changed = old.iter().filter(|(at, (holder, serving, by))| {
+        new.get(at).is_none_or(|(new_holder, new_serving, new_by)| {
+            holder != new_holder || by != new_by || !is_subset(serving, new_serving)
         })
     });
-    let appeared = appeared.map(|at| (*at, Cause::Appeared));
+    let appeared = appeared.map(|(at, _)| (*at, Cause::Appeared));
     appeared.chain(changed.map(|(at, _)| (*at, Cause::Changed))).collect()
 }
 
@@ -170,8 +178,8 @@ fn judge_forward(plan: &Plan, flow: &Flow) -> Verdict {
     if flow.protocol != Protocol::Udp {
         return Verdict::Keep;
     }
-    match serving(plan, flow.destination) {
-        Some(serving) => among(serving, flow.answerer),
+    match served(plan, flow.destination) {
+        Some(served) => answered(served, plan, flow),
         None => {
             let of_a_service = in_service_range(plan, flow.destination.address);
             if of_a_service && flow.is_translated() { Verdict::Remove } else { Verdict::Keep }
@@ -184,13 +192,14 @@ fn judge_forward(plan: &Plan, flow: &Flow) -> Verdict {
 /// another). The client's packets then belong to it as replies, and no rule sees them.
 ///
 /// A serving endpoint at the frontend's own address (of the node's own network) answers there
-/// rightly, translated or not.
+/// rightly, translated or not. So does the relay, which no translation leads to.
 pub(super) fn is_backward(plan: &Plan, flow: &Flow) -> bool {
     let untranslated = !flow.is_translated() && flow.asker == flow.source;
-    flow.protocol == Protocol::Udp
-        && untranslated
-        && serving(plan, flow.source)
-            .is_some_and(|serving| among(serving, flow.source) == Verdict::Remove)
+    let wrong = |served: &Served| match served {
+        Served::Endpoints(endpoints) => among(endpoints, flow.source) == Verdict::Remove,
+        Served::Relay { .. } => false,
+    };
+    flow.protocol == Protocol::Udp && untranslated && served(plan, flow.source).is_some_and(wrong)
 }
 
 /// Whether a connection that nobody has answered yet passed untranslated to a held frontend, when the
@@ -235,8 +244,8 @@ impl Suspects {
             return Verdict::Remove;
         }
         if self.cause(plan, flow.destination).is_some() {
-            return match serving(plan, flow.destination) {
-                Some(serving) => among(serving, flow.answerer),
+            return match served(plan, flow.destination) {
+                Some(served) => answered(served, plan, flow),
                 None if flow.is_translated() => Verdict::Remove,
                 None if in_service_range(plan, flow.destination.address) => Verdict::Remove,
                 None => Verdict::Keep,
@@ -251,6 +260,19 @@ impl Suspects {
     fn cause(&self, plan: &Plan, at: Target) -> Option<Cause> {
         let candidates = candidates(plan, Protocol::Udp, at).into_iter().flatten();
         candidates.filter_map(|at| self.frontends.get(&at).copied()).max()
+    }
+}
+
+/// Whether who answers a flow is who may. The relay's clients are translated nowhere, so what is
+/// translated is from before it; but for the node's own at frontends that not everybody may ask.
+fn answered(served: &Served, plan: &Plan, flow: &Flow) -> Verdict {
+    match served {
+        Served::Endpoints(endpoints) => among(endpoints, flow.answerer),
+        Served::Relay { .. } if !flow.is_translated() => Verdict::Keep,
+        Served::Relay { own: Some(endpoints) } if plan.facts.owns(flow.source.address) => {
+            among(endpoints, flow.answerer)
+        }
+        Served::Relay { .. } => Verdict::Remove,
     }
 }
 
@@ -279,13 +301,8 @@ pub(super) fn in_service_range(plan: &Plan, address: IpAddr) -> bool {
     plan.node.service_ranges.iter().any(|range| range.contains(&address))
 }
 
-/// The endpoints that may answer for a destination; `None` if no service holds it.
-fn serving(plan: &Plan, destination: Target) -> Option<&[Target]> {
+/// Who may answer for a destination; `None` if no service holds it.
+fn served(plan: &Plan, destination: Target) -> Option<&Served> {
     let candidates = candidates(plan, Protocol::Udp, destination);
-    candidates.into_iter().flatten().find_map(|at| serving_at(plan, at))
-}
-
-/// The endpoints that may answer for a frontend; `None` if no service holds it.
-pub(super) fn serving_at(plan: &Plan, at: FrontendKey) -> Option<&[Target]> {
-    plan.udp.get(&at).map(|serving| &**serving)
+    candidates.into_iter().flatten().find_map(|at| plan.udp.get(&at))
 }

@@ -5,6 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod annotations;
 mod endpoints;
 mod key;
 mod known;
@@ -12,8 +13,10 @@ mod node;
 mod pod;
 mod ports;
 mod problem;
+mod relay;
 mod service;
 
+pub use annotations::{Annotations, ProxyMode};
 pub use endpoints::{
     Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Endpoints, EndpointsOrigin,
     Hints, Place, SliceOrigin,
@@ -24,6 +27,7 @@ pub use node::{Node, NodeFacts, ServiceCidr};
 pub use pod::Pod;
 pub use ports::Ports;
 pub use problem::{Origin, Problem, Severity};
+pub use relay::{Balancer, ProxyProtocol};
 pub use service::{
     ClusterIps, Created, External, Family, PortName, Protocol, Service, ServicePort, ServiceType,
     Shown, TargetPort, TrafficPolicy,

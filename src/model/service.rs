@@ -1,6 +1,6 @@
 //! A Service, as the API server would have defaulted it.
 
-use super::{Ports, ServiceKey};
+use super::{Annotations, Ports, ServiceKey};
 use arcstr::ArcStr;
 use ipnet::IpNet;
 use std::fmt;
@@ -183,6 +183,7 @@ pub struct Service {
     /// `sessionAffinity: ClientIP` with its timeout in seconds
     pub affinity: Option<NonZeroU32>,
     pub publish_not_ready_addresses: bool,
+    pub annotations: Annotations,
     pub shown: Shown,
 }
 

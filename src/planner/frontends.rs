@@ -144,6 +144,7 @@ impl Site<'_> {
             port: port.port,
             family,
             affinity: self.service.affinity,
+            carrier: self.policy.carrier(self.service, port.protocol),
             serving: match port.protocol {
                 Protocol::Udp => pools.choice.serving(),
                 Protocol::Tcp | Protocol::Sctp => Box::default(),

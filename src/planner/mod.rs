@@ -16,6 +16,7 @@ mod hints;
 mod plan;
 mod policy;
 mod problems;
+mod relay;
 mod replan;
 #[cfg(test)]
 mod tests;
@@ -28,5 +29,6 @@ pub use health::{health_holders, health_shadow};
 pub use plan::*;
 pub use policy::{DetectLocal, ExternalIps, NodePortAddresses, Note, Outsiders, Policy};
 pub use problems::problems;
+pub use relay::{Carrier, PodsToldBy, Relay, Unrelayed};
 pub use replan::{FactsChange, Planner};
 pub use trace::{Packet, Step, Trace, TraceError, TracedEndpoint, Verdict, trace};

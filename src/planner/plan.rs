@@ -1,6 +1,6 @@
 //! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
 
-use super::{Claims, Outsiders, Policy, plan_service};
+use super::{Carrier, Claims, Outsiders, Policy, plan_service};
 use crate::model::{Created, Family, Known, NodeFacts, PortName, Protocol, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -55,6 +55,8 @@ pub struct PortPlan {
     /// Seconds that a client keeps its endpoint after its last new connection; keyed by client
     /// address and shared by all frontends of this port.
     pub affinity: Option<NonZeroU32>,
+    /// Who takes connections to the endpoints; of a single frontend see [`PortPlan::relay_of`].
+    pub carrier: Carrier,
     /// Endpoints under policy Cluster; empty also where no frontend uses them.
     pub cluster: Pool,
     /// Endpoints under policy Local; empty also where no frontend uses them.
@@ -249,6 +251,26 @@ impl ServicePlan {
     }
 }
 
+/// Who may answer at a held UDP frontend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Served {
+    /// Endpoints, to which the kernel translates; sorted.
+    Endpoints(Arc<[Target]>),
+    /// The relay, at the frontend's own address. Where not everybody may ask, what this node itself
+    /// sends is translated all the same, to these.
+    Relay { own: Option<Arc<[Target]>> },
+}
+
+impl Served {
+    pub fn of(port: &PortPlan, frontend: &Frontend) -> Self {
+        let endpoints = || Arc::from(&*port.serving);
+        match port.relay_of(frontend) {
+            None => Served::Endpoints(endpoints()),
+            Some(_) => Served::Relay { own: frontend.allow.as_ref().map(|_| endpoints()) },
+        }
+    }
+}
+
 /// What of a service is answered by listeners of this node, whatever the dataplane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listening {
@@ -274,6 +296,8 @@ impl Listening {
         let node_ports: Box<[_]> = plan
             .held()
             .filter(|(_, frontend)| frontend.kind == FrontendKind::NodePort)
+            // The relay answers on loopback addresses too.
+            .filter(|(port, frontend)| port.relay_of(frontend).is_none())
             .map(|(port, frontend)| NodePortListener {
                 family: port.family,
                 protocol: port.protocol,
@@ -347,8 +371,8 @@ pub struct Plan {
     /// What the plans are made from.
     pub known: OrdMap<ServiceKey, Arc<Known>>,
     pub claims: Claims,
-    /// The endpoints that may answer at each held UDP frontend, sorted: asked for flow by flow.
-    pub udp: OrdMap<FrontendKey, Arc<[Target]>>,
+    /// Who may answer at each held UDP frontend: asked for flow by flow.
+    pub udp: OrdMap<FrontendKey, Served>,
     /// Services of which this node answers something by a listener: few, or none.
     pub listening: OrdMap<ServiceKey, Arc<Listening>>,
     /// How many services have a plan.

@@ -1,7 +1,7 @@
 //! What the operator decided for all services, and what follows from it on this node.
 
 use super::{LocalDetector, Masquerade, NodePlan};
-use crate::model::{Family, NodeFacts};
+use crate::model::{Family, NodeFacts, ProxyMode};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 /// From the configuration, which may change while the planner lives ([`super::Planner::set_policy`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
+    /// What serves the Services whose annotations do not say.
+    pub mode: ProxyMode,
     pub masquerade_all: bool,
     pub detect: DetectLocal,
     /// Ranges given by flag; ServiceCIDR objects add to them.

@@ -4,8 +4,8 @@ use super::claims::{Claim, Wish, settle};
 use super::follow::Footing;
 use super::frontends::wanted_frontends;
 use super::{
-    Frontend, FrontendKey, Listening, Plan, PlanDelta, Policy, PortPlan, ServiceDelta, ServicePlan,
-    Target,
+    Frontend, FrontendKey, Listening, Plan, PlanDelta, Policy, PortPlan, Served, ServiceDelta,
+    ServicePlan,
 };
 use crate::model::{Known, NodeFacts, Protocol, Service, ServiceKey, ServicePort};
 use imbl::OrdMap;
@@ -252,7 +252,7 @@ impl Planner {
 
     /// What is held ready of the few services that have UDP ports, or listeners on this node.
     /// `udp` gets the frontends that the service has now.
-    fn follow_special(&mut self, delta: &ServiceDelta, udp: &mut Vec<Served>) {
+    fn follow_special(&mut self, delta: &ServiceDelta, udp: &mut Vec<(FrontendKey, Served)>) {
         fn of(plan: Option<&ServicePlan>) -> impl Iterator<Item = (&PortPlan, &Frontend)> {
             let held = plan.into_iter().flat_map(ServicePlan::held);
             held.filter(|(port, _)| port.protocol == Protocol::Udp)
@@ -261,7 +261,7 @@ impl Planner {
             self.plan.udp.remove(&frontend.at);
         }
         let served =
-            |(port, frontend): (&PortPlan, &Frontend)| (frontend.at, Arc::from(&*port.serving));
+            |(port, frontend): (&PortPlan, &Frontend)| (frontend.at, Served::of(port, frontend));
         udp.extend(of(delta.new.as_deref()).map(served));
         self.listen(&delta.key, delta.new.as_deref().and_then(Listening::of));
     }
@@ -298,9 +298,6 @@ struct Turn {
     old: Option<Arc<Known>>,
     new: Option<Arc<Known>>,
 }
-
-/// A UDP frontend with the endpoints that may answer there.
-type Served = (FrontendKey, Arc<[Target]>);
 
 /// By key, each once.
 fn in_order(turns: &mut Vec<Turn>) {

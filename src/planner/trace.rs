@@ -2,7 +2,7 @@
 
 use super::{
     Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, LocalDetector,
-    Masquerade, Outsiders, Plan, PortPlan, Reach, Scope, ServicePlan, Target,
+    Masquerade, Outsiders, Plan, Pool, PortPlan, Reach, Relay, Scope, ServicePlan, Target,
 };
 use crate::model::{Family, Protocol, ServiceKey};
 use std::fmt;
@@ -121,6 +121,16 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
         );
         return Ok(tracer.end(Verdict::Pass));
     }
+    if let Some(service) = relayed_at(plan, packet.destination) {
+        tracer.step(
+            format!("{at} belongs to no service"),
+            format!(
+                "Service {service} is relayed at this address, which therefore leads to this node"
+            ),
+        );
+        tracer.step("the packet is rejected", "nothing else of this node is to be reached by it");
+        return Ok(tracer.end(Verdict::Reject));
+    }
     let range = plan.node.service_ranges.iter().find(|range| range.contains(&packet.destination));
     if let Some(range) = range {
         tracer.step(
@@ -164,6 +174,19 @@ fn cluster_ip_owner(plan: &Plan, address: IpAddr) -> Option<ServiceKey> {
             held(service, *at).is_some_and(|held| held.frontend.kind == FrontendKind::ClusterIp)
         })
         .map(|(_, service)| service.key)
+}
+
+/// The service that brings a route of vipd's to this address.
+fn relayed_at(plan: &Plan, address: IpAddr) -> Option<ServiceKey> {
+    if plan.node.own_addresses.binary_search(&address).is_ok() {
+        return None;
+    }
+    let mut services =
+        plan.claims.at(address).filter_map(|(at, holder)| Some((*at, plan.service(holder)?)));
+    let relayed = |(at, service): &(FrontendKey, ServicePlan)| {
+        held(service, *at).is_some_and(|held| held.port.relay_of(held.frontend).is_some())
+    };
+    services.find(relayed).map(|(_, service)| service.key)
 }
 
 struct Tracer<'a> {
@@ -221,11 +244,20 @@ impl<'a> Tracer<'a> {
                 );
                 Ok(self.end(Verdict::Drop))
             }
-            Action::Forward(forward) => self.forward(held.port, forward),
+            Action::Forward(forward) => {
+                // What this node itself sends past a guard is translated by the kernel.
+                let guarded = held.frontend.allow.is_some() && self.plan.facts.owns(source);
+                let relay = held.port.relay_of(held.frontend).filter(|_| !guarded);
+                self.forward(held.port, (forward, relay))
+            }
         }
     }
 
-    fn forward(mut self, port: &PortPlan, forward: &Forward) -> Result<Trace, TraceError> {
+    fn forward(
+        mut self,
+        port: &PortPlan,
+        (forward, relay): (&Forward, Option<Relay>),
+    ) -> Result<Trace, TraceError> {
         let source = self.packet.source;
         let scope = self.scope(forward.reach)?;
         let pool = port.pool(scope);
@@ -264,6 +296,9 @@ impl<'a> Tracer<'a> {
                 format!("session affinity, for {timeout} s after its last new connection"),
             );
         }
+        if let Some(relay) = relay {
+            return Ok(self.relay(pool, relay));
+        }
         let hairpin = |target: Target| target.address == source;
         let others = !pool.keys().all(|target| hairpin(*target));
         let remote = if others { self.masquerade(forward.masquerade)? } else { true };
@@ -292,6 +327,21 @@ impl<'a> Tracer<'a> {
         let mut all = endpoints.iter().map(|endpoint| endpoint.masquerade);
         let masquerade = all.next().filter(|first| all.all(|other| other == *first));
         Ok(Trace { verdict: Verdict::Forward, endpoints, masquerade, steps: self.steps })
+    }
+
+    /// The connection ends here, and another one begins.
+    fn relay(mut self, pool: &Pool, relay: Relay) -> Trace {
+        self.step(
+            "vipd accepts the connection and opens one to the endpoint",
+            format!("the relay carries it, balanced by {}", relay.balancer.name()),
+        );
+        let endpoints = pool.keys().map(|&target| TracedEndpoint { target, masquerade: true });
+        Trace {
+            verdict: Verdict::Forward,
+            endpoints: endpoints.collect(),
+            masquerade: Some(true),
+            steps: self.steps,
+        }
     }
 
     /// Which pool the client is sent to.

@@ -23,6 +23,7 @@ fn service(name: &str, port: u16) -> Object {
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
+        annotations: Annotations::default(),
         shown: Shown::default(),
     }))
 }

@@ -77,6 +77,10 @@ fn marked(text: &str) -> (FrontendKey, Cause) {
 #[case::loser_changes(
     vec![dns(&[A]), lost(&service("z", &[VIP], &[B]), "dns")],
     vec![dns(&[A]), lost(&service("z", &[VIP], &[]), "dns")], &[])]
+#[case::to_the_relay(vec![dns(&[A])], vec![relayed(&dns(&[A]))], &[VIP])]
+#[case::from_the_relay(vec![relayed(&dns(&[A]))], vec![dns(&[A])], &["+10.96.0.10:53"])]
+#[case::endpoint_gone_behind_the_relay(
+    vec![relayed(&dns(&[A, B]))], vec![relayed(&dns(&[A]))], &[VIP])]
 #[case::tcp(
     vec![of_protocol(Protocol::Tcp, "web", &["10.96.0.12:80"], &[A])], vec![], &[])]
 #[case::sctp(
@@ -357,4 +361,37 @@ fn many_suspects_share_one_walk_per_family() {
     });
     let all: BTreeSet<_> = both.into_iter().chain(unanswered).collect();
     assert_eq!(plan_removals(&audit, &plan(&[]), DeleteBy::Filter), all);
+}
+
+/// The relay's clients are translated nowhere, and are let alone the other way round too.
+#[test]
+fn at_a_relayed_frontend_what_is_translated_goes() {
+    let suspects = Suspects { frontends: [marked("+10.96.0.10:53")].into(), audit: Audit::No };
+    let audit = Suspects { audit: Audit::All, ..Suspects::default() };
+    let open = plan(&[relayed(&dns(&[A]))]);
+    let own = |flow: Flow| Flow { source: target("192.0.2.1:4000"), ..flow };
+    let guarded = plan(&[guarded(&relayed(&dns(&[A])))]);
+    for (plan, flow, expected) in [
+        (&open, flow(VIP, VIP), Verdict::Keep),
+        (&open, flow(VIP, A), Verdict::Remove),
+        (&open, own(flow(VIP, A)), Verdict::Remove),
+        (&open, backward(VIP), Verdict::Keep),
+        (&guarded, flow(VIP, VIP), Verdict::Keep),
+        (&guarded, flow(VIP, A), Verdict::Remove),
+        (&guarded, own(flow(VIP, A)), Verdict::Keep),
+        (&guarded, own(flow(VIP, B)), Verdict::Remove),
+    ] {
+        for all in [&suspects, &audit] {
+            assert_eq!(all.judge(plan, &flow), expected, "{flow:?}");
+        }
+        assert_eq!(judge(plan, &flow), expected, "{flow:?}");
+    }
+}
+
+#[test]
+fn flows_through_a_relay_without_endpoints_are_not_deleted_unseen() {
+    let plan = plan(&[relayed(&dns(&[]))]);
+    let suspects = Suspects { frontends: [marked(VIP)].into(), audit: Audit::No };
+    let steps = plan_removals(&suspects, &plan, DeleteBy::Filter);
+    assert!(steps.iter().all(|step| matches!(step, Removal::Judged(_))), "{steps:?}");
 }

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use vipd::model::{Family, NodeFacts, Protocol, ServiceKey};
 use vipd::planner::{
-    Action, Frontend, FrontendAddress, FrontendKey, FrontendKind, Plan, PlanDelta, Policy,
-    PortPlan, ServiceDelta, ServicePlan, Target,
+    Action, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade,
+    Plan, PlanDelta, PodsToldBy, Policy, PortPlan, Reach, Relay, Served, ServiceDelta, ServicePlan,
+    Target,
 };
 
 pub const NODE: &str = "192.0.2.1";
@@ -63,6 +64,7 @@ pub fn of_protocol(
         port: frontends.first().map_or(0, |f| f.at.port),
         family: frontends.first().map_or(Family::V4, |f| f.at.at.family()),
         affinity: None,
+        carrier: Carrier::default(),
         cluster: Default::default(),
         local: Default::default(),
         serving: serving.into(),
@@ -70,6 +72,31 @@ pub fn of_protocol(
     };
     let key = ServiceKey::new("default", name);
     Arc::new(ServicePlan { key, ports: Box::new([port]), idle: Box::default(), health: None })
+}
+
+/// The same service, carried by the relay.
+pub fn relayed(plan: &ServicePlan) -> Arc<ServicePlan> {
+    let mut plan = plan.clone();
+    let pods_told_by = PodsToldBy::Address;
+    let relay = Relay { balancer: Default::default(), proxy_protocol: None, pods_told_by };
+    let forward = Forward { reach: Reach::Cluster, masquerade: Masquerade::Never };
+    for port in &mut plan.ports {
+        port.carrier = Carrier::Relay(relay);
+        for frontend in &mut port.frontends {
+            frontend.action = Action::Forward(forward);
+        }
+    }
+    Arc::new(plan)
+}
+
+/// The same service, that not everybody may ask.
+pub fn guarded(plan: &ServicePlan) -> Arc<ServicePlan> {
+    let mut plan = plan.clone();
+    let clients: ipnet::IpNet = "10.2.0.0/16".parse().expect("a CIDR");
+    for frontend in plan.ports.iter_mut().flat_map(|port| &mut port.frontends) {
+        frontend.allow = Some([clients].into());
+    }
+    Arc::new(plan)
 }
 
 /// The same service, that lost all its frontends to another.
@@ -98,7 +125,7 @@ pub fn plan(services: &[Arc<ServicePlan>]) -> Plan {
     let mut plan = Plan::new(policy, facts);
     for (port, frontend) in services.iter().flat_map(|service| service.held()) {
         if port.protocol == Protocol::Udp {
-            plan.udp.insert(frontend.at, port.serving.iter().copied().collect());
+            plan.udp.insert(frontend.at, Served::of(port, frontend));
         }
     }
     plan

@@ -129,6 +129,7 @@ impl Example {
             external_policy: TrafficPolicy::Cluster,
             affinity: self.affinity,
             publish_not_ready_addresses: false,
+            annotations: Annotations::default(),
             shown: Shown::default(),
         };
         let mut objects = vec![Object::Service(Arc::new(service))];
@@ -182,6 +183,7 @@ impl Example {
 pub fn policy() -> Policy {
     let ranges = |texts: [&str; 2]| texts.map(|text| text.parse().expect("a CIDR")).to_vec();
     Policy {
+        mode: Default::default(),
         masquerade_all: false,
         detect: DetectLocal::ClusterCidr(ranges(["10.180.0.0/16", "fd00:180::/48"])),
         service_ranges: ranges(["10.254.0.0/16", "fd00:254::/112"]),

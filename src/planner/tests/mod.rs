@@ -9,6 +9,7 @@ mod large;
 mod listening;
 mod node_ports;
 mod policy;
+mod relay;
 mod trace;
 
 use super::*;
@@ -96,6 +97,7 @@ pub(super) fn service(name: &str, cluster_ips: &[&str], ports: &[&str]) -> Servi
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
+        annotations: Annotations::default(),
         shown: Shown::default(),
     }
 }
@@ -126,6 +128,7 @@ pub(super) fn facts() -> NodeFacts {
 
 pub(super) fn policy() -> Policy {
     Policy {
+        mode: Default::default(),
         masquerade_all: false,
         detect: DetectLocal::ClusterCidr(vec!["10.180.0.0/16".parse().unwrap()]),
         service_ranges: vec!["10.254.0.0/16".parse().unwrap()],

@@ -98,6 +98,7 @@ fn a_new_policy_gives_the_plan_that_it_would_have_from_nothing() {
     let policies = [
         policy(),
         Policy { masquerade_all: true, ..policy() },
+        Policy { mode: ProxyMode::Userspace, ..policy() },
         Policy { external_ips: ExternalIps::Ignored, ..policy() },
         Policy { detect: DetectLocal::None, localhost_node_ports: false, ..policy() },
         Policy { node_ports_at: vec![NodePortAddresses::All], drop_invalid: false, ..policy() },

@@ -100,3 +100,7 @@ pub(super) fn name(meta: &ObjectMeta) -> Result<&str, Fault> {
 pub(super) fn label_of<'a>(meta: &'a ObjectMeta, label: &str) -> Option<&'a str> {
     meta.labels.as_ref()?.get(label).map(String::as_str)
 }
+
+pub(super) fn annotation_of<'a>(meta: &'a ObjectMeta, annotation: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(annotation).map(String::as_str)
+}

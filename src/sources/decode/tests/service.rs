@@ -2,7 +2,8 @@
 
 use super::{GOOD, ignored, object, only, rejected, service, service_fault, service_text};
 use crate::model::{
-    Created, External, Object, PortName, Protocol, ServiceType, TargetPort, TrafficPolicy,
+    Annotations, Balancer, Created, External, Object, PortName, Protocol, ProxyMode, ProxyProtocol,
+    ServiceType, TargetPort, TrafficPolicy,
 };
 use crate::sources::decode::Decoded;
 use rstest::rstest;
@@ -225,4 +226,41 @@ fn names_have_the_shape_of_rfc_1123(#[case] metadata: &str, #[case] field: &str)
 fn one_number_can_be_a_port_of_several_protocols() {
     let ports = "[{port: 53, name: a}, {port: 53, name: b, protocol: UDP}]";
     assert_eq!(service(&format!("clusterIP: 10.254.0.1, ports: {ports}")).ports.len(), 2);
+}
+
+fn annotated(annotations: &str) -> (Annotations, Vec<(String, String)>) {
+    let metadata = format!("{{name: web, annotations: {{{annotations}}}}}");
+    let document = only(&service_text(GOOD).replace("{name: web}", &metadata));
+    let Decoded::Object(Object::Service(service)) = document.decoded else { panic!("not served") };
+    let told = document.warnings.iter().map(|w| (w.field.to_string(), w.reason.to_string()));
+    (service.annotations, told.collect())
+}
+
+#[rstest]
+#[case("", (None, None, None))]
+#[case("other/dataplane: userspace", (None, None, None))]
+#[case("vipd.io/dataplane: nftables", (Some(ProxyMode::Nftables), None, None))]
+#[case(
+    "vipd.io/dataplane: userspace, vipd.io/balancer: round-robin, vipd.io/proxy-protocol: v2",
+    (Some(ProxyMode::Userspace), Some(Balancer::RoundRobin), Some(ProxyProtocol::V2))
+)]
+#[case("vipd.io/balancer: maglev", (None, Some(Balancer::Maglev), None))]
+#[case("vipd.io/proxy-protocol: v1", (None, None, Some(ProxyProtocol::V1)))]
+fn annotations_say_how_a_service_is_carried(
+    #[case] text: &str,
+    #[case] (mode, balancer, proxy): (Option<ProxyMode>, Option<Balancer>, Option<ProxyProtocol>),
+) {
+    assert_eq!(annotated(text), (Annotations::new(mode, balancer, proxy), Vec::new()));
+}
+
+#[test]
+fn an_annotation_that_says_nothing_known_is_as_if_it_were_not_there() {
+    let text = "vipd.io/dataplane: ebpf, vipd.io/balancer: Random, vipd.io/proxy-protocol: v2";
+    let (annotations, told) = annotated(text);
+    assert_eq!(annotations, Annotations::new(None, None, Some(ProxyProtocol::V2)));
+    let [(first, mode), (second, balancer)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(first, "metadata.annotations[vipd.io/dataplane]");
+    assert_eq!(mode, "\"ebpf\" is none of nftables, userspace; it is left out");
+    assert_eq!(second, "metadata.annotations[vipd.io/balancer]");
+    assert!(balancer.contains("random, round-robin, least-connections, maglev"), "{balancer}");
 }

@@ -1,0 +1,146 @@
+//! Which frontends are relayed, and what follows from it.
+
+use super::trace::run;
+use super::*;
+use crate::planner::{PodsToldBy, Relay, Served, Unrelayed};
+use rstest::rstest;
+
+const BOTH: &[&str] = &["10.180.0.1 @a", "10.180.1.1 @b"];
+
+fn userspace() -> Annotations {
+    Annotations::new(Some(ProxyMode::Userspace), None, None)
+}
+
+/// `ns/web` at 10.254.0.41, relayed, with these further frontends.
+fn relayed(port: &str, text: &str, endpoints: &[&str]) -> Known {
+    let mut service = service("web", &["10.254.0.41"], &[port]);
+    service.annotations = userspace();
+    expose(&mut service, text);
+    let protocol = port.rsplit_once('/').unwrap().1;
+    let slice = slice("web-1", set(&[&format!(":8080/{protocol}")], endpoints));
+    Known { service: Some(Arc::new(service)), slices: [slice].into(), endpoints: None }
+}
+
+/// Where the first port is relayed, and why not elsewhere.
+fn carried(known: &Known, policy: &Policy) -> Vec<(FrontendKind, bool, Option<Unrelayed>)> {
+    let plan = plan_service(known, &facts(), policy).unwrap();
+    let port = &plan.ports[0];
+    let frontends = port.frontends.iter();
+    frontends.map(|one| (one.kind, port.relay_of(one).is_some(), port.unrelayed(one))).collect()
+}
+
+#[rstest]
+#[case::neither(None, ProxyMode::Nftables, false)]
+#[case::the_annotation(Some(ProxyMode::Userspace), ProxyMode::Nftables, true)]
+#[case::the_default(None, ProxyMode::Userspace, true)]
+#[case::the_annotation_first(Some(ProxyMode::Nftables), ProxyMode::Userspace, false)]
+fn the_annotation_says_it_or_the_mode(
+    #[case] annotation: Option<ProxyMode>,
+    #[case] mode: ProxyMode,
+    #[case] expected: bool,
+) {
+    let known = web(BOTH, |service| service.annotations = Annotations::new(annotation, None, None));
+    let policy = Policy { mode, ..policy() };
+    assert_eq!(carried(&known, &policy), [(FrontendKind::ClusterIp, expected, None)]);
+}
+
+#[test]
+fn what_the_annotations_ask_is_in_the_plan() {
+    let (balancer, proxy_protocol) = (Balancer::Random, Some(ProxyProtocol::V1));
+    let all = |mode| Annotations::new(Some(mode), Some(balancer), proxy_protocol);
+    let carrier = |annotations, port: &str| {
+        let mut service = service("web", &["10.254.0.41"], &[port]);
+        service.annotations = annotations;
+        let known = Known { service: Some(Arc::new(service)), ..Known::default() };
+        plan_service(&known, &facts(), &policy()).unwrap().ports[0].carrier
+    };
+    let relay = Relay { balancer, proxy_protocol, pods_told_by: PodsToldBy::Address };
+    let tcp = carrier(all(ProxyMode::Userspace), ":80/TCP");
+    assert_eq!(tcp, Carrier::Relay(relay));
+    let udp = carrier(all(ProxyMode::Userspace), ":80/UDP");
+    assert_eq!(udp, Carrier::Relay(Relay { proxy_protocol: None, ..relay }));
+    let sctp = carrier(all(ProxyMode::Userspace), ":80/SCTP");
+    assert_eq!(sctp, Carrier::KernelFor(Unrelayed::Sctp));
+    assert_eq!(carrier(all(ProxyMode::Nftables), ":80/TCP"), Carrier::Kernel);
+    let Carrier::Relay(relay) = carrier(userspace(), ":80/TCP") else { panic!("not relayed") };
+    assert_eq!((relay.balancer, relay.proxy_protocol), (Balancer::LeastConnections, None));
+}
+
+#[test]
+fn only_what_is_forwarded_is_relayed() {
+    let known = relayed(":80/TCP", "vip 1.2.3.4, node-port 30080", &[]);
+    assert!(carried(&known, &policy()).iter().all(|(_, relayed, why)| !relayed && why.is_none()));
+}
+
+#[rstest]
+#[case::by_address(DetectLocal::NodeCidr, true)]
+#[case::by_nothing(DetectLocal::None, true)]
+#[case::by_bridge(DetectLocal::BridgeInterface("cni0".into()), false)]
+#[case::by_name(DetectLocal::InterfaceNamePrefix("veth".into()), false)]
+fn policy_local_is_the_kernels_where_pods_are_told_by_interface(
+    #[case] detect: DetectLocal,
+    #[case] expected: bool,
+) {
+    let known = relayed(":80/TCP", "local, vip 1.2.3.4, node-port 30080", BOTH);
+    let why = (!expected).then_some(Unrelayed::Interface);
+    let carried = carried(&known, &Policy { detect: detect.clone(), ..policy() });
+    let external = |kind| (kind, expected, why);
+    assert_eq!(
+        carried,
+        [
+            (FrontendKind::ClusterIp, true, None),
+            external(FrontendKind::LoadBalancer),
+            external(FrontendKind::NodePort)
+        ]
+    );
+    // Under policy Cluster nobody asks where a packet came in.
+    let known = relayed(":80/TCP", "vip 1.2.3.4, node-port 30080", BOTH);
+    let carried = self::carried(&known, &Policy { detect, ..policy() });
+    assert!(carried.iter().all(|(_, relayed, _)| *relayed));
+}
+
+#[test]
+fn the_relay_answers_at_loopback_addresses_itself() {
+    let plan = |known: &Known| plan_service(known, &facts(), &policy()).unwrap();
+    assert_eq!(Listening::of(&plan(&relayed(":80/TCP", "node-port 30080", BOTH))), None);
+    // What is refused is refused by a listener.
+    assert!(Listening::of(&plan(&relayed(":80/TCP", "node-port 30080", &[]))).is_some());
+}
+
+#[test]
+fn who_may_answer_at_udp_frontends_is_the_relay() {
+    let text = "vip 1.2.3.4, range 203.0.113.0/25";
+    let planner = planner(policy(), &all([relayed(":53/UDP", text, BOTH)]));
+    let served: Vec<&Served> = planner.plan().udp.values().collect();
+    let own = |served: &Served| match served {
+        Served::Relay { own } => own.as_ref().map(|endpoints| endpoints.len()),
+        Served::Endpoints(_) => panic!("the kernel"),
+    };
+    assert_eq!([own(served[0]), own(served[1])], [Some(2), None], "the guarded one comes first");
+}
+
+#[rstest]
+#[case::pod("10.180.0.9", "10.254.0.41:80/TCP", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
+#[case::itself("10.180.0.1", "10.254.0.41:80/TCP", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
+#[case::outside("203.0.113.2", "1.2.3.4:80/TCP", "forward 10.180.0.1:8080~")]
+#[case::node("192.168.0.2", "1.2.3.4:80/TCP", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
+#[case::unused_port("203.0.113.2", "1.2.3.4:81/TCP", "reject")]
+#[case::other_protocol("203.0.113.2", "1.2.3.4:80/UDP", "reject")]
+#[case::node_port("203.0.113.2", "192.168.0.2:30080/TCP", "forward 10.180.0.1:8080~")]
+#[case::another_port_of_the_node("203.0.113.2", "192.168.0.2:81/TCP", "pass")]
+fn traced(#[case] from: &str, #[case] to: &str, #[case] expected: &str) {
+    let known = relayed(":80/TCP", "local, vip 1.2.3.4, node-port 30080", BOTH);
+    let planner = planner(policy(), &all([known]));
+    assert_eq!(run(planner.plan(), from, to), expected);
+}
+
+/// The rule that knows who may ask is the kernel's, and so is what the node sends there.
+#[rstest]
+#[case::outside("203.0.113.2", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
+#[case::not_allowed("203.0.113.200", "drop")]
+#[case::node("192.168.0.2", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
+fn traced_past_a_guard(#[case] from: &str, #[case] expected: &str) {
+    let text = "vip 1.2.3.4, range 203.0.113.0/25, range 192.168.0.0/24";
+    let planner = planner(policy(), &all([relayed(":80/TCP", text, BOTH)]));
+    assert_eq!(run(planner.plan(), from, "1.2.3.4:80/TCP"), expected);
+}
