@@ -203,12 +203,15 @@ impl<'a> Machine<'a> {
                     NFPROTO_IPV4 => <[u8; 4]>::try_from(self.read(*address, 4)).map(IpAddr::from),
                     _ => <[u8; 16]>::try_from(self.read(*address, 16)).map(IpAddr::from),
                 };
-                let port = self.read(*port, 2);
+                let port = self.read(port.expect("vipd's table maps ports"), 2);
                 return Flow::End(End::Dnat(Target {
                     address: address.expect("as many bytes as asked for"),
                     port: u16::from_be_bytes([port[0], port[1]]),
                 }));
             }
+            // No relay runs: no packet has such a socket.
+            Expr::SocketTransparent { .. } => return Flow::Break,
+            Expr::Tproxy { .. } => panic!("only in the relay's own table"),
             Expr::SourceType { to } => {
                 let (unicast, local) = (1u32, 2u32);
                 let kind = if (self.own)(self.packet.source) { local } else { unicast };
@@ -229,6 +232,7 @@ impl<'a> Machine<'a> {
         let name = self.packet.in_interface.clone();
         match key {
             Meta::Priority => self.write(to, &self.packet.priority.to_ne_bytes()),
+            Meta::OutputIndex => panic!("only in the relay's own table"),
             Meta::InputIndex => self.write(to, &u32::from(name.is_some()).to_ne_bytes()),
             Meta::InputName => {
                 let mut name = name.unwrap_or_default().into_bytes();

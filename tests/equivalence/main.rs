@@ -58,6 +58,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     let outsiders = prop_oneof![3 => Just(Outsiders::Served), 1 => Just(Outsiders::Dropped)];
     (detect, prop::bool::weighted(0.15), any::<bool>(), node_ports_at, outsiders).prop_map(
         |(detect, masquerade_all, drop_invalid, node_ports_at, outsiders)| Policy {
+            mode: Default::default(),
             masquerade_all,
             detect,
             service_ranges: vec![RANGE.parse().unwrap(), "fd00::/125".parse().unwrap()],

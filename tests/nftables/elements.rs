@@ -47,7 +47,7 @@ pub fn service() -> impl Strategy<Value = String> {
     let v6 = endpoints(&["fd01::1", "fd01::2", "fd01::3@elsewhere"]);
     let ports = prop::sample::select(&["80/tcp", "80/udp", "80/tcp,81/tcp", "9/sctp,80/tcp"][..]);
     let sticky = prop::sample::select(&["", "sticky=10", "sticky=60"][..]);
-    let local = prop::sample::select(&["", "", "local"][..]);
+    let local = prop::sample::select(&["", "", "local", "relayed", "local relayed"][..]);
     let endpoints = (v4, many, v6);
     (0..6u8, 1..6u8, any::<bool>(), ports, endpoints, sticky, local).prop_map(
         |(name, ip, dual, ports, (v4, many, v6), sticky, local)| {

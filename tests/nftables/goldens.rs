@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     ("a few services", few),
     ("every kind of service, and of detector", every_kind),
     ("masquerade all, invalid packets left alone", the_other_flags),
+    ("what the relay may have, and addresses routed to it", relayed),
     ("a listing loads elsewhere as the same table", round_trip),
 ];
 
@@ -23,10 +24,15 @@ fn of(detect: DetectLocal) -> Policy {
 
 /// The table as `nft` prints it, with elements or without (`-t`).
 fn listing(plan: &Plan, flags: &str) -> String {
+    listing_with(plan, flags, &[])
+}
+
+fn listing_with(plan: &Plan, flags: &str, routed: &[&str]) -> String {
     let node = namespace();
     let mut nftables = node.enter(|| Nftables::open(Without::default())).expect("root here");
     // With a large send buffer, which only root has, sets are made with a size.
     nftables.limit_send_buffer(DEBIAN).expect("less is always granted");
+    nftables.set_routed(routed.iter().map(|ip| ip.parse().expect("an address")).collect());
     nftables.resync(plan).expect("an empty namespace takes the plan");
     node.sh(&format!("nft {flags} list table inet vipd"))
 }
@@ -85,10 +91,38 @@ fn the_other_flags() {
     insta::assert_snapshot!("other-flags", listing(&Cluster::of(policy, &[]).plan(), "-t"));
 }
 
+/// The chains that differ.
+fn relayed() {
+    let services = [
+        "web 10.96.0.10,fd00:96::10 80/tcp,53/udp -> 10.1.0.1,10.1.0.2,fd01::1 relayed",
+        "cart 10.96.0.12 80/tcp -> 10.1.0.1 sticky=10800 relayed",
+        "kept 10.96.0.18 80/tcp -> 10.1.0.1,10.1.0.9@elsewhere external-local vips=1.2.3.5 relayed",
+        "call 10.96.0.13 5060/sctp -> 10.1.0.1 relayed",
+    ];
+    let plan = Cluster::of(policy(), &services).plan();
+    let routed = ["10.96.0.10", "fd00:96::10", "1.2.3.5"];
+    let listing = listing_with(&plan, "", &routed);
+    let names =
+        listing.lines().filter_map(|line| line.strip_prefix("\tchain ")?.strip_suffix(" {"));
+    let mut names: Vec<&str> = names.collect();
+    names.retain(|name| {
+        ["relayed-", "routed", "unrelayed", "local4"].iter().any(|part| name.starts_with(part))
+    });
+    names.sort_unstable();
+    let mut text: String = names.iter().map(|name| chain(&listing, name)).collect();
+    for set in ["routed4", "routed6", "inners"] {
+        let begin = listing.find(&format!(" {set} {{\n")).expect("the set is there");
+        let (block, _) = listing[begin..].split_once("\n\t}\n").expect("a set ends");
+        text += &format!("{block}\n");
+    }
+    insta::assert_snapshot!("relayed", text);
+}
+
 fn round_trip() {
     for detect in [policy().detect, DetectLocal::InterfaceNamePrefix("veth".into())] {
-        let plan = Cluster::of(of(detect), &[EVERY_KIND, WIDE].concat()).plan();
-        let printed = listing(&plan, "");
+        let relayed: &[&str] = &["relay 10.96.0.30 80/tcp -> 10.1.0.1 vips=1.2.3.9 relayed"];
+        let plan = Cluster::of(of(detect), &[EVERY_KIND, WIDE, relayed].concat()).plan();
+        let printed = listing_with(&plan, "", &["10.96.0.30", "1.2.3.9"]);
         let elsewhere = namespace();
         elsewhere.nft(&printed);
         assert_eq!(elsewhere.sh("nft list table inet vipd"), printed);

@@ -315,7 +315,8 @@ struct Chain {
 }
 
 fn read_chain(name: &str, family: u8, protocol: &str) -> Chain {
-    let mut parts = name.split('-');
+    // What the relay has not taken is spread as without one.
+    let mut parts = name.strip_prefix("relayed-").unwrap_or(name).split('-');
     let kind = parts.next().unwrap_or_default();
     assert_eq!(parts.next(), Some(protocol), "{name}");
     let (words, numbers): (Vec<&str>, Vec<&str>) = parts.partition(|part| *part == "local");

@@ -35,9 +35,10 @@ fn many(count: usize) -> Cluster {
 fn put(cluster: &mut Cluster, n: usize, endpoints: &str) {
     let endpoints = if n % 10 == 7 { "" } else { endpoints };
     let sticky = if n.is_multiple_of(5) { "sticky=60" } else { "" };
+    let relayed = if n.is_multiple_of(7) { "relayed" } else { "" };
     let (high, low) = (n / 200, n % 200 + 1);
     cluster.put(&format!(
-        "s{n} 10.96.{high}.{low},fd00:96::{n:x} 80/tcp,53/udp -> {endpoints} {sticky}"
+        "s{n} 10.96.{high}.{low},fd00:96::{n:x} 80/tcp,53/udp -> {endpoints} {sticky} {relayed}"
     ));
 }
 

@@ -34,6 +34,7 @@ pub const WIDE: &[&str] = &[
 
 pub fn policy() -> Policy {
     Policy {
+        mode: Default::default(),
         masquerade_all: false,
         detect: DetectLocal::ClusterCidr(vec![
             "10.1.0.0/16".parse().expect("a CIDR"),
@@ -193,6 +194,10 @@ fn known(text: &str) -> Known {
         external_policy: policy_of(rest.contains(&"external-local")),
         affinity: flag("sticky=").and_then(|seconds| NonZeroU32::new(seconds.parse().ok()?)),
         publish_not_ready_addresses: false,
+        annotations: match rest.contains(&"relayed") {
+            true => Annotations::new(Some(ProxyMode::Userspace), None, None),
+            false => Annotations::default(),
+        },
         shown: Shown::default(),
     };
     let endpoints: Vec<Endpoint> =

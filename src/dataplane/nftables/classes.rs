@@ -2,7 +2,7 @@
 
 use super::set::CLASS_MASK;
 use crate::model::{Family, Protocol};
-use crate::planner::{Action, Forward, Frontend, FrontendKind, Reach, Scope};
+use crate::planner::{Action, Forward, Frontend, FrontendKind, PortPlan, Reach, Scope};
 use foldhash::{HashMap, HashMapExt as _};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -17,7 +17,23 @@ pub struct ClassKey {
     pub size: u32,
     /// Seconds that a pin lasts.
     pub affinity: Option<NonZeroU32>,
+    pub approach: Approach,
+}
+
+/// How a connection comes to be translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Approach {
     pub way: Way,
+    /// Only where the relay has not taken it.
+    pub relayed: bool,
+}
+
+impl Approach {
+    pub const INSIDE: Approach = Approach { way: Way::Inside, relayed: false };
+
+    pub fn of(port: &PortPlan, frontend: &Frontend) -> Self {
+        Self { way: Way::of(frontend), relayed: port.relay_of(frontend).is_some() }
+    }
 }
 
 /// How a connection came to the pool.
@@ -92,7 +108,8 @@ pub enum Acquired {
 }
 
 fn special(key: &ClassKey) -> [bool; 3] {
-    [key.affinity.is_some(), key.way != Way::Inside, key.way == Way::OutsideLocal]
+    let way = key.approach.way;
+    [key.affinity.is_some(), way != Way::Inside, way == Way::OutsideLocal]
 }
 
 /// Slots of one pool and of all of its kind, given how many pools there are of each number of

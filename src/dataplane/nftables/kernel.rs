@@ -8,15 +8,16 @@ use super::error::Error;
 use super::expr::NFPROTO_INET;
 use super::layout::TABLE;
 use super::set::{Bytes, Data, Element, Set, With};
-use super::transaction::{
-    Batch, Encoder, NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETSET,
-    NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_LIST_ELEMENTS,
-    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, message_type, read_fingerprint,
-};
+use super::transaction::{Batch, Encoder};
 use crate::dataplane::Applied;
 use crate::netlink::{
     Attributes, Buffer, ExtendedError, Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
     NLM_F_REQUEST, NLMSG_DONE, Socket,
+};
+use crate::nft::write::{
+    NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM,
+    NFT_MSG_GETTABLE, NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE, message_type, read_fingerprint,
 };
 use std::collections::HashMap;
 use std::io;

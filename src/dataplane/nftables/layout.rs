@@ -17,6 +17,11 @@
 //!                    or of a service                  ├─ TCP that opens nothing ─► refuse
 //!                                                     └─ unallocated service address ─► drop
 //!
+//!  class chain of what the relay may have ── its socket has it ─► accept; else as without a relay
+//!  (relayed-spread4-tcp-3)
+//!  routed ── to a routed address ─► unrelayed ── a transparent socket has it ─► accept; else ─► refuse
+//!  (filter input 0)
+//!
 //!  state ── INVALID ─► stray ── of an endpoint, or who was one; to a service range or a frontend ─► drop
 //!  (filter  └─ new, to be pinned ─► pins ── ours ─► pins4 ── record4-60, clear priority
 //!  prerouting 0, output 0)
@@ -38,42 +43,13 @@ use super::expr::{Expr, Rule};
 use super::rules;
 use super::set::Set;
 use crate::model::{Family, Protocol};
+pub use crate::nft::{ChainDefinition, Hook};
 use crate::planner::{LocalDetector, NodePlan, Outsiders};
 use ipnet::IpNet;
-use std::borrow::Cow;
 
 pub const TABLE: &str = "vipd";
 /// Whose counters see the INVALID packets that are dropped.
 pub const STRAY: &str = "stray";
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hook {
-    pub kind: &'static str,
-    /// `enum nf_inet_hooks`
-    pub number: u32,
-    pub priority: i32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChainDefinition {
-    pub name: Cow<'static, str>,
-    pub hook: Option<Hook>,
-    pub rules: Vec<Rule>,
-}
-
-impl ChainDefinition {
-    pub fn new(name: impl Into<Cow<'static, str>>, rules: Vec<Rule>) -> Self {
-        Self { name: name.into(), hook: None, rules }
-    }
-
-    fn hooked(name: &'static str, hook: Hook, rules: Vec<Rule>) -> Self {
-        Self { name: name.into(), hook: Some(hook), rules }
-    }
-
-    pub fn fingerprints(&self) -> Vec<u64> {
-        self.rules.iter().map(Rule::fingerprint).collect()
-    }
-}
 
 /// What the skeleton depends on.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +71,8 @@ pub struct Features {
     pub external: bool,
     /// Some of those under policy Local.
     pub local: bool,
+    /// Addresses that a route of vipd's leads here by.
+    pub routed: bool,
     /// Frontends within the service ranges that are no cluster IPs.
     pub external_inside: bool,
     pub node_ports: bool,
@@ -177,7 +155,7 @@ fn ours_name(family: Family) -> &'static str {
 }
 
 /// Chains of the skeleton that are not always there.
-pub const OPTIONAL: [&str; 14] = [
+pub const OPTIONAL: [&str; 16] = [
     "state",
     "state-output",
     STRAY,
@@ -192,7 +170,12 @@ pub const OPTIONAL: [&str; 14] = [
     local_name(Family::V6),
     guard_name(Family::V4),
     guard_name(Family::V6),
+    "routed",
+    UNRELAYED,
 ];
+
+/// What is led here and no relay takes.
+const UNRELAYED: &str = "unrelayed";
 
 /// Where pins of clients are written.
 const fn pins_name(family: Family) -> &'static str {
@@ -222,6 +205,7 @@ const fn guard_name(family: Family) -> &'static str {
 /// The constant chains, every chain before those that refer to it.
 pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     const NF_INET_PRE_ROUTING: u32 = 0;
+    const NF_INET_LOCAL_IN: u32 = 1;
     const NF_INET_LOCAL_OUT: u32 = 3;
     const NF_INET_POST_ROUTING: u32 = 4;
     let nat = |number, priority| Hook { kind: "nat", number, priority };
@@ -254,6 +238,16 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
         nat(NF_INET_POST_ROUTING, 100),
         translated(needs),
     ));
+    let routed = Family::BOTH.into_iter().filter(|family| needs.of(*family).routed);
+    let refused = |family| rules::destination_in(Set::Routed(family), family, UNRELAYED.into());
+    let routed: Vec<Rule> = routed.map(refused).collect();
+    if !routed.is_empty() {
+        // As an unused port of a cluster IP: the route opens nothing of this node's.
+        let rules = vec![rules::accept_relayed(), rules::goto("refuse".into())];
+        chains.push(ChainDefinition::new(UNRELAYED, rules));
+        let arrived = Hook { kind: "filter", number: NF_INET_LOCAL_IN, priority: 0 };
+        chains.push(ChainDefinition::hooked("routed", arrived, routed));
+    }
     let (further, rules) = by_state(needs);
     chains.extend(further);
     if !rules.is_empty() {

@@ -107,7 +107,7 @@ fn line(set: Set, element: &Element) -> String {
             };
             format!("pool {pool} . {slot} : {}", target(value))
         }),
-        Set::Addresses(_) | Set::Nodes(_) | Set::Departed(_) => {
+        Set::Addresses(_) | Set::Nodes(_) | Set::Departed(_) | Set::Routed(_) => {
             address(&element.key).map(|address| address.to_string())
         }
         Set::Hairpin(_) => {

@@ -9,11 +9,14 @@ use super::kernel::Kernel;
 use super::lower::fixed_class_elements;
 use super::observe::is_hooked;
 use super::room::sets;
+use super::set::{Set, address_element};
 use super::state::State;
 use super::transaction::{Batch, Encoder};
 use super::{Nftables, SERVICES_AT_ONCE};
 use crate::dataplane::Applied;
+use crate::model::Family;
 use crate::planner::{Plan, ServicePlan};
+use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
@@ -68,10 +71,14 @@ impl Nftables {
 
     /// The state of a table without services, and what it takes to be there but for the sets.
     fn begin(&mut self, plan: &Plan, hooks: Hooks) -> Changes {
-        self.state = State { unhooked: hooks == Hooks::Last, ..State::default() };
+        self.state = State { unhooked: hooks == Hooks::Last, ..self.state.anew() };
         let mut changes = Changes::default();
         self.state.lower_node(&plan.node, &mut changes);
         changes.new_targets.extend(fixed_class_elements());
+        let routed = self.state.routed.iter();
+        let element =
+            |address: &IpAddr| (Set::Routed(Family::of(*address)), address_element(*address));
+        changes.new_targets.extend(routed.map(element));
         changes
     }
 

@@ -174,7 +174,7 @@ impl State {
         let before: SmallVec<[u32; 2]> = pools.iter().map(|former| former.pool.number()).collect();
         let mut next: Vec<PoolState> = Vec::new();
         let used = new.map(used_pools).unwrap_or_default();
-        for UsedPool { port, scope, external } in used {
+        for UsedPool { port, scope, inside, external } in used {
             let old = pools.iter().position(|former| former.pool.key.is(port, scope));
             let old = old.map(|at| pools.swap_remove(at));
             let others = pools.iter().map(|former| &former.pool);
@@ -183,6 +183,7 @@ impl State {
             let wanted = Wanted {
                 key: PoolKey::of(port, scope),
                 affinity: port.affinity,
+                inside,
                 external,
                 targets: port.pool(scope).clone(),
             };

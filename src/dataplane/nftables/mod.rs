@@ -9,7 +9,6 @@ mod classes;
 mod counters;
 pub mod difference;
 mod error;
-pub mod expr;
 pub mod hash;
 mod kernel;
 pub mod layout;
@@ -37,14 +36,17 @@ pub use error::Error;
 pub use kernel::Without;
 pub use listing::listing;
 
+pub use crate::nft::expr;
+
 use self::changes::{Changes, Structure};
 use self::kernel::{Kernel, Moment};
 use self::monitor::Monitor;
 use self::set::Set;
-use self::state::{State, moved_frontends, read_frontend};
+use self::state::{Routed, State, moved_frontends, read_frontend};
 use crate::dataplane::{Applied, Dataplane, Unheard};
 use crate::model::Family;
 use crate::planner::{FrontendKey, Plan, PlanDelta, ServiceDelta};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -131,6 +133,23 @@ impl Nftables {
         Ok(held)
     }
 
+    /// All addresses that routes of vipd's lead here by: true of what the next resync leaves.
+    pub fn set_routed(&mut self, routed: BTreeSet<IpAddr>) {
+        self.state.routed = routed;
+        self.state.routed_next.clear();
+    }
+
+    /// Addresses that routes shall lead here by: from the next write on, packets that no transparent
+    /// socket takes there are refused.
+    pub fn route(&mut self, come: &[IpAddr]) {
+        self.state.routed_next.extend(come.iter().map(|address| (*address, Routed::Comes)));
+    }
+
+    /// Addresses that no route leads here by any more.
+    pub fn unroute(&mut self, gone: &[IpAddr]) {
+        self.state.routed_next.extend(gone.iter().map(|address| (*address, Routed::Goes)));
+    }
+
     fn apply_services(
         &mut self,
         deltas: &[ServiceDelta],
@@ -159,6 +178,7 @@ impl Dataplane for Nftables {
     fn apply(&mut self, delta: &PlanDelta, _plan: &Plan) -> Result<Applied, Error> {
         let mut changes = Changes::default();
         self.state.take_overdue(&mut changes);
+        self.state.take_routed(&mut changes);
         if let Some(node) = &delta.node {
             self.state.lower_node(node, &mut changes);
         }
@@ -189,11 +209,12 @@ impl Dataplane for Nftables {
     fn settle(&mut self) -> Result<Applied, Error> {
         let mut changes = Changes::default();
         self.state.take_overdue(&mut changes);
+        self.state.take_routed(&mut changes);
         self.commit(&changes)
     }
 
     fn has_deferred(&self) -> bool {
-        !self.state.deferred.is_empty()
+        !self.state.deferred.is_empty() || !self.state.routed_next.is_empty()
     }
 
     fn trim(&mut self) -> Result<Applied, Error> {

@@ -7,11 +7,11 @@ use super::error::Error;
 use super::expr::NFPROTO_INET;
 use super::layout::TABLE;
 use super::set::{Bytes, Element, Set};
-use super::transaction::{
+use crate::netlink::{Message, SUBSYS_NFTABLES, Socket};
+use crate::nft::write::{
     NFT_MSG_DELSET, NFT_MSG_DELSETELEM, NFT_MSG_DELTABLE, NFT_MSG_NEWGEN, NFT_MSG_NEWSET,
     NFT_MSG_NEWSETELEM, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
 };
-use crate::netlink::{Message, SUBSYS_NFTABLES, Socket};
 use foldhash::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};

@@ -2,7 +2,7 @@
 //! written. EDGE: it asks the kernel.
 
 use super::changes::Changes;
-use super::classes::{ClassKey, FIRST_FREE_CLASS, Way};
+use super::classes::{Approach, ClassKey, FIRST_FREE_CLASS, Way};
 use super::error::Error;
 use super::kernel::{ObservedChain, ObservedSet};
 use super::layout::{Needs, skeleton};
@@ -14,11 +14,11 @@ use super::set::{
     slot_key, token,
 };
 use super::state::{
-    HeldFrontend, PoolKey, PoolState, State, UsedPool, frontend_place, frontends, named_scope,
+    HeldFrontend, PoolKey, PoolState, UsedPool, frontend_place, frontends, named_scope,
     read_frontend, used_pools,
 };
 use super::treatment::class_chains;
-use super::types::Definition;
+use super::types::definition;
 use super::whole::{is_dumped, planned_guards};
 use super::{Nftables, SERVICES_AT_ONCE};
 use crate::dataplane::Applied;
@@ -55,7 +55,7 @@ impl Nftables {
     /// Reads the table back and writes the difference. `None` if it is missing or was made for
     /// another layout: then it must be made anew.
     pub(super) fn observe(&mut self, plan: &Plan) -> Result<Option<Applied>, Error> {
-        self.state = State::default();
+        self.state = self.state.anew();
         let Some(table) = self.kernel.table()? else { return Ok(None) };
         if !has_our_sets(&self.kernel.sets()?) {
             return Ok(None);
@@ -247,13 +247,16 @@ impl Nftables {
         let class = classes.key(value.class()).filter(|class| {
             (class.family, class.protocol, class.scope) == (port.family, port.protocol, scope)
         })?;
-        let inside = classes.number(ClassKey { way: Way::Inside, ..class })?;
+        // The relay may have what comes by a cluster IP, and not what comes otherwise.
+        let inside = [class.approach.relayed, !class.approach.relayed].into_iter();
+        let mut inside = inside.map(|relayed| Approach { way: Way::Inside, relayed });
+        let inside = inside.find_map(|approach| classes.number(ClassKey { approach, ..class }))?;
         let external =
             named.iter().filter(|other| other.pool() == value.pool()).find_map(|other| {
                 let key = classes.key(other.class())?;
-                let same =
-                    ClassKey { way: Way::Inside, ..key } == ClassKey { way: Way::Inside, ..class };
-                (same && key.way != Way::Inside).then_some(other.class())
+                let plain = |key| ClassKey { approach: Approach::INSIDE, ..key };
+                let same = plain(key) == plain(class);
+                (same && key.approach.way != Way::Inside).then_some(other.class())
             });
         // Both pools of a port have one number.
         let mut siblings = others.iter().filter(|pool| pool.key.is_of(port));
@@ -382,6 +385,10 @@ impl Nftables {
             let maybe: Vec<IpAddr> = maybe.collect();
             self.observe_addresses((set, address_element), addresses, maybe, &mut changes)?;
 
+            let routed: Vec<IpAddr> = self.state.routed_of(family).collect();
+            let set = Set::Routed(family);
+            self.observe_addresses((set, address_element), routed, Vec::new(), &mut changes)?;
+
             let endpoints: Vec<IpAddr> = self.state.endpoints.iter(family).collect();
             let set = Set::Hairpin(family);
             let maybe = suspects.endpoints.iter().copied();
@@ -502,7 +509,7 @@ fn word(bytes: &[u8]) -> Option<u32> {
 /// Whether every set is there, and made as this version makes it.
 fn has_our_sets(sets: &[ObservedSet]) -> bool {
     Set::ALL.into_iter().all(|set| {
-        let wanted = Definition::of(set);
+        let wanted = definition(set);
         sets.iter().any(|seen| {
             seen.name == set.name()
                 && seen.flags == wanted.flags

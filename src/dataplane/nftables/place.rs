@@ -6,7 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::changes::Changes;
-use super::classes::{ClassKey, Way};
+use super::classes::{Approach, ClassKey};
 use super::difference::pool_difference;
 use super::set::{Element, Set, Value, endpoint_element, first_slot, pinned_element, token};
 use super::slots::{Among, Turned, exchange, rebalance};
@@ -24,15 +24,17 @@ const SMALL: usize = 64;
 pub struct Wanted {
     pub key: PoolKey,
     pub affinity: Option<NonZeroU32>,
-    /// How connections come that do not come by a cluster IP.
-    pub external: Option<Way>,
+    /// How connections come by a cluster IP.
+    pub inside: Approach,
+    /// How connections come that do not.
+    pub external: Option<Approach>,
     pub targets: Pool,
 }
 
 impl Wanted {
-    fn class(&self, size: u32, way: Way) -> ClassKey {
+    fn class(&self, size: u32, approach: Approach) -> ClassKey {
         let PoolKey { family, protocol, scope, .. } = self.key;
-        ClassKey { family, protocol, scope, size, affinity: self.affinity, way }
+        ClassKey { family, protocol, scope, size, affinity: self.affinity, approach }
     }
 }
 
@@ -159,10 +161,11 @@ impl State {
         let pool = old.as_ref().map(|former| &former.pool);
         let held = pool.map(|pool| (pool.class(), pool.external_class()));
         let (held_class, held_external) = held.unzip();
-        let class = self.reclass(held_class, wanted.class(size, Way::Inside), changes);
+        let class = self.reclass(held_class, wanted.class(size, wanted.inside), changes);
         let external = match wanted.external {
-            Some(way) => {
-                self.reclass(held_external.flatten(), wanted.class(size, way), changes).map(Some)
+            Some(approach) => {
+                let class = wanted.class(size, approach);
+                self.reclass(held_external.flatten(), class, changes).map(Some)
             }
             None => {
                 held_external.flatten().into_iter().for_each(|class| self.release(class));
@@ -194,9 +197,10 @@ impl State {
     /// Of one that has the targets that it shall have.
     fn is_as_wanted(&self, former: &Former, wanted: &Wanted) -> bool {
         let pool = &former.pool;
-        let way = pool.external_class().and_then(|class| self.classes.key(class));
+        let approach = |class| self.classes.key(class).map(|class| class.approach);
         pool.affinity == wanted.affinity
-            && way.map(|class| class.way) == wanted.external
+            && approach(pool.class()) == Some(wanted.inside)
+            && pool.external_class().and_then(approach) == wanted.external
             && former.is_exact()
             && pool.slots.len() == self.size(pool) as usize
     }
@@ -418,7 +422,7 @@ mod tests {
     use crate::dataplane::nftables::state::State;
     use crate::model::{Family, Protocol, ServiceKey};
     use crate::planner::{
-        Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Locality,
+        Action, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Locality,
         Masquerade, Member, Pool, PortPlan, Reach, ServicePlan, Target,
     };
     use std::collections::BTreeSet;
@@ -452,6 +456,7 @@ mod tests {
             port: 80,
             family: Family::V4,
             affinity: None,
+            carrier: Carrier::default(),
             cluster: endpoints.map(endpoint).collect(),
             local: Pool::new(),
             serving: Box::default(),

@@ -189,6 +189,10 @@ impl State {
                 let address = read_set_address(set, key)?;
                 self.addresses.contains(address).then(|| address_element(address))
             }
+            Set::Routed(_) => {
+                let address = read_set_address(set, key)?;
+                self.routed.contains(&address).then(|| address_element(address))
+            }
             Set::Hairpin(_) => {
                 let address = read_set_address(set, key)?;
                 let element = hairpin_element(address);

@@ -1,58 +1,16 @@
 //! The rules, written as small steps that mirror nft's language. PURE.
-//!
-//! A part of a concatenation goes to the register that nft itself would use: the first to 1, the
-//! next to the following 4-byte register (9, 10, …; behind an IPv6 address 2, 13, …).
 
-use super::expr::{
-    Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
-    Rule, Verdict,
-};
+use super::expr::{Comparison, Ct, DynamicSet, Expr, Find, Meta, PayloadBase, Rule, Verdict};
 use super::set::{CLASS_MASK, NO_TOKEN, Set, first_slot};
 use crate::model::{Family, Protocol};
+use crate::nft::words::{
+    destination, destination_port, frontend, is_family, is_protocol, nfproto, registers, source,
+};
 use crate::planner::Scope;
 use ipnet::IpNet;
 use std::borrow::Cow;
 
 pub type Chain = Cow<'static, str>;
-
-/// Registers for a concatenation that begins with an address: (address, second, third).
-fn registers(family: Family) -> (Reg, Reg, Reg) {
-    match family {
-        Family::V4 => (1, 9, 10),
-        Family::V6 => (1, 2, 13),
-    }
-}
-
-pub fn nfproto(family: Family) -> u8 {
-    match family {
-        Family::V4 => NFPROTO_IPV4,
-        Family::V6 => NFPROTO_IPV6,
-    }
-}
-
-fn is_family(family: Family) -> [Expr; 2] {
-    [Expr::MetaLoad(Meta::Family, 1), Expr::Compare(Comparison::Equal, 1, vec![nfproto(family)])]
-}
-
-fn source(family: Family, to: Reg) -> Expr {
-    let (offset, length) = match family {
-        Family::V4 => (12, 4),
-        Family::V6 => (8, 16),
-    };
-    Expr::Payload { base: PayloadBase::Network, offset, length, to }
-}
-
-fn destination(family: Family, to: Reg) -> Expr {
-    let (offset, length) = match family {
-        Family::V4 => (16, 4),
-        Family::V6 => (24, 16),
-    };
-    Expr::Payload { base: PayloadBase::Network, offset, length, to }
-}
-
-fn destination_port(to: Reg) -> Expr {
-    Expr::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to }
-}
 
 fn lookup(set: Set, find: Find) -> Expr {
     Expr::Lookup { set: set.name().into(), from: 1, find }
@@ -118,11 +76,6 @@ fn to_network(net: IpNet, comparison: Comparison, verdict: Verdict) -> Rule {
     rule.extend(compare_network(destination(family, 1), comparison, net));
     rule.push(Expr::Verdict(verdict));
     Rule(rule)
-}
-
-/// `ip daddr . meta l4proto . th dport`, into these registers.
-fn frontend(family: Family, (address, protocol, port): (Reg, Reg, Reg)) -> [Expr; 3] {
-    [destination(family, address), Expr::MetaLoad(Meta::Protocol, protocol), destination_port(port)]
 }
 
 /// `ip daddr . meta l4proto . th dport map @services`, into the priority.
@@ -354,6 +307,15 @@ pub fn drop_service(family: Family) -> Rule {
     Rule(rule)
 }
 
+/// `socket transparent 1 accept`: the relay has it.
+pub fn accept_relayed() -> Rule {
+    Rule(vec![
+        Expr::SocketTransparent { to: 1 },
+        Expr::Compare(Comparison::Equal, 1, vec![1]),
+        Expr::Verdict(Verdict::Accept),
+    ])
+}
+
 /// `ip daddr @set goto chain`
 pub fn destination_in(set: Set, family: Family, then: Chain) -> Rule {
     let mut rule = is_family(family).to_vec();
@@ -431,12 +393,7 @@ pub fn clear_priority() -> Rule {
 
 fn dnat(family: Family) -> Expr {
     let (address, port, _) = registers(family);
-    Expr::Dnat { family: nfproto(family), address, port }
-}
-
-/// The transport match that nft asks for where ports are mapped.
-fn is_protocol(protocol: Protocol) -> [Expr; 2] {
-    [Expr::MetaLoad(Meta::Protocol, 1), Expr::Compare(Comparison::Equal, 1, vec![protocol as u8])]
+    Expr::Dnat { family: nfproto(family), address, port: Some(port) }
 }
 
 /// `meta l4proto P dnat to meta priority & ffff:f000 . numgen random mod N map @endpoints`: of the

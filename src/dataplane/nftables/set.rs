@@ -20,18 +20,22 @@
 //! inners     class → goto chain                          the same once its origin is known
 //! exits      class → goto chain                          what it does on the way out
 //! recorders  class → jump chain                          how a sticky class writes its pins
+//! routed     address                                     which a route of vipd's leads here by
 //! ```
 //! Elements of `affinity`, `departed`, `closed` and `closedports` end by themselves.
-//! All but `locals` and the last four exist once per family, `endpoints` once per family and size
+//! All but `locals` and those of classes exist once per family, `endpoints` once per family and size
 //! of pools, `pinned` once per family and scope. A service port has one pool number, whatever the
 //! scope: slots of local endpoints are counted from [`LOCAL_SLOTS`].
 
 use super::expr::Verdict;
-use crate::model::{Family, Protocol};
-use crate::netlink::Buffer;
+use crate::model::Family;
+pub use crate::nft::{
+    Bytes, Data, Element, With, address_element, frontend_key, node_port_key, read_frontend_key,
+    read_node_port_key,
+};
+use crate::nft::{put_address, put_port, read_address};
 use crate::planner::{Scope, Target};
 use ipnet::IpNet;
-use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 
@@ -56,6 +60,7 @@ pub enum Set {
     Inners,
     Exits,
     Recorders,
+    Routed(Family),
 }
 
 /// Pools of like sizes share a map. An element costs the more to add the more rules are bound to
@@ -82,7 +87,7 @@ impl PoolSize {
 }
 
 impl Set {
-    pub const ALL: [Set; 39] = {
+    pub const ALL: [Set; 41] = {
         use Family::{V4, V6};
         use PoolSize::{Large, Medium, Small};
         [
@@ -125,6 +130,8 @@ impl Set {
             Set::Inners,
             Set::Exits,
             Set::Recorders,
+            Set::Routed(V4),
+            Set::Routed(V6),
         ]
     };
 
@@ -171,6 +178,8 @@ impl Set {
             Set::Inners => "inners",
             Set::Exits => "exits",
             Set::Recorders => "recorders",
+            Set::Routed(V4) => "routed4",
+            Set::Routed(V6) => "routed6",
         }
     }
 
@@ -225,6 +234,7 @@ impl Set {
             Set::Inners => 36,
             Set::Exits => 37,
             Set::Recorders => 38,
+            Set::Routed(f) => of(39, f),
         }
     }
 }
@@ -290,78 +300,8 @@ impl Value {
     }
 }
 
-/// Bytes of a key or of a value, as the registers hold them.
-pub type Bytes = SmallVec<[u8; 24]>;
-
-/// What an element maps to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Data {
-    None,
-    Value(Bytes),
-    /// A value that ends by itself (a pin).
-    Timed {
-        value: Bytes,
-        timeout_ms: u64,
-        expires_ms: u64,
-    },
-    Verdict(Verdict),
-    /// None, and the element ends by itself.
-    Expiring {
-        timeout_ms: u64,
-    },
-    /// A verdict that vipd never writes.
-    Foreign,
-    /// No data, and the flag that the interval begun before ends here.
-    IntervalEnd,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Element {
-    /// Empty for the element that answers for every key that is not there; never vipd's.
-    pub key: Bytes,
-    pub data: Data,
-}
-
 /// An element with the set that it is in.
 pub type Placed = (Set, Element);
-
-fn put_address(out: &mut Bytes, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
-    }
-}
-
-/// Network byte order, padded to a register's 4 bytes.
-fn put_port(out: &mut Bytes, port: u16) {
-    out.extend_from_slice(&port.to_be_bytes());
-    out.extend_from_slice(&[0, 0]);
-}
-
-pub fn frontend_key(address: IpAddr, protocol: Protocol, port: u16) -> Bytes {
-    let mut key = Bytes::new();
-    put_address(&mut key, address);
-    key.extend_from_slice(&[protocol as u8, 0, 0, 0]);
-    put_port(&mut key, port);
-    key
-}
-
-/// What `frontend_key` wrote.
-pub fn read_frontend_key(key: &[u8]) -> Option<(IpAddr, Protocol, u16)> {
-    let (address, rest) = read_address(key, key.len().checked_sub(8)?)?;
-    let protocol = Protocol::from_number(rest[0])?;
-    Some((address, protocol, u16::from_be_bytes([rest[4], rest[5]])))
-}
-
-fn read_address(bytes: &[u8], length: usize) -> Option<(IpAddr, &[u8])> {
-    let (address, rest) = bytes.split_at_checked(length)?;
-    let address = match length {
-        4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-        _ => return None,
-    };
-    Some((address, rest))
-}
 
 pub fn service_element(key: Bytes, value: Value) -> Element {
     Element { key, data: Data::Value(Bytes::from_slice(&value.0.to_ne_bytes())) }
@@ -401,12 +341,6 @@ pub fn endpoint_element(pool: u32, slot: u32, target: &Target) -> Element {
     Element { key: slot_key(pool, slot), data: Data::Value(target_bytes(target)) }
 }
 
-pub fn address_element(address: IpAddr) -> Element {
-    let mut key = Bytes::new();
-    put_address(&mut key, address);
-    Element { key, data: Data::None }
-}
-
 /// How long it is remembered who was an endpoint or a frontend. A compromise: connections may last
 /// longer, and who has the address next loses INVALID packets meanwhile.
 const REMEMBERED_MS: u64 = 3_600_000;
@@ -421,18 +355,6 @@ pub fn hairpin_element(address: IpAddr) -> Element {
     put_address(&mut key, address);
     put_address(&mut key, address);
     Element { key, data: Data::None }
-}
-
-pub fn node_port_key(protocol: Protocol, port: u16) -> Bytes {
-    let mut key = Bytes::from_slice(&[protocol as u8, 0, 0, 0]);
-    put_port(&mut key, port);
-    key
-}
-
-/// What `node_port_key` wrote.
-pub fn read_node_port_key(key: &[u8]) -> Option<(Protocol, u16)> {
-    let &[protocol, _, _, _, high, low, _, _] = key else { return None };
-    Some((Protocol::from_number(protocol)?, u16::from_be_bytes([high, low])))
 }
 
 pub fn guarded_element(frontend: Bytes) -> Element {
@@ -465,10 +387,10 @@ pub fn local_element(pool: u32, value: Value) -> Element {
     Element { key, data: Data::Value(Bytes::from_slice(&value.0.to_ne_bytes())) }
 }
 
-/// The address of an `addresses`, `nodes` or `hairpin` key.
+/// The address of an `addresses`, `nodes`, `routed` or `hairpin` key.
 pub fn read_set_address(set: Set, key: &[u8]) -> Option<IpAddr> {
     let length = match set {
-        Set::Addresses(_) | Set::Nodes(_) => key.len(),
+        Set::Addresses(_) | Set::Nodes(_) | Set::Routed(_) => key.len(),
         Set::Hairpin(_) => key.len() / 2,
         _ => return None,
     };
@@ -502,101 +424,6 @@ pub fn pinned_element(token: u32, target: &Target) -> Element {
 
 pub fn class_element(class: u32, verdict: Verdict) -> Element {
     Element { key: Bytes::from_slice(&class.to_ne_bytes()), data: Data::Verdict(verdict) }
-}
-
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_DATA: u16 = 2;
-const NFTA_SET_ELEM_FLAGS: u16 = 3;
-const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
-const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
-const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
-const NFT_SET_ELEM_CATCHALL: u32 = 2;
-
-/// Whether an element is written with what it maps to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum With {
-    Data,
-    /// For deletions and look-ups; a wrong datum would make a deletion fail.
-    KeyOnly,
-}
-
-impl Element {
-    pub fn put(&self, out: &mut Buffer, with: With) {
-        let element = out.nest(NFTA_LIST_ELEM);
-        if self.data == Data::IntervalEnd {
-            out.attr_u32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
-        }
-        if self.key.is_empty() {
-            out.attr_u32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_CATCHALL);
-        } else {
-            let key = out.nest(NFTA_SET_ELEM_KEY);
-            out.attr(NFTA_DATA_VALUE, &self.key);
-            out.close(key);
-        }
-        if with == With::Data {
-            match &self.data {
-                Data::None | Data::IntervalEnd | Data::Foreign => {}
-                Data::Expiring { timeout_ms } => {
-                    out.attr_u64(NFTA_SET_ELEM_TIMEOUT, *timeout_ms);
-                    // One that is there begins anew by it (Linux 6.12).
-                    out.attr_u64(NFTA_SET_ELEM_EXPIRATION, *timeout_ms);
-                }
-                Data::Value(bytes) => {
-                    let data = out.nest(NFTA_SET_ELEM_DATA);
-                    out.attr(NFTA_DATA_VALUE, bytes);
-                    out.close(data);
-                }
-                Data::Timed { value, timeout_ms, expires_ms } => {
-                    let data = out.nest(NFTA_SET_ELEM_DATA);
-                    out.attr(NFTA_DATA_VALUE, value);
-                    out.close(data);
-                    out.attr_u64(NFTA_SET_ELEM_TIMEOUT, *timeout_ms);
-                    out.attr_u64(NFTA_SET_ELEM_EXPIRATION, *expires_ms);
-                }
-                Data::Verdict(verdict) => {
-                    let data = out.nest(NFTA_SET_ELEM_DATA);
-                    super::expr::put_verdict(out, verdict);
-                    out.close(data);
-                }
-            }
-        }
-        out.close(element);
-    }
-
-    /// One element of a list that the kernel sent.
-    pub fn read(attributes: crate::netlink::Attributes<'_>) -> Option<Self> {
-        let flags = attributes.find(NFTA_SET_ELEM_FLAGS).and_then(|a| a.u32()).unwrap_or(0);
-        let key = match attributes.find(NFTA_SET_ELEM_KEY) {
-            Some(key) => key.nested().find(NFTA_DATA_VALUE)?.value,
-            None if flags & NFT_SET_ELEM_CATCHALL != 0 => &[],
-            None => return None,
-        };
-        let time = |kind| attributes.find(kind).and_then(|a| a.u64());
-        let data = match attributes.find(NFTA_SET_ELEM_DATA) {
-            Some(data) => match data.nested().find(NFTA_DATA_VALUE) {
-                Some(value) => {
-                    let value = Bytes::from_slice(value.value);
-                    match (time(NFTA_SET_ELEM_TIMEOUT), time(NFTA_SET_ELEM_EXPIRATION)) {
-                        (Some(timeout_ms), Some(expires_ms)) => {
-                            Data::Timed { value, timeout_ms, expires_ms }
-                        }
-                        _ => Data::Value(value),
-                    }
-                }
-                None => {
-                    super::expr::read_verdict(data.nested()).map_or(Data::Foreign, Data::Verdict)
-                }
-            },
-            None if flags & NFT_SET_ELEM_INTERVAL_END != 0 => Data::IntervalEnd,
-            None => match time(NFTA_SET_ELEM_TIMEOUT) {
-                Some(timeout_ms) => Data::Expiring { timeout_ms },
-                None => Data::None,
-            },
-        };
-        Some(Self { key: Bytes::from_slice(key), data })
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the kernel holds, as vipd knows it: everything that depends on history. PURE.
 
 use super::changes::Changes;
-use super::classes::{CLASS_DROP, CLASS_REFUSE, Classes, Way};
+use super::classes::{Approach, CLASS_DROP, CLASS_REFUSE, Classes, Way};
 use super::layout::{Features, Lengths, Needs};
 use super::pools::PoolNumbers;
 use super::set::{
@@ -11,14 +11,14 @@ use super::set::{
 };
 use crate::model::{Family, PortName, Protocol, ServiceKey};
 use crate::planner::{
-    Action, Frontend, FrontendAddress, FrontendKey, NodePlan, Pool, PortPlan, Reach, Scope,
-    ServiceDelta, ServicePlan, Target,
+    Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Pool, PortPlan, Reach,
+    Scope, ServiceDelta, ServicePlan, Target,
 };
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
@@ -172,6 +172,13 @@ pub struct Retimed {
     pub after: u32,
 }
 
+/// What becomes of an address that a route leads here by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routed {
+    Comes,
+    Goes,
+}
+
 #[derive(Debug, Default)]
 pub struct State {
     pub services: HashMap<ServiceKey, Box<[PoolState]>>,
@@ -194,6 +201,10 @@ pub struct State {
     pub guarded_inside: [u64; 2],
     /// Networks that may, by the length of their prefix, per family.
     pub allowed: [BTreeMap<u8, u64>; 2],
+    /// Addresses that a route of vipd's leads to this node by, and those that the next write adds and
+    /// takes away.
+    pub routed: BTreeSet<IpAddr>,
+    pub routed_next: Vec<(IpAddr, Routed)>,
     /// Addresses of endpoints.
     pub endpoints: Counts,
     /// Endpoints that pins may name, by family and scope.
@@ -328,8 +339,10 @@ fn used(plan: &ServicePlan) -> impl Iterator<Item = (&PortPlan, &Frontend, Scope
 pub struct UsedPool<'a> {
     pub port: &'a PortPlan,
     pub scope: Scope,
-    /// How connections come that do not come by a cluster IP.
-    pub external: Option<Way>,
+    /// How connections come by a cluster IP.
+    pub inside: Approach,
+    /// How connections come that do not.
+    pub external: Option<Approach>,
 }
 
 /// The pools that a plan's frontends use: each once. (The API wants other names for other ports; two
@@ -337,12 +350,16 @@ pub struct UsedPool<'a> {
 pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
     let mut pools: Vec<UsedPool<'_>> = Vec::new();
     for (port, frontend, scope) in used(plan) {
-        let way = Way::of(frontend);
+        let approach = Approach::of(port, frontend);
         let named = matches!(&frontend.action, Action::Forward(f) if named_scope(f.reach) == scope);
-        let external = Some(way).filter(|way| named && *way != Way::Inside);
+        let external = Some(approach).filter(|one| named && one.way != Way::Inside);
         match pools.iter_mut().find(|u| u.scope == scope && same_name(u.port, port)) {
             Some(known) => known.external = known.external.or(external),
-            None => pools.push(UsedPool { port, scope, external }),
+            None => {
+                let relayed = matches!(port.carrier, Carrier::Relay(_));
+                let inside = Approach { way: Way::Inside, relayed };
+                pools.push(UsedPool { port, scope, inside, external });
+            }
         }
     }
     pools
@@ -450,6 +467,7 @@ impl State {
                 outside: any(self.outside),
                 external,
                 local,
+                routed: self.routed_of(family).next().is_some(),
                 external_inside: any(self.inside),
                 cluster_outside: any(self.cluster_outside),
                 node_ports: any(self.node_ports),
@@ -462,6 +480,39 @@ impl State {
                 },
             }
         })
+    }
+
+    /// As long as there is one address, the first or the last of all tells the family.
+    pub fn routed_of(&self, family: Family) -> impl DoubleEndedIterator<Item = IpAddr> {
+        let (first, last) = match family {
+            Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), IpAddr::from(Ipv4Addr::BROADCAST)),
+            Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), IpAddr::from(u128::MAX.to_be_bytes())),
+        };
+        self.routed.range(first..=last).copied()
+    }
+
+    /// Writes who is led here by a route from now on.
+    pub fn take_routed(&mut self, changes: &mut Changes) {
+        if self.routed_next.is_empty() {
+            return;
+        }
+        let before = self.features();
+        for (address, what) in std::mem::take(&mut self.routed_next) {
+            let element = (Set::Routed(Family::of(address)), address_element(address));
+            match what {
+                Routed::Comes if self.routed.insert(address) => changes.new_targets.push(element),
+                Routed::Goes if self.routed.remove(&address) => changes.removed.push(element),
+                Routed::Comes | Routed::Goes => {}
+            }
+        }
+        self.reshape(before, changes);
+    }
+
+    /// Of a table that is not known: what does not follow from plans is kept.
+    pub fn anew(&mut self) -> Self {
+        let routed = std::mem::take(&mut self.routed);
+        let routed_next = std::mem::take(&mut self.routed_next);
+        Self { routed, routed_next, ..Self::default() }
     }
 
     /// 1 for an address outside the service ranges.

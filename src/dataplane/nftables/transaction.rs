@@ -7,36 +7,17 @@ use super::changes::{Changes, Structure};
 use super::expr::{NFPROTO_INET, Rule};
 use super::layout::{ChainDefinition, TABLE};
 use super::set::{Element, PerSet, Set, With};
-use super::types::{Definition, Room};
+use super::types::{Room, definition};
 use crate::netlink::{
     Buffer, Message, Messages, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_APPEND,
     NLM_F_CREATE, NLM_F_REQUEST, SUBSYS_NFTABLES,
 };
-
-pub const NFT_MSG_NEWTABLE: u16 = 0;
-pub const NFT_MSG_GETTABLE: u16 = 1;
-pub const NFT_MSG_DELTABLE: u16 = 2;
-pub const NFT_MSG_NEWCHAIN: u16 = 3;
-pub const NFT_MSG_GETCHAIN: u16 = 4;
-pub const NFT_MSG_DELCHAIN: u16 = 5;
-pub const NFT_MSG_NEWRULE: u16 = 6;
-pub const NFT_MSG_GETRULE: u16 = 7;
-pub const NFT_MSG_DELRULE: u16 = 8;
-pub const NFT_MSG_NEWSET: u16 = 9;
-pub const NFT_MSG_GETSET: u16 = 10;
-pub const NFT_MSG_DELSET: u16 = 11;
-pub const NFT_MSG_NEWSETELEM: u16 = 12;
-pub const NFT_MSG_GETSETELEM: u16 = 13;
-pub const NFT_MSG_DELSETELEM: u16 = 14;
-pub const NFT_MSG_NEWGEN: u16 = 15;
-pub const NFT_MSG_GETGEN: u16 = 16;
-
-pub const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-pub const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-pub const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-
-/// A rule's user data: a type that nft ignores, then the fingerprint.
-const FINGERPRINT: [u8; 2] = [0x76, 8];
+use crate::nft::write::{
+    NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELSET, NFT_MSG_DELSETELEM, NFT_MSG_DELTABLE,
+    NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
+    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, message_type,
+    put_chain, put_rule, put_set, put_table,
+};
 
 /// Room left in a nested list for one more element (of [`LARGEST`] bytes).
 const LIST_LIMIT: usize = 65_000;
@@ -48,10 +29,6 @@ const PAIRS: usize = 512;
 const TAIL: usize = 64;
 /// Offset of the generation in a batch's first message.
 const GENERATION_AT: usize = 16 + 4 + 4;
-
-pub fn message_type(kind: u16) -> u16 {
-    SUBSYS_NFTABLES << 8 | kind
-}
 
 /// A finished batch: sent as it is, but for the generation that is filled in.
 #[derive(Debug, Default)]
@@ -193,8 +170,7 @@ impl Encoder {
             }
             Structure::Table => {
                 self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, 256);
-                self.batch.buffer.attr_str(1, TABLE);
-                self.batch.buffer.attr_u32(2, 0);
+                put_table(&mut self.batch.buffer, TABLE, 0);
                 self.batch.operations += 1;
             }
             Structure::Set(set, room) => self.set(*set, *room),
@@ -241,45 +217,17 @@ impl Encoder {
     }
 
     fn set(&mut self, set: Set, room: Room) {
-        let definition = Definition::of(set);
+        let mut definition = definition(set);
+        definition.size = definition.size.or(room.size());
         self.message(NFT_MSG_NEWSET, NLM_F_CREATE, 1024);
-        let out = &mut self.batch.buffer;
-        out.attr_str(1, TABLE);
-        out.attr_str(2, set.name());
-        out.attr_u32(3, definition.flags);
-        out.attr_u32(4, definition.key_type);
-        out.attr_u32(5, definition.key_length);
-        if let Some((kind, length)) = definition.data {
-            out.attr_u32(6, kind);
-            out.attr_u32(7, length);
-        }
-        let size = definition.size.or(room.size());
-        if let Some(size) = size {
-            let description = out.nest(9);
-            out.attr_u32(1, size);
-            out.close(description);
-        }
-        out.attr_u32(10, set.index() as u32 + 1);
-        if let Some(interval) = definition.collect_ms {
-            out.attr_u32(12, interval);
-        }
-        out.attr(13, &definition.user_data);
+        let id = set.index() as u32 + 1;
+        put_set(&mut self.batch.buffer, (TABLE, set.name(), id), &definition);
         self.batch.operations += 1;
     }
 
     fn chain(&mut self, chain: &ChainDefinition) {
         self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE, 512);
-        let out = &mut self.batch.buffer;
-        out.attr_str(1, TABLE);
-        out.attr_str(3, &chain.name);
-        if let Some(hook) = &chain.hook {
-            let nest = out.nest(4);
-            out.attr_u32(1, hook.number);
-            out.attr(2, &hook.priority.to_be_bytes());
-            out.close(nest);
-            out.attr_u32(5, 1); // policy accept
-            out.attr_str(7, hook.kind);
-        }
+        put_chain(&mut self.batch.buffer, TABLE, chain);
         self.batch.operations += 1;
     }
 
@@ -288,15 +236,7 @@ impl Encoder {
             return;
         }
         self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, 4096);
-        let out = &mut self.batch.buffer;
-        out.attr_str(1, TABLE);
-        out.attr_str(2, chain);
-        let nest = out.nest(4);
-        rule.put(out);
-        out.close(nest);
-        let mut user_data = FINGERPRINT.to_vec();
-        user_data.extend_from_slice(&rule.fingerprint().to_le_bytes());
-        out.attr(7, &user_data);
+        put_rule(&mut self.batch.buffer, (TABLE, chain), rule);
         self.batch.operations += 1;
     }
 
@@ -359,12 +299,6 @@ impl Encoder {
             out.close(nest);
         }
     }
-}
-
-/// The fingerprint in a rule's user data, if it is one of ours.
-pub fn read_fingerprint(user_data: &[u8]) -> Option<u64> {
-    let value = user_data.strip_prefix(&FINGERPRINT)?;
-    Some(u64::from_le_bytes(value.get(..8)?.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! In: how a class treats connections ([`ClassKey`]). Out: its chains, the verdicts of the maps that
 //! lead there, and the way back from such verdicts to the class.
 
-use super::classes::{ClassKey, Way};
+use super::classes::{Approach, ClassKey, Way};
 use super::expr::{Rule, Verdict};
 use super::layout::{ChainDefinition, local_name, suffix};
 use super::rules;
@@ -13,7 +13,7 @@ use std::num::NonZeroU32;
 
 /// The chains of a class, every chain before those that refer to it. Several classes share chains.
 pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
-    let ClassKey { family, protocol, scope, size, affinity, way } = class;
+    let ClassKey { family, protocol, scope, size, affinity, approach } = class;
     let spread = spread_name(class);
     let mut chains = vec![ChainDefinition::new(
         spread.clone(),
@@ -54,7 +54,11 @@ pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
             vec![rules::strip_class(), rules::record_pin(family, seconds.get()), rules::count()],
         ));
     }
-    if way != Way::Inside {
+    if approach.relayed {
+        let then = rules::goto(entry_name(class).into());
+        chains.push(ChainDefinition::new(relayed_name(class), vec![rules::accept_relayed(), then]));
+    }
+    if approach.way != Way::Inside {
         chains.push(leave(class));
     }
     chains
@@ -63,7 +67,7 @@ pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
 /// What is done on the way out with a connection that did not come by a cluster IP.
 fn leave(class: ClassKey) -> ChainDefinition {
     let mut out = vec![rules::clear_priority()];
-    match class.way {
+    match class.approach.way {
         Way::OutsideLocal => {
             out.push(rules::from_this_node(vec![rules::masquerade()]));
             out.push(rules::from_itself(class.family, rules::masquerade()));
@@ -95,6 +99,18 @@ pub fn entry_name(class: ClassKey) -> String {
     }
 }
 
+/// What begins the name of a chain that leaves to the relay what is the relay's.
+const RELAYED: &str = "relayed-";
+
+fn relayed_name(class: ClassKey) -> String {
+    format!("{RELAYED}{}", entry_name(class))
+}
+
+/// The first of a class's own chains.
+fn first_name(class: ClassKey) -> String {
+    if class.approach.relayed { relayed_name(class) } else { entry_name(class) }
+}
+
 /// Whether this chain's counter sees connections that are not pinned for want of room.
 pub fn is_record(chain: &str) -> bool {
     Family::BOTH.into_iter().any(|family| {
@@ -107,7 +123,7 @@ fn record_name(family: Family, seconds: u32) -> String {
 }
 
 fn leave_name(class: ClassKey) -> String {
-    let kind = match class.way {
+    let kind = match class.approach.way {
         Way::OutsideLocal => "leave-local",
         Way::Inside | Way::Outside => "leave",
     };
@@ -116,8 +132,8 @@ fn leave_name(class: ClassKey) -> String {
 
 /// Where a connection of the class goes from the frontend.
 pub fn entry(class: ClassKey) -> Verdict {
-    match class.way {
-        Way::Inside | Way::Outside => Verdict::Goto(entry_name(class).into()),
+    match class.approach.way {
+        Way::Inside | Way::Outside => Verdict::Goto(first_name(class).into()),
         Way::OutsideLocal => Verdict::Goto(local_name(class.family).into()),
     }
 }
@@ -125,13 +141,13 @@ pub fn entry(class: ClassKey) -> Verdict {
 /// Where it goes once it is known where it comes from. A map of its own: the kernel takes no chain
 /// that leads back to itself, and `classes` leads here.
 pub fn inner(class: ClassKey) -> Option<Verdict> {
-    let chosen = class.way == Way::OutsideLocal || class.scope == Scope::Local;
-    chosen.then(|| Verdict::Goto(entry_name(class).into()))
+    let chosen = class.approach.way == Way::OutsideLocal || class.scope == Scope::Local;
+    chosen.then(|| Verdict::Goto(first_name(class).into()))
 }
 
 /// Where it passes on its way out.
 pub fn exit(class: ClassKey) -> Option<Verdict> {
-    (class.way != Way::Inside).then(|| Verdict::Goto(leave_name(class).into()))
+    (class.approach.way != Way::Inside).then(|| Verdict::Goto(leave_name(class).into()))
 }
 
 /// How its pins are written.
@@ -147,10 +163,11 @@ pub fn read_class(
     seen_exit: Option<&Verdict>,
 ) -> Option<ClassKey> {
     let Verdict::Goto(spreads) = seen_inner.unwrap_or(seen) else { return None };
-    let class = read_entry_name(spreads)?;
+    let class = read_entry_name(spreads.strip_prefix(RELAYED).unwrap_or(spreads))?;
     [Way::Inside, Way::Outside, Way::OutsideLocal]
         .into_iter()
-        .map(|way| ClassKey { way, ..class })
+        .flat_map(|way| [false, true].map(|relayed| Approach { way, relayed }))
+        .map(|approach| ClassKey { approach, ..class })
         .find(|class| {
             entry(*class) == *seen
                 && inner(*class).as_ref() == seen_inner
@@ -179,6 +196,7 @@ fn read_entry_name(name: &str) -> Option<ClassKey> {
         ("sticky", Some(seconds)) => Some(seconds.parse().ok()?),
         _ => return None,
     };
-    let class = ClassKey { family, protocol, scope, size, affinity, way: Way::Inside };
+    let approach = Approach::INSIDE;
+    let class = ClassKey { family, protocol, scope, size, affinity, approach };
     (class.size > 0 && parts.next().is_none()).then_some(class)
 }
