@@ -3,10 +3,15 @@
 //! In: [`PlanDelta`]s. Out: kernel state, and what it took ([`Applied`]).
 //! Never: a Kubernetes type; a dataplane importing another; touching what is not vipd's.
 
+mod both;
 pub mod nftables;
+pub mod userspace;
+
+pub use both::{Both, Error};
 
 use crate::planner::{FrontendKey, Plan, PlanDelta};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// What one apply or resync did to the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,6 +87,11 @@ pub trait Dataplane {
 
     /// Undoes the foreign edits noticed so far; `None` if there were none.
     fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Self::Error>;
+
+    /// Why what should be relayed is not, if so; the kernel carries it meanwhile.
+    fn relay_failure(&self) -> Option<Arc<str>> {
+        None
+    }
 
     /// Removes everything of vipd's from the kernel.
     fn cleanup(&mut self) -> Result<Applied, Self::Error>;

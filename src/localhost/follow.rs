@@ -1,9 +1,9 @@
 //! Which listeners there are.
 
-use super::budget::{Budget, Files};
 use super::places::{Families, Place, Port, Services, changes};
 use super::served::Served;
 use super::{tcp, udp};
+use crate::dataplane::userspace::{Budget, ListenerFile};
 use crate::listen::{self, Acceptor, Count, Kept, Tally, Tried};
 use crate::model::Protocol;
 use crate::sync::Snapshot;
@@ -33,9 +33,9 @@ pub async fn serve(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<()>,
     stop: CancellationToken,
-    counts: Counts,
+    (budget, counts): (Arc<Budget>, Counts),
 ) {
-    let mut listeners = Listeners::new(snapshot, Budget::of_this_process());
+    let mut listeners = Listeners::new(snapshot, budget);
     listeners.failed_dials = counts.failed_dials;
     loop {
         changes.borrow_and_update();
@@ -73,10 +73,10 @@ struct Told {
 }
 
 impl Listeners {
-    pub(super) fn new(snapshot: Arc<ArcSwap<Snapshot>>, budget: Budget) -> Self {
+    pub(super) fn new(snapshot: Arc<ArcSwap<Snapshot>>, budget: Arc<Budget>) -> Self {
         Self {
             snapshot,
-            budget: Arc::new(budget),
+            budget,
             seen: Services::new(),
             families: Families::default(),
             kept: <[_; 2]>::default(),
@@ -163,13 +163,12 @@ pub(super) struct Listener {
     served: Arc<Served>,
     stop: CancellationToken,
     task: JoinHandle<()>,
-    _files: Files,
+    _file: ListenerFile,
 }
 
 impl Listener {
     fn open(place: Place, served: Served, budget: &Arc<Budget>) -> Result<Self, listen::Error> {
-        let files = Arc::clone(&budget.listeners).try_acquire_owned();
-        let files = files.map_err(|_| listen::Error::Files)?;
+        let file = budget.listener().ok_or(listen::Error::Files)?;
         let (served, stop) = (Arc::new(served), CancellationToken::new());
         let (own, budget, end) = (Arc::clone(&served), Arc::clone(budget), stop.clone());
         let task = match place.protocol {
@@ -179,7 +178,7 @@ impl Listener {
                 tokio::spawn(tcp::serve(acceptor, own, budget, end))
             }
         };
-        Ok(Self { served, stop, task, _files: files })
+        Ok(Self { served, stop, task, _file: file })
     }
 
     /// When it returns the port is free. Open connections go on.

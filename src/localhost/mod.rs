@@ -7,8 +7,6 @@
 //! route a translated packet: IPv4 only with `route_localnet`, which opens the node's other
 //! loopback services to its neighbours (CVE-2020-8558), IPv6 not at all.
 
-mod budget;
-mod dials;
 mod follow;
 mod pin;
 mod places;

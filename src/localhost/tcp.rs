@@ -1,8 +1,7 @@
 //! Connections: accepted, dialled on, copied.
 
-use super::budget::Budget;
-use super::dials::{Dials, Failure};
 use super::served::Served;
+use crate::dataplane::userspace::{Budget, Dials, Failure};
 use crate::listen::Acceptor;
 use socket2::{SockRef, TcpKeepalive};
 use std::net::SocketAddr;
@@ -37,7 +36,7 @@ pub(super) async fn serve(
         let next = async {
             let (client, _) = acceptor.next().await;
             let place = Arc::clone(&places).acquire_owned().await;
-            let files = Arc::clone(&budget.traffic).acquire_many_owned(FILES).await;
+            let files = budget.files_at_last(FILES).await;
             (client, place, files)
         };
         let Some((client, place, files)) = stop.run_until_cancelled(next).await else { return };
@@ -75,8 +74,9 @@ fn reset(stream: &TcpStream) {
 pub(super) async fn dial(served: &Served) -> Option<TcpStream> {
     let mut dials = Dials::default();
     while let Some((target, candidates)) = served.choose(|targets| dials.candidates(targets)) {
+        let patience = dials.patience(target, candidates.len());
         let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
-        let failure = match tokio::time::timeout(dials.patience(&candidates), connecting).await {
+        let failure = match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(error)) => {
                 tracing::debug!(%target, %error, "an endpoint does not take a connection");

@@ -1,12 +1,11 @@
 //! Choosing, dialling and passing on: the pure parts by value, the rest on loopback sockets.
 
-use super::budget::Budget;
-use super::dials::{Dials, Failure};
 use super::follow::Listeners;
 use super::pin::{Ask, Pin};
 use super::places::{Changes, Families, Place, Port, changes};
 use super::served::Served;
 use super::tcp::dial;
+use crate::dataplane::userspace::Budget;
 use crate::listen::Count;
 use crate::model::{Family, NodeFacts, Protocol, ServiceKey};
 use crate::planner::{Listening, NodePlan, NodePortListener, Plan, Policy, Target};
@@ -77,48 +76,6 @@ fn affinity_that_is_switched_off_and_on_begins_anew_or_goes_on() {
     assert_eq!(choose(&mut pin, &all, 10, (now, 0)), Some(target(1)));
     assert_eq!(choose(&mut pin, &all, 0, (now, 1)), Some(target(2)));
     assert_eq!(choose(&mut pin, &all, 10, (now, 1)), Some(target(1)));
-}
-
-// ---- dialling
-
-/// The dials of a connection whose every dial ends like this: last byte of the endpoint, wait in
-/// milliseconds.
-fn dials(all: &[Target], mut ends: impl FnMut(Target) -> Failure) -> Vec<(IpAddr, u128)> {
-    let (mut dials, mut seen) = (Dials::default(), Vec::new());
-    loop {
-        let candidates = dials.candidates(all);
-        let Some(target) = candidates.first().copied() else { return seen };
-        seen.push((target.address, dials.patience(&candidates).as_millis()));
-        dials.failed(target, ends(target));
-    }
-}
-
-fn expected<const N: usize>(dials: [(u8, u128); N]) -> Vec<(IpAddr, u128)> {
-    dials.map(|(last, wait)| (target(last).address, wait)).into()
-}
-
-#[test]
-fn slow_dials_get_longer_and_there_are_four() {
-    let slow = |_| Failure::Slow;
-    let five = targets(&[1, 2, 3, 4, 5]);
-    assert_eq!(dials(&five, slow), expected([(1, 250), (2, 500), (3, 1000), (4, 2000)]));
-    assert_eq!(dials(&five[..2], slow), expected([(1, 250), (2, 500), (1, 1000), (2, 2000)]));
-    assert_eq!(dials(&five[..1], slow), expected([(1, 250), (1, 2000)]));
-    assert_eq!(dials(&[], slow), []);
-}
-
-#[test]
-fn who_refused_is_not_asked_again_and_costs_no_patience() {
-    let all = targets(&[1, 2, 3]);
-    assert_eq!(dials(&all, |_| Failure::Refused), expected([(1, 250), (2, 250), (3, 250)]));
-    let second_slow = |t| if t == target(2) { Failure::Slow } else { Failure::Refused };
-    assert_eq!(dials(&all, second_slow), expected([(1, 250), (2, 250), (3, 500), (2, 2000)]));
-}
-
-#[test]
-fn a_thousand_dead_endpoints_are_not_all_dialled() {
-    let many: Vec<Target> = (1..=250).map(target).collect();
-    assert_eq!(dials(&many, |_| Failure::Refused).len(), 16);
 }
 
 // ---- what listens where
@@ -236,7 +193,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let published = Arc::new(ArcSwap::from_pointee(snapshot(None)));
-        let listeners = Listeners::new(Arc::clone(&published), Budget::of(1024));
+        let listeners = Listeners::new(Arc::clone(&published), Arc::new(Budget::of(1024)));
         let free = std::net::TcpListener::bind(LOOPBACK).unwrap();
         Self { published, listeners, port: free.local_addr().unwrap().port() }
     }
@@ -419,7 +376,7 @@ async fn a_port_that_another_process_has_is_tried_again() {
 #[tokio::test]
 async fn without_files_left_there_is_no_listener() {
     let mut world = World::new();
-    world.listeners = Listeners::new(Arc::clone(&world.published), Budget::of(512));
+    world.listeners = Listeners::new(Arc::clone(&world.published), Arc::new(Budget::of(512)));
     world.tcp(0, vec![echo(1).await]).await;
     assert_eq!(world.listeners.open_at(), []);
 }

@@ -1,7 +1,7 @@
 //! Datagrams: a session for each client, with a socket of its own towards its endpoint.
 
-use super::budget::{Budget, Files};
 use super::served::Served;
+use crate::dataplane::userspace::{Budget, Files};
 use crate::planner::Target;
 use std::collections::HashMap;
 use std::io;
@@ -117,7 +117,7 @@ impl Sessions {
 
     /// For one more session.
     fn room(&mut self) -> Option<Files> {
-        let files = Arc::clone(&self.budget.traffic).try_acquire_owned().ok();
+        let files = self.budget.files(1);
         if self.open.len() >= SESSIONS || files.is_none() {
             let quietest = self.open.iter().min_by_key(|(_, session)| session.used);
             let quietest = quietest.map(|(client, _)| *client)?;

@@ -1,0 +1,141 @@
+//! nf_tables for all Services, and the relay for those that ask for it.
+//!
+//! In: plan deltas. Out: what both make of them, in an order in which no packet is led where nobody is.
+//! Never: a cost of the relay where nothing is relayed.
+//!
+//! On the way in: the guard of routed addresses and the classes that leave to the relay what is its own (table
+//! `inet vipd`), routes, the engine, what leads packets there. On the way out the other way round;
+//! routes stay while a connection needs them, and their guards longer. Whatever fails, nobody is led to the relay
+//! until all is made anew: table `inet vipd` serves.
+
+use super::nftables::{self, Nftables};
+use super::userspace::{self, Budget, Engine, Userspace};
+use super::{Applied, Dataplane, Unheard};
+use crate::planner::{FrontendKey, Plan, PlanDelta};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Nftables(#[from] nftables::Error),
+    #[error(transparent)]
+    Userspace(#[from] userspace::Error),
+}
+
+#[derive(Debug)]
+pub struct Both {
+    nftables: Nftables,
+    userspace: Userspace,
+    /// What a resync heard of others, before the relay's own commits.
+    heard: Option<Unheard>,
+}
+
+impl Both {
+    /// `budget`: of the files that relayed connections may hold open.
+    pub fn new(nftables: Nftables, budget: Arc<Budget>) -> Self {
+        Self { nftables, userspace: Userspace::new(budget), heard: None }
+    }
+
+    /// The relay's engine, once there is one: for who reads what it counts.
+    pub fn engine(&self) -> Arc<OnceLock<Engine>> {
+        self.userspace.engine()
+    }
+
+    /// After an error nobody is led to the relay: what is there is not known.
+    fn or_forget<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.is_err() {
+            self.userspace.forget();
+        }
+        outcome
+    }
+
+    fn apply_both(&mut self, delta: &PlanDelta, plan: &Plan) -> Result<Applied, Error> {
+        let turn = self.userspace.turn(delta, plan);
+        if turn.is_empty() && delta.node.is_none() {
+            return Ok(self.nftables.apply(delta, plan)?);
+        }
+        let mut applied = self.userspace.withdraw(&turn)?;
+        self.nftables.route(&turn.entered);
+        applied += self.nftables.apply(delta, plan)?;
+        applied += self.userspace.extend(turn, plan)?;
+        Ok(applied)
+    }
+
+    fn resync_both(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        let turn = self.userspace.turn_to(plan)?;
+        let mut applied = self.userspace.withdraw(&turn)?;
+        self.nftables.set_routed(self.userspace.routed());
+        applied += self.nftables.resync(plan)?;
+        // What the relay commits from here on is not from others.
+        self.heard = Some(self.nftables.subscribe()?);
+        applied += self.userspace.extend(turn, plan)?;
+        self.userspace.find_stale();
+        Ok(applied)
+    }
+
+    fn settle_both(&mut self) -> Result<Applied, Error> {
+        let gone = self.userspace.release()?;
+        self.nftables.unroute(&gone);
+        Ok(self.nftables.settle()?)
+    }
+}
+
+impl Dataplane for Both {
+    type Error = Error;
+
+    fn apply(&mut self, delta: &PlanDelta, plan: &Plan) -> Result<Applied, Error> {
+        let outcome = self.apply_both(delta, plan);
+        self.or_forget(outcome)
+    }
+
+    fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
+        let outcome = self.resync_both(plan);
+        self.or_forget(outcome)
+    }
+
+    fn take_former(&mut self) -> Vec<FrontendKey> {
+        self.nftables.take_former()
+    }
+
+    fn settle(&mut self) -> Result<Applied, Error> {
+        let outcome = self.settle_both();
+        self.or_forget(outcome)
+    }
+
+    fn has_deferred(&self) -> bool {
+        self.nftables.has_deferred() || self.userspace.has_leaving()
+    }
+
+    fn trim(&mut self) -> Result<Applied, Error> {
+        Ok(self.nftables.trim()?)
+    }
+
+    fn subscribe(&mut self) -> Result<Unheard, Error> {
+        match self.heard.take() {
+            Some(heard) => Ok(heard),
+            None => Ok(self.nftables.subscribe()?),
+        }
+    }
+
+    fn foreign_edits(&self) -> Option<OwnedFd> {
+        self.nftables.foreign_edits()
+    }
+
+    fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Error> {
+        let repaired = self.nftables.repair(plan)?;
+        if repaired.is_some() {
+            self.userspace.mend()?;
+        }
+        Ok(repaired)
+    }
+
+    fn relay_failure(&self) -> Option<Arc<str>> {
+        self.userspace.failure()
+    }
+
+    fn cleanup(&mut self) -> Result<Applied, Error> {
+        let applied = self.userspace.cleanup()?;
+        Ok(applied + self.nftables.cleanup()?)
+    }
+}

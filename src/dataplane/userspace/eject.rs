@@ -1,0 +1,115 @@
+//! Endpoints that fail again and again are left out for a while.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::planner::Target;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Failed dials in a row that eject an endpoint.
+pub(super) const STREAK: u32 = 3;
+
+/// The first ejection lasts this long, each further one in a row twice as long as the one before.
+pub(super) const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// After an ejection one connection tries, and the others wait for what comes of it; not for ever,
+/// if that is never heard of.
+pub(super) const TRIAL: Duration = Duration::from_secs(5);
+
+/// The endpoints of one Service port that failed since they last took a connection.
+#[derive(Debug, Default)]
+pub(super) struct Ejections {
+    failing: BTreeMap<Target, State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// So many times in a row.
+    Failing(u32),
+    /// For the `times`th time in a row.
+    Out { until: Instant, times: u32 },
+    /// Out for others than the connection that tries.
+    Trial { until: Instant, times: u32 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judged {
+    Ejected,
+    Kept,
+}
+
+impl Ejections {
+    pub(super) fn is_empty(&self) -> bool {
+        self.failing.is_empty()
+    }
+
+    pub(super) fn is_out(&self, target: Target, now: Instant) -> bool {
+        match self.failing.get(&target) {
+            Some(State::Out { until, .. } | State::Trial { until, .. }) => now < *until,
+            Some(State::Failing(_)) | None => false,
+        }
+    }
+
+    /// What is left of the candidates out of a pool, which is sorted. All of them, where more than
+    /// half of the pool is out (endpoints came and went since), or nothing else is left.
+    pub(super) fn without_ejected(
+        &self,
+        candidates: Vec<Target>,
+        pool: &[Target],
+        now: Instant,
+    ) -> Vec<Target> {
+        if self.failing.is_empty() || self.out_of(pool, now) > pool.len() / 2 {
+            return candidates;
+        }
+        let left: Vec<Target> =
+            candidates.iter().filter(|target| !self.is_out(**target, now)).copied().collect();
+        if left.is_empty() { candidates } else { left }
+    }
+
+    /// A connection goes there.
+    pub(super) fn chosen(&mut self, target: Target, now: Instant) {
+        if let Some(state) = self.failing.get_mut(&target)
+            && let State::Out { until, times } | State::Trial { until, times } = *state
+            && until <= now
+        {
+            *state = State::Trial { until: now + TRIAL, times };
+        }
+    }
+
+    /// A dial failed. Of each pool at most half is ejected.
+    pub(super) fn failed(&mut self, target: Target, pool: &[Target], now: Instant) -> Judged {
+        let room = self.out_of(pool, now) < pool.len() / 2;
+        let state = self.failing.entry(target).or_insert(State::Failing(0));
+        let times = match state {
+            State::Failing(times) => {
+                *times = times.saturating_add(1);
+                if *times < STREAK || !room {
+                    return Judged::Kept;
+                }
+                0
+            }
+            // Dialled before it was ejected.
+            State::Out { until, .. } if now < *until => return Judged::Kept,
+            State::Out { times, .. } | State::Trial { times, .. } => *times,
+        };
+        let lasts = FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
+        *state = State::Out { until: now + lasts, times: times.saturating_add(1) };
+        Judged::Ejected
+    }
+
+    /// It took a connection.
+    pub(super) fn connected(&mut self, target: Target) {
+        self.failing.remove(&target);
+    }
+
+    /// Only these are endpoints still.
+    pub(super) fn retain(&mut self, is_endpoint: impl Fn(Target) -> bool) {
+        self.failing.retain(|target, _| is_endpoint(*target));
+    }
+
+    fn out_of(&self, pool: &[Target], now: Instant) -> usize {
+        let in_pool = |target: &&Target| pool.binary_search(target).is_ok();
+        self.failing.keys().filter(in_pool).filter(|target| self.is_out(**target, now)).count()
+    }
+}

@@ -1,0 +1,337 @@
+//! What is relayed at present, by frontend, and what is counted of it.
+
+use super::counts::{Counts, Number};
+use super::relayed::{PortId, Relayed};
+use super::served::{Open, Port, Served};
+use crate::model::{Family, Protocol, ServiceKey};
+use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Target};
+use arc_swap::ArcSwap;
+use imbl::OrdMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+/// Read by all connections, written by one caller.
+#[derive(Debug)]
+pub(super) struct Frontends {
+    table: ArcSwap<Table>,
+    node: ArcSwap<NodePlan>,
+    known: Mutex<Known>,
+    pub strays: Number,
+}
+
+type Table = OrdMap<FrontendKey, Arc<Served>>;
+type PortKey = (ServiceKey, PortId);
+
+/// What frontends share. It lives as long as a frontend or a connection has it, and is found here
+/// again while it does.
+#[derive(Debug, Default)]
+struct Known {
+    ports: BTreeMap<PortKey, KnownPort>,
+    services: BTreeMap<ServiceKey, Weak<Open>>,
+    addresses: BTreeMap<IpAddr, Weak<Open>>,
+}
+
+#[derive(Debug, Default)]
+struct KnownPort {
+    port: Weak<Port>,
+    frontends: BTreeSet<FrontendKey>,
+}
+
+impl Frontends {
+    pub(super) fn new() -> Self {
+        Self {
+            table: ArcSwap::default(),
+            node: ArcSwap::new(Plan::empty().node),
+            known: Mutex::default(),
+            strays: Number::default(),
+        }
+    }
+
+    pub(super) fn set_node(&self, node: Arc<NodePlan>) {
+        self.node.store(node);
+    }
+
+    pub(super) fn node(&self) -> Arc<NodePlan> {
+        self.node.load_full()
+    }
+
+    /// Whose connection it is that came for this address and port.
+    pub(super) fn find(&self, protocol: Protocol, to: SocketAddr) -> Option<Arc<Served>> {
+        let (table, address, port) = (self.table.load(), to.ip(), to.port());
+        let at = FrontendAddress::Address(address);
+        if let Some(served) = table.get(&FrontendKey { at, protocol, port }) {
+            return Some(Arc::clone(served));
+        }
+        let (node, family) = (self.node.load(), Family::of(address));
+        let answers = if address.is_loopback() {
+            node.localhost_node_ports[family.index()]
+        } else {
+            node.answers_node_ports_at(address)
+        };
+        let at = FrontendAddress::NodePort(family);
+        let served = table.get(&FrontendKey { at, protocol, port });
+        served.filter(|_| answers).map(Arc::clone)
+    }
+
+    pub(super) fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
+        let mut known = self.known();
+        let mut table = Table::clone(&self.table.load());
+        let mut touched = BTreeSet::new();
+        for (key, relayed) in changes {
+            let before = table.get(&key);
+            if let (Some(served), Some(relayed)) = (before, &relayed)
+                && served.port.service == relayed.service
+                && served.port.id == relayed.port
+            {
+                touched.insert(port_key(&served.port));
+                served.update(Some(relayed.clone()));
+                continue;
+            }
+            if let Some(served) = table.remove(&key) {
+                served.update(None);
+                let port = port_key(&served.port);
+                if let Some(port) = known.ports.get_mut(&port) {
+                    port.frontends.remove(&key);
+                }
+                touched.insert(port);
+            }
+            if let Some(relayed) = relayed {
+                table.insert(key, Arc::new(known.served(key, relayed)));
+            }
+        }
+        for port in touched {
+            known.settle(port, &table);
+        }
+        self.table.store(Arc::new(table));
+    }
+
+    pub(super) fn is_busy(&self, address: IpAddr) -> bool {
+        let known = self.known();
+        let open = known.addresses.get(&address).and_then(Weak::upgrade);
+        open.is_some_and(|open| open.get() > 0)
+    }
+
+    pub(super) fn counts(&self, now: Instant) -> Counts {
+        let mut known = self.known();
+        known.forget();
+        let ports: Vec<Arc<Port>> =
+            known.ports.values().filter_map(|known| known.port.upgrade()).collect();
+        drop(known);
+        let ports = ports.iter().map(|port| port.counts(now)).collect();
+        Counts { ports, strays: self.strays.get() }
+    }
+
+    /// A panic while it is held leaves nothing half-written that a later look-up would mind.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn served(&mut self, key: FrontendKey, relayed: Relayed) -> Served {
+        let service = self.services.entry(relayed.service.clone()).or_default();
+        let of_service = found_or(service, Open::default);
+        // Sessions are not counted: what they send needs nothing to lead packets here.
+        let at_address = match (key.at, key.protocol) {
+            (FrontendAddress::Address(address), Protocol::Tcp) => {
+                Some(found_or(self.addresses.entry(address).or_default(), Open::default))
+            }
+            _ => None,
+        };
+        let (service, id) = (relayed.service.clone(), relayed.port.clone());
+        let known = self.ports.entry((service.clone(), id.clone())).or_default();
+        known.frontends.insert(key);
+        let port = found_or(&mut known.port, || Port::new(service, id, of_service));
+        Served::new(port, at_address, relayed)
+    }
+
+    /// A port's endpoints may have gone, or its affinity, or the port.
+    fn settle(&mut self, port: PortKey, table: &Table) {
+        let Some(known) = self.ports.get(&port) else { return };
+        let Some(living) = known.port.upgrade() else {
+            self.ports.remove(&port);
+            return;
+        };
+        let frontends: Vec<&Arc<Served>> =
+            known.frontends.iter().filter_map(|key| table.get(key)).collect();
+        let mut targets: Vec<Target> =
+            frontends.iter().flat_map(|served| served.targets()).collect();
+        targets.sort_unstable();
+        let mut picker = living.picker();
+        picker.retain(|target| targets.binary_search(&target).is_ok());
+        if !frontends.iter().any(|served| served.has_affinity()) {
+            picker.unpin_all();
+        }
+    }
+
+    /// What neither a frontend nor a connection has any more.
+    fn forget(&mut self) {
+        self.ports.retain(|_, known| known.port.strong_count() > 0);
+        self.services.retain(|_, open| open.strong_count() > 0);
+        self.addresses.retain(|_, open| open.strong_count() > 0);
+    }
+}
+
+fn port_key(port: &Port) -> PortKey {
+    (port.service.clone(), port.id.clone())
+}
+
+fn found_or<T>(known: &mut Weak<T>, new: impl FnOnce() -> T) -> Arc<T> {
+    known.upgrade().unwrap_or_else(|| {
+        let made = Arc::new(new());
+        *known = Arc::downgrade(&made);
+        made
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::userspace::dials::Dials;
+    use crate::dataplane::userspace::served::Caller;
+    use crate::model::Balancer;
+    use crate::planner::Reach;
+    use std::num::NonZeroU32;
+
+    fn targets(lasts: &[u8]) -> Box<[Target]> {
+        let target = |last| Target { address: IpAddr::from([10, 180, 0, last]), port: 8080 };
+        lasts.iter().map(|last| target(*last)).collect()
+    }
+
+    fn relayed(service: &str, lasts: &[u8]) -> Relayed {
+        Relayed {
+            service: ServiceKey::new("ns", service),
+            port: PortId { name: "".into(), protocol: Protocol::Tcp, family: Family::V4 },
+            reach: Reach::Cluster,
+            cluster: targets(lasts),
+            local: Box::default(),
+            affinity: NonZeroU32::new(600),
+            balancer: Balancer::RoundRobin,
+            proxy_protocol: None,
+        }
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn address(text: &str) -> FrontendKey {
+        let at = at(text);
+        FrontendKey {
+            at: FrontendAddress::Address(at.ip()),
+            protocol: Protocol::Tcp,
+            port: at.port(),
+        }
+    }
+
+    fn node_port(port: u16) -> FrontendKey {
+        FrontendKey { at: FrontendAddress::NodePort(Family::V4), protocol: Protocol::Tcp, port }
+    }
+
+    fn node() -> NodePlan {
+        NodePlan {
+            node_port_addresses: vec![IpAddr::from([192, 0, 2, 1])],
+            localhost_node_ports: [true, false],
+            ..NodePlan::clone(&Plan::empty().node)
+        }
+    }
+
+    fn service(frontends: &Frontends, to: &str) -> Option<String> {
+        let served = frontends.find(Protocol::Tcp, at(to))?;
+        Some(served.port.service.name().to_owned())
+    }
+
+    #[test]
+    fn a_frontend_is_found_by_its_address_or_as_a_node_port() {
+        let frontends = Frontends::new();
+        frontends.update(vec![
+            (address("10.96.0.1:80"), Some(relayed("web", &[1]))),
+            (address("192.0.2.1:30080"), Some(relayed("external", &[1]))),
+            (node_port(30080), Some(relayed("web", &[1]))),
+            (node_port(30081), Some(relayed("other", &[1]))),
+        ]);
+        assert_eq!(service(&frontends, "127.0.0.1:30080"), None, "the node plan is not known");
+        frontends.set_node(Arc::new(node()));
+        let found = [
+            ("10.96.0.1:80", Some("web")),
+            ("10.96.0.1:81", None),
+            ("10.96.0.2:30080", None),
+            ("192.0.2.1:30080", Some("external")),
+            ("192.0.2.1:30081", Some("other")),
+            ("192.0.2.2:30081", None),
+            ("127.0.0.1:30080", Some("web")),
+            ("127.1.2.3:30081", Some("other")),
+            ("[::1]:30080", None),
+        ];
+        for (to, name) in found {
+            assert_eq!(service(&frontends, to).as_deref(), name, "{to}");
+        }
+        assert!(frontends.find(Protocol::Udp, at("10.96.0.1:80")).is_none());
+        frontends.update(vec![(node_port(30080), None), (address("10.96.0.1:80"), None)]);
+        assert_eq!(service(&frontends, "127.0.0.1:30080"), None);
+        assert_eq!(service(&frontends, "10.96.0.1:80"), None);
+    }
+
+    fn choose(frontends: &Frontends, to: &str) -> Option<Target> {
+        let (served, node) = (frontends.find(Protocol::Tcp, at(to))?, node());
+        let caller = Caller { client: IpAddr::from([10, 0, 0, 1]), node: &node };
+        Some(served.choose(&caller, &Dials::default())?.endpoint.target)
+    }
+
+    #[test]
+    fn frontends_of_a_port_share_its_pins() {
+        let frontends = Frontends::new();
+        frontends.update(vec![
+            (address("10.96.0.1:80"), Some(relayed("web", &[1, 2, 3]))),
+            (address("10.96.0.2:80"), Some(relayed("web", &[1, 2, 3]))),
+            (address("10.96.0.3:80"), Some(relayed("other", &[1, 2, 3]))),
+        ]);
+        let first = choose(&frontends, "10.96.0.1:80");
+        assert_eq!(choose(&frontends, "10.96.0.2:80"), first);
+        let counts = frontends.counts(Instant::now());
+        let names: Vec<&str> = counts.ports.iter().map(|port| port.service.name()).collect();
+        assert_eq!(names, ["other", "web"]);
+        assert_eq!(counts.ports[1].endpoints.len(), 1);
+    }
+
+    #[test]
+    fn a_frontend_that_another_service_takes_is_another_one() {
+        let frontends = Frontends::new();
+        let key = address("10.96.0.1:80");
+        frontends.update(vec![(key, Some(relayed("web", &[1])))]);
+        let former = frontends.find(Protocol::Tcp, at("10.96.0.1:80")).unwrap();
+        let node = node();
+        let caller = Caller { client: IpAddr::from([10, 0, 0, 1]), node: &node };
+        frontends.update(vec![(key, Some(relayed("web", &[2])))]);
+        let chosen = former.choose(&caller, &Dials::default()).unwrap();
+        assert_eq!(chosen.endpoint.target, targets(&[2])[0], "who dials sees the change");
+        frontends.update(vec![(key, Some(relayed("other", &[3])))]);
+        assert!(former.choose(&caller, &Dials::default()).is_none());
+        assert_eq!(choose(&frontends, "10.96.0.1:80"), Some(targets(&[3])[0]));
+    }
+
+    #[test]
+    fn an_address_is_busy_while_a_connection_is_open() {
+        let frontends = Frontends::new();
+        let (key, ip) = (address("10.96.0.1:80"), IpAddr::from([10, 96, 0, 1]));
+        frontends.update(vec![(key, Some(relayed("web", &[1])))]);
+        assert!(!frontends.is_busy(ip));
+        let served = frontends.find(Protocol::Tcp, at("10.96.0.1:80")).unwrap();
+        let open = served.open(2).unwrap();
+        let second = served.open(2).unwrap();
+        assert!(served.open(2).is_none(), "as many as there may be");
+        assert!(frontends.is_busy(ip));
+        frontends.update(vec![(key, None)]);
+        drop((second, served));
+        assert!(frontends.is_busy(ip));
+        // The address comes back and the connection is still counted.
+        frontends.update(vec![(key, Some(relayed("web", &[1])))]);
+        drop(open);
+        assert!(!frontends.is_busy(ip));
+        frontends.update(vec![(key, None)]);
+        assert!(!frontends.is_busy(ip));
+        assert_eq!(frontends.counts(Instant::now()).ports.len(), 0);
+    }
+}

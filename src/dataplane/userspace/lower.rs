@@ -1,0 +1,420 @@
+//! Plans to what is relayed, led to the relay, and routed. PURE.
+//!
+//! In: plans and their differences. Out: a [`Turn`] from what is there to what shall be.
+//! Never: work beyond the services that changed; a socket.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::relayed::{PortId, Relayed};
+use super::table::{Placed, guarded_element, node_element, relayed_element};
+use crate::model::{Family, ProxyMode};
+use crate::planner::{
+    Action, Carrier, FrontendAddress, FrontendKey, NodePlan, Plan, PortPlan, ServiceDelta,
+    ServicePlan, Target,
+};
+use foldhash::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Whether what the node itself sends to a frontend is left to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    Open,
+    /// Not everybody may ask: the rule that knows who may is the kernel's, and what the node sends
+    /// would step over it.
+    Guarded,
+}
+
+/// What shall be relayed at a frontend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub relayed: Relayed,
+    pub guard: Guard,
+}
+
+/// The relayed frontends that a service holds.
+pub fn wanted(plan: &ServicePlan) -> impl Iterator<Item = (FrontendKey, Wanted)> + '_ {
+    let relayed = plan.ports.iter().any(|port| matches!(port.carrier, Carrier::Relay(_)));
+    let held = relayed.then(|| plan.held()).into_iter().flatten();
+    held.filter_map(move |(port, frontend)| {
+        let relay = port.relay_of(frontend)?;
+        let Action::Forward(forward) = frontend.action else { return None };
+        let targets = |port: &PortPlan, local| -> Box<[Target]> {
+            let pool = if local { &port.local } else { &port.cluster };
+            pool.keys().copied().collect()
+        };
+        let relayed = Relayed {
+            service: plan.key.clone(),
+            port: PortId { name: port.name.clone(), protocol: port.protocol, family: port.family },
+            reach: forward.reach,
+            cluster: targets(port, false),
+            local: targets(port, true),
+            affinity: port.affinity,
+            balancer: relay.balancer,
+            proxy_protocol: relay.proxy_protocol,
+        };
+        let guard = if frontend.allow.is_some() { Guard::Guarded } else { Guard::Open };
+        Some((frontend.at, Wanted { relayed, guard }))
+    })
+}
+
+/// All relayed frontends of a plan. Costs a glance at each service that is not relayed.
+pub fn all_wanted(plan: &Plan) -> BTreeMap<FrontendKey, Wanted> {
+    let relayed = plan.known.values().filter(|known| {
+        let mode = known.service.as_deref().map(|service| plan.policy.mode_of(service));
+        mode == Some(ProxyMode::Userspace)
+    });
+    let mut all = BTreeMap::new();
+    for service in relayed.filter_map(|known| plan.service_of(known)) {
+        all.extend(wanted(&service));
+    }
+    all
+}
+
+/// What deltas ask for at frontends; `None`: no relay. A frontend that changes hands is its new
+/// holder's, whoever is looked at first.
+pub fn changes(deltas: &[ServiceDelta]) -> BTreeMap<FrontendKey, Option<Wanted>> {
+    let mut changes = BTreeMap::new();
+    for delta in deltas {
+        let mut old: BTreeMap<_, _> = delta.old.iter().flat_map(|plan| wanted(plan)).collect();
+        for (at, new) in delta.new.iter().flat_map(|plan| wanted(plan)) {
+            if old.remove(&at).as_ref() != Some(&new) {
+                changes.insert(at, Some(new));
+            }
+        }
+        for at in old.into_keys() {
+            changes.entry(at).or_insert(None);
+        }
+    }
+    changes
+}
+
+/// From what is there to what shall be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Frontends that take no new connection.
+    pub closed: Vec<FrontendKey>,
+    /// What is relayed now.
+    pub open: Vec<(FrontendKey, Relayed)>,
+    /// Elements of the table, each in the order that keeps a guard longest.
+    pub gone: Vec<Placed>,
+    pub come: Vec<Placed>,
+    /// Addresses that are to be routed here, and those that are to be no more.
+    pub entered: Vec<IpAddr>,
+    pub left: Vec<IpAddr>,
+}
+
+impl Turn {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What is relayed.
+#[derive(Debug, Default)]
+pub struct State {
+    frontends: HashMap<FrontendKey, Guard>,
+    /// How many of them each address has.
+    addresses: HashMap<IpAddr, u32>,
+    /// Where node ports answer.
+    nodes: BTreeSet<IpAddr>,
+    /// Addresses that need no route of vipd's.
+    own: Vec<IpAddr>,
+}
+
+impl State {
+    /// Makes these changes.
+    pub fn turn(&mut self, changes: BTreeMap<FrontendKey, Option<Wanted>>, turn: &mut Turn) {
+        for (at, wanted) in changes {
+            match (self.frontends.get(&at).copied(), wanted) {
+                (None, None) => {}
+                (None, Some(Wanted { relayed, guard })) => {
+                    self.frontends.insert(at, guard);
+                    turn.come.extend(guarded_element(at).filter(|_| guard == Guard::Guarded));
+                    turn.come.push(relayed_element(at));
+                    turn.open.push((at, relayed));
+                    self.enter(at, turn);
+                }
+                (Some(before), Some(Wanted { relayed, guard })) => {
+                    self.frontends.insert(at, guard);
+                    let element = guarded_element(at);
+                    match (before, guard) {
+                        (Guard::Open, Guard::Guarded) => turn.come.extend(element),
+                        (Guard::Guarded, Guard::Open) => turn.gone.extend(element),
+                        _ => {}
+                    }
+                    turn.open.push((at, relayed));
+                }
+                (Some(guard), None) => {
+                    self.frontends.remove(&at);
+                    turn.gone.push(relayed_element(at));
+                    turn.gone.extend(guarded_element(at).filter(|_| guard == Guard::Guarded));
+                    turn.closed.push(at);
+                    self.leave(at, turn);
+                }
+            }
+        }
+    }
+
+    /// The same from nothing: what is not wanted goes.
+    pub fn turn_to(&mut self, wanted: BTreeMap<FrontendKey, Wanted>, turn: &mut Turn) {
+        let gone = self.frontends.keys().filter(|at| !wanted.contains_key(at));
+        let mut changes: BTreeMap<_, _> = gone.map(|at| (*at, None)).collect();
+        changes.extend(wanted.into_iter().map(|(at, wanted)| (at, Some(wanted))));
+        self.turn(changes, turn);
+    }
+
+    /// Follows what the node is: where node ports answer, and which addresses are its own.
+    pub fn turn_node(&mut self, node: &NodePlan, turn: &mut Turn) {
+        let nodes = node_addresses(node);
+        turn.gone.extend(self.nodes.difference(&nodes).copied().map(node_element));
+        turn.come.extend(nodes.difference(&self.nodes).copied().map(node_element));
+        self.nodes = nodes;
+        if self.own == node.own_addresses {
+            return;
+        }
+        let before = std::mem::replace(&mut self.own, node.own_addresses.clone());
+        for address in self.addresses.keys() {
+            let was = before.binary_search(address).is_ok();
+            match (was, self.is_own(*address)) {
+                (true, false) => turn.entered.push(*address),
+                (false, true) => turn.left.push(*address),
+                _ => {}
+            }
+        }
+    }
+
+    fn enter(&mut self, at: FrontendKey, turn: &mut Turn) {
+        let FrontendAddress::Address(address) = at.at else { return };
+        let count = self.addresses.entry(address).or_default();
+        *count += 1;
+        if *count == 1 && !self.is_own(address) {
+            turn.left.retain(|left| *left != address);
+            turn.entered.push(address);
+        }
+    }
+
+    fn leave(&mut self, at: FrontendKey, turn: &mut Turn) {
+        let FrontendAddress::Address(address) = at.at else { return };
+        let Some(count) = self.addresses.get_mut(&address) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.addresses.remove(&address);
+            turn.entered.retain(|entered| *entered != address);
+            turn.left.push(address);
+        }
+    }
+
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.own.binary_search(&address).is_ok()
+    }
+
+    /// Addresses that a route must lead here by.
+    pub fn routed(&self) -> BTreeSet<IpAddr> {
+        self.addresses.keys().copied().filter(|address| !self.is_own(*address)).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty()
+    }
+
+    pub fn frontends(&self) -> impl Iterator<Item = FrontendKey> + '_ {
+        self.frontends.keys().copied()
+    }
+
+    /// All that the table shall hold; guards first.
+    pub fn elements(&self) -> Vec<Placed> {
+        let guarded = self.frontends.iter().filter(|(_, guard)| **guard == Guard::Guarded);
+        let guarded = guarded.filter_map(|(at, _)| guarded_element(*at));
+        let relayed = self.frontends.keys().map(|at| relayed_element(*at));
+        let nodes = self.nodes.iter().map(|address| node_element(*address));
+        guarded.chain(nodes).chain(relayed).collect()
+    }
+}
+
+/// The relay takes what comes to loopback addresses where a listener would.
+fn node_addresses(node: &NodePlan) -> BTreeSet<IpAddr> {
+    let mut nodes: BTreeSet<IpAddr> = node.node_port_addresses.iter().copied().collect();
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let answers = |address: &IpAddr| node.localhost_node_ports[Family::of(*address).index()];
+    nodes.extend(loopback.into_iter().filter(answers));
+    nodes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Balancer, PortName, Protocol, ProxyProtocol, ServiceKey};
+    use crate::planner::{
+        Forward, Frontend, FrontendKind, Locality, Masquerade, Member, PodsToldBy, Pool, Reach,
+        Relay,
+    };
+    use std::sync::Arc;
+
+    const RELAY: Relay = Relay {
+        balancer: Balancer::Maglev,
+        proxy_protocol: Some(ProxyProtocol::V2),
+        pods_told_by: PodsToldBy::Address,
+    };
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn at(text: &str) -> FrontendKey {
+        let (at, port) = match text.strip_prefix("node:") {
+            Some(port) => (FrontendAddress::NodePort(Family::V4), port),
+            None => {
+                let (ip, port) = text.rsplit_once(':').unwrap();
+                (FrontendAddress::Address(address(ip)), port)
+            }
+        };
+        FrontendKey { at, protocol: Protocol::Tcp, port: port.parse().unwrap() }
+    }
+
+    /// A service with these frontends; a `!` before one: not everybody may ask there.
+    fn plan(name: &str, carrier: Carrier, frontends: &[&str]) -> ServicePlan {
+        let forward = Forward { reach: Reach::Cluster, masquerade: Masquerade::Never };
+        let frontend = |text: &&str| Frontend {
+            at: at(text.trim_start_matches('!')),
+            kind: FrontendKind::ClusterIp,
+            action: Action::Forward(forward),
+            allow: text.starts_with('!').then(Arc::default),
+            lost_to: None,
+        };
+        let member = Member { locality: Locality::Unknown, terminating: false };
+        let target = Target { address: address("10.1.0.1"), port: 8080 };
+        let port = PortPlan {
+            name: PortName::from("http"),
+            protocol: Protocol::Tcp,
+            port: 80,
+            family: Family::V4,
+            affinity: None,
+            carrier,
+            cluster: [(target, member)].into_iter().collect(),
+            local: Pool::new(),
+            serving: Box::default(),
+            frontends: frontends.iter().map(frontend).collect(),
+        };
+        let (ports, idle) = ([port].into(), Box::default());
+        ServicePlan { key: ServiceKey::new("ns", name), ports, idle, health: None }
+    }
+
+    fn relayed(frontends: &[&str]) -> ServicePlan {
+        plan("web", Carrier::Relay(RELAY), frontends)
+    }
+
+    fn delta(old: Option<ServicePlan>, new: Option<ServicePlan>) -> ServiceDelta {
+        let key = old.as_ref().or(new.as_ref()).unwrap().key.clone();
+        ServiceDelta { key, old: old.map(Arc::new), new: new.map(Arc::new) }
+    }
+
+    fn turned(state: &mut State, deltas: &[ServiceDelta]) -> Turn {
+        let mut turn = Turn::default();
+        state.turn(changes(deltas), &mut turn);
+        turn
+    }
+
+    #[test]
+    fn a_relayed_frontend_is_opened_led_to_and_routed() {
+        let mut state = State::default();
+        let one = relayed(&["10.96.0.1:80", "!1.2.3.4:80", "node:30080"]);
+        let turn = turned(&mut state, &[delta(None, Some(one.clone()))]);
+        let open: Vec<FrontendKey> = turn.open.iter().map(|(at, _)| *at).collect();
+        assert_eq!(open, [at("1.2.3.4:80"), at("10.96.0.1:80"), at("node:30080")]);
+        let relayed = &turn.open[0].1;
+        assert_eq!(
+            (relayed.balancer, relayed.proxy_protocol),
+            (Balancer::Maglev, RELAY.proxy_protocol)
+        );
+        assert_eq!(relayed.cluster.len(), 1);
+        let guard = guarded_element(at("1.2.3.4:80")).unwrap();
+        let leads =
+            ["1.2.3.4:80", "10.96.0.1:80", "node:30080"].map(|text| relayed_element(at(text)));
+        assert_eq!(turn.come, [&[guard][..], &leads].concat());
+        assert_eq!(turn.entered, ["1.2.3.4", "10.96.0.1"].map(address));
+        assert_eq!((&turn.closed[..], &turn.gone[..], &turn.left[..]), (&[][..], &[][..], &[][..]));
+        assert_eq!(state.elements().len(), 4);
+
+        assert!(turned(&mut state, &[delta(Some(one.clone()), Some(one.clone()))]).is_empty());
+        let turn = turned(&mut state, &[delta(Some(one), None)]);
+        assert_eq!((turn.closed.len(), turn.gone.len(), turn.open.len()), (3, 4, 0));
+        assert_eq!(turn.left, ["1.2.3.4", "10.96.0.1"].map(address));
+        assert!(state.is_empty() && state.routed().is_empty());
+    }
+
+    #[test]
+    fn what_the_kernel_carries_is_none_of_the_relays() {
+        let mut state = State::default();
+        let kernel = plan("web", Carrier::Kernel, &["10.96.0.1:80"]);
+        assert!(turned(&mut state, &[delta(None, Some(kernel.clone()))]).is_empty());
+        let turn =
+            turned(&mut state, &[delta(Some(kernel.clone()), Some(relayed(&["10.96.0.1:80"])))]);
+        assert_eq!((turn.open.len(), turn.come.len(), turn.entered.len()), (1, 1, 1));
+        let turn = turned(&mut state, &[delta(Some(relayed(&["10.96.0.1:80"])), Some(kernel))]);
+        assert_eq!((turn.closed.len(), turn.gone.len(), turn.left.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn other_endpoints_change_nothing_but_the_engine() {
+        let mut state = State::default();
+        let one = relayed(&["10.96.0.1:80"]);
+        turned(&mut state, &[delta(None, Some(one.clone()))]);
+        let mut other = one.clone();
+        other.ports[0].cluster = Pool::new();
+        let turn = turned(&mut state, &[delta(Some(one), Some(other))]);
+        assert_eq!(turn.open.len(), 1);
+        assert_eq!(Turn { open: Vec::new(), ..turn }, Turn::default());
+    }
+
+    #[test]
+    fn a_frontend_that_changes_hands_stays_led_to() {
+        let with = |name| Some(plan(name, Carrier::Relay(RELAY), &["10.96.0.1:80"]));
+        for [loser, winner] in [["a", "b"], ["b", "a"]] {
+            let mut state = State::default();
+            turned(&mut state, &[delta(None, with(loser))]);
+            let mut deltas = [delta(with(loser), None), delta(None, with(winner))];
+            deltas.sort_by(|one, other| one.key.cmp(&other.key));
+            let turn = turned(&mut state, &deltas);
+            assert_eq!(turn.open[0].1.service.name(), winner);
+            assert_eq!(Turn { open: Vec::new(), ..turn }, Turn::default());
+        }
+    }
+
+    #[test]
+    fn an_address_is_routed_while_it_has_frontends_and_is_not_the_nodes() {
+        let node = |own: &[&str]| NodePlan {
+            own_addresses: own.iter().map(|text| address(text)).collect(),
+            node_port_addresses: vec![address("192.0.2.1")],
+            localhost_node_ports: [true, false],
+            ..NodePlan::clone(&Plan::empty().node)
+        };
+        let mut state = State::default();
+        let mut turn = Turn::default();
+        state.turn_node(&node(&["192.0.2.1"]), &mut turn);
+        let nodes = ["127.0.0.1", "192.0.2.1"].map(|text| node_element(address(text)));
+        assert_eq!(turn.come, nodes);
+
+        let two = relayed(&["1.2.3.4:80", "1.2.3.4:81", "192.0.2.1:80"]);
+        let turn = turned(&mut state, &[delta(None, Some(two.clone()))]);
+        assert_eq!(turn.entered, [address("1.2.3.4")]);
+        let one = relayed(&["1.2.3.4:81", "192.0.2.1:80"]);
+        let turn = turned(&mut state, &[delta(Some(two), Some(one.clone()))]);
+        assert_eq!((turn.gone.len(), turn.left.len()), (1, 0));
+
+        let mut turn = Turn::default();
+        state.turn_node(&node(&["1.2.3.4"]), &mut turn);
+        assert_eq!(
+            (turn.entered, turn.left),
+            (vec![address("192.0.2.1")], vec![address("1.2.3.4")])
+        );
+        assert_eq!(state.routed(), [address("192.0.2.1")].into());
+
+        let mut turn = Turn::default();
+        let kept = one.ports[0].frontends.iter().take(1);
+        let wanted = wanted(&one).filter(|(at, _)| kept.clone().any(|frontend| frontend.at == *at));
+        let wanted: BTreeMap<_, _> = wanted.collect();
+        state.turn_to(wanted, &mut turn);
+        assert_eq!((turn.closed, turn.open.len()), (vec![at("192.0.2.1:80")], 1));
+    }
+}

@@ -1,0 +1,65 @@
+//! Connections and datagrams that pass through this process, for what the kernel cannot do. EDGE.
+//!
+//! In: plan deltas; packets that interception leads to one port. Out: connections to endpoints, from the
+//! node's own address; a table that leads packets here, and local routes; counts.
+//! Never: another table or route; a port, a mark or a policy route for a service; a buffer that grows
+//! with what a slow reader leaves.
+//!
+//! ```text
+//! control: lower ─► what changes ─► intercept (table, batch), routes (arp), the engine's frontends
+//! tcp: accept ─► frontends: whose? ─► choose ─► dial, next ─► header ─► relay: copy, splice
+//! udp: receive ─► session of (client, frontend) ─► choose ─► socket to the endpoint
+//! choose: pins (affinity) ─► eject (outliers out) ─► balancer
+//! ```
+
+mod arp;
+mod batch;
+mod budget;
+mod choose;
+#[cfg(test)]
+mod choose_tests;
+mod control;
+mod counts;
+mod dials;
+mod eject;
+#[cfg(test)]
+mod eject_tests;
+mod engine;
+mod error;
+mod frontends;
+mod header;
+mod intercept;
+mod listeners;
+mod lower;
+mod maglev;
+mod passing;
+mod pins;
+#[cfg(test)]
+mod pins_tests;
+mod pipes;
+mod refusal;
+mod refusals;
+mod relay;
+#[cfg(test)]
+mod relay_tests;
+mod relayed;
+mod replies;
+mod routes;
+mod served;
+mod session;
+mod shared;
+mod table;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+pub use budget::{Budget, Files, ListenerFile};
+pub use control::Userspace;
+pub use counts::{Counts, EndpointCounts, PortCounts};
+pub use dials::{Dials, Failure};
+pub use engine::{Engine, EngineOptions, StartError};
+pub use error::Error;
+pub use lower::Turn;
+pub use relayed::{PortId, Relayed};
+pub use shared::Limits;

@@ -1,0 +1,290 @@
+//! Two connections made one: bytes both ways, until both ends have said that they are done.
+
+use super::counts::{Endpoint, Number};
+use super::passing;
+use super::pipes::{Pipe, Pipes};
+use socket2::{SockRef, TcpKeepalive};
+use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::{Instant, sleep};
+
+/// What is read in one go, at first and at most. It is also what a reader that does not keep up
+/// leaves here.
+const SMALLEST: usize = 8 << 10;
+const LARGEST: usize = passing::SIZE;
+
+/// Reads below this are talk, not a transfer: two calls of splice cost more than a copy of these.
+const TALK: usize = 4 << 10;
+
+/// A direction that has moved so much without talk is spliced.
+const SPLICE_AFTER: usize = 128 << 10;
+
+/// Moved in one go; then others of this thread have their turn.
+const TURN: usize = 4 << 20;
+
+/// When a connection has lasted this long, its endpoint's end gets keepalive too (four system
+/// calls, which short connections are spared).
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// An end that vanished without a word must not hold a connection for ever.
+pub(super) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// How long nothing may pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Quiet {
+    pub open: Duration,
+    /// When one end is done.
+    pub half_open: Duration,
+}
+
+/// Why a relay ended before both ends were done.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The endpoint broke off before a byte went either way: another one may have the client.
+    Untouched(io::Error),
+    /// An end broke off, or there was quiet for too long ([`io::ErrorKind::TimedOut`]).
+    Off(io::Error),
+}
+
+/// Until both ends have closed.
+pub(super) async fn relay(
+    client: &mut TcpStream,
+    endpoint: &mut TcpStream,
+    counts: &Endpoint,
+    quiet: Quiet,
+    pipes: &Pipes,
+) -> Result<(), Broken> {
+    let (from_client, to_client) = client.split();
+    let (from_endpoint, to_endpoint) = endpoint.split();
+    let mut there = Direction::new(from_client, to_endpoint, &counts.sent, pipes);
+    let mut back = Direction::new(from_endpoint, to_client, &counts.received, pipes);
+    let mut watch = Watch { settled: false, half_open: false, seen: None, limit: quiet.open };
+    let mut timer = pin!(sleep(SETTLED.min(quiet.open)));
+    poll_fn(|cx| {
+        let done = passing::through(|passing| {
+            // The endpoint first: if it broke off, what the client says is still the client's.
+            let back =
+                back.poll(cx, passing).map_err(|error| match back.passed + there.passed {
+                    0 => Broken::Untouched(error),
+                    _ => Broken::Off(error),
+                })?;
+            Ok([back, there.poll(cx, passing).map_err(Broken::Off)?])
+        })?;
+        let passed = there.passed + back.passed;
+        match done {
+            [Poll::Ready(()), Poll::Ready(())] => return Poll::Ready(Ok(())),
+            [Poll::Pending, Poll::Pending] => {}
+            _ if watch.half_open => {}
+            _ => {
+                (watch.half_open, watch.limit, watch.seen) = (true, quiet.half_open, Some(passed));
+                timer.as_mut().reset(Instant::now() + quiet.half_open);
+            }
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if watch.seen == Some(passed) {
+                return Poll::Ready(Err(Broken::Off(io::ErrorKind::TimedOut.into())));
+            }
+            if !std::mem::replace(&mut watch.settled, true) {
+                let to: &TcpStream = there.to.as_ref();
+                let _ = SockRef::from(to).set_tcp_keepalive(&KEEPALIVE);
+            }
+            watch.seen = Some(passed);
+            timer.as_mut().reset(Instant::now() + watch.limit);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Looks now and then whether anything has passed: to read the clock for each read would cost more.
+struct Watch {
+    settled: bool,
+    half_open: bool,
+    /// What had passed when it last looked.
+    seen: Option<u64>,
+    limit: Duration,
+}
+
+struct Direction<'a> {
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
+    counted: &'a Number,
+    pipes: &'a Pipes,
+    /// Bytes read, and bytes written later than that.
+    passed: u64,
+    waiting: Waiting,
+    /// Moved since the last talk.
+    run: usize,
+    /// To read in one go.
+    size: usize,
+    done: bool,
+}
+
+/// What was read and could not be written yet. Nothing is read before it has been.
+enum Waiting {
+    Nothing,
+    Bytes { bytes: Box<[u8]>, written: usize },
+    Piped(Pipe),
+}
+
+/// What a read came to.
+enum Read {
+    Some,
+    End,
+}
+
+impl<'a> Direction<'a> {
+    fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, counted: &'a Number, pipes: &'a Pipes) -> Self {
+        let (waiting, size) = (Waiting::Nothing, SMALLEST);
+        Self { from, to, counted, pipes, passed: 0, waiting, run: 0, size, done: false }
+    }
+
+    /// Ready when the one end has closed and the other has been told.
+    fn poll(&mut self, cx: &mut Context<'_>, passing: &mut [u8]) -> io::Result<Poll<()>> {
+        if self.done {
+            return Ok(Poll::Ready(()));
+        }
+        let before = self.passed;
+        loop {
+            if self.poll_write_waiting(cx)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            let read = if self.run < SPLICE_AFTER {
+                self.poll_copy(cx, passing)?
+            } else {
+                self.poll_splice(cx, passing)?
+            };
+            match read {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Read::Some) if self.passed - before >= TURN as u64 => {
+                    cx.waker().wake_by_ref();
+                    return Ok(Poll::Pending);
+                }
+                Poll::Ready(Read::Some) => {}
+                Poll::Ready(Read::End) => break,
+            }
+        }
+        let to: &TcpStream = self.to.as_ref();
+        match SockRef::from(to).shutdown(Shutdown::Write) {
+            // It was reset meanwhile, which the other direction meets.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            closed => closed?,
+        }
+        self.done = true;
+        Ok(Poll::Ready(()))
+    }
+
+    fn poll_copy(&mut self, cx: &mut Context<'_>, passing: &mut [u8]) -> io::Result<Poll<Read>> {
+        let mut buffer = ReadBuf::new(&mut passing[..self.size]);
+        match Pin::new(&mut self.from).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(read) => read?,
+        }
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            return Ok(Poll::Ready(Read::End));
+        }
+        let (read, full) = (bytes.len(), bytes.len() == self.size);
+        let written = match Pin::new(&mut self.to).poll_write(cx, bytes) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        if written < read {
+            self.waiting = Waiting::Bytes { bytes: bytes[written..].into(), written: 0 };
+            self.size = SMALLEST;
+        } else if full {
+            self.size = (self.size * 2).min(LARGEST);
+        }
+        self.count(read);
+        Ok(Poll::Ready(Read::Some))
+    }
+
+    fn poll_splice(&mut self, cx: &mut Context<'_>, passing: &mut [u8]) -> io::Result<Poll<Read>> {
+        let from: &TcpStream = self.from.as_ref();
+        match from.poll_read_ready(cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(ready) => ready?,
+        }
+        let Some(mut pipe) = self.pipes.take() else { return self.poll_copy(cx, passing) };
+        match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+            Ok(0) => {
+                self.pipes.give_back(pipe);
+                Ok(Poll::Ready(Read::End))
+            }
+            Ok(read) => {
+                self.waiting = Waiting::Piped(pipe);
+                self.count(read);
+                Ok(Poll::Ready(Read::Some))
+            }
+            Err(error) => {
+                self.pipes.give_back(pipe);
+                // The socket is not ready any more: the next look waits until it is.
+                if is_to_be_repeated(&error) { Ok(Poll::Ready(Read::Some)) } else { Err(error) }
+            }
+        }
+    }
+
+    fn poll_write_waiting(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        loop {
+            match &mut self.waiting {
+                Waiting::Nothing => return Ok(Poll::Ready(())),
+                Waiting::Bytes { bytes, written } => {
+                    match Pin::new(&mut self.to).poll_write(cx, &bytes[*written..]) {
+                        Poll::Pending => return Ok(Poll::Pending),
+                        Poll::Ready(more) => {
+                            let more = more?;
+                            *written += more;
+                            self.passed += more as u64;
+                        }
+                    }
+                    if *written == bytes.len() {
+                        self.waiting = Waiting::Nothing;
+                    }
+                }
+                Waiting::Piped(pipe) => {
+                    let to: &TcpStream = self.to.as_ref();
+                    match to.poll_write_ready(cx) {
+                        Poll::Pending => return Ok(Poll::Pending),
+                        Poll::Ready(ready) => ready?,
+                    }
+                    match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                        Ok(drained) => self.passed += drained as u64,
+                        Err(error) if is_to_be_repeated(&error) => {}
+                        Err(error) => return Err(error),
+                    }
+                    if pipe.is_empty()
+                        && let Waiting::Piped(pipe) =
+                            std::mem::replace(&mut self.waiting, Waiting::Nothing)
+                    {
+                        self.pipes.give_back(pipe);
+                    }
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, read: usize) {
+        self.passed += read as u64;
+        self.counted.add(read as u64);
+        if read < TALK {
+            (self.run, self.size) = (0, SMALLEST);
+        } else {
+            self.run = self.run.saturating_add(read);
+        }
+    }
+}
+
+fn is_to_be_repeated(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

@@ -1,0 +1,81 @@
+//! Sockets that answer clients as the frontend that they asked.
+
+use super::budget::{Budget, Files};
+use foldhash::HashMap;
+use socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+/// Of one thread; shared by the sessions of a frontend.
+#[derive(Debug)]
+pub(super) enum Replies {
+    /// A socket at each frontend's address, whosever address that is.
+    Transparent { budget: Arc<Budget>, known: HashMap<SocketAddr, Weak<Reply>> },
+    /// The listening socket itself, where frontends are what it is bound to.
+    #[cfg(test)]
+    Listening(Arc<Reply>),
+}
+
+#[derive(Debug)]
+pub(super) struct Reply {
+    socket: Socket,
+    _file: Option<Files>,
+}
+
+impl Replies {
+    pub(super) fn transparent(budget: Arc<Budget>) -> Self {
+        Replies::Transparent { budget, known: HashMap::default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn listening(socket: Socket) -> Self {
+        Replies::Listening(Arc::new(Reply { socket, _file: None }))
+    }
+
+    /// For answers of `frontend`.
+    pub(super) fn of(&mut self, frontend: SocketAddr) -> io::Result<Arc<Reply>> {
+        let (budget, known) = match self {
+            Replies::Transparent { budget, known } => (budget, known),
+            #[cfg(test)]
+            Replies::Listening(reply) => return Ok(Arc::clone(reply)),
+        };
+        if let Some(reply) = known.get(&frontend).and_then(Weak::upgrade) {
+            return Ok(reply);
+        }
+        let file = budget.files(1);
+        if file.is_none() {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let reply = Arc::new(Reply { socket: bound(frontend)?, _file: file });
+        known.retain(|_, reply| reply.strong_count() > 0);
+        known.insert(frontend, Arc::downgrade(&reply));
+        Ok(reply)
+    }
+}
+
+/// Each thread has its own, so they share the address. Nothing is read from it: tproxy hands
+/// datagrams to listening sockets, and passes over one that is not connected to the client.
+fn bound(frontend: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(frontend), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    let _ = socket.set_recv_buffer_size(0);
+    if frontend.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_ip_transparent_v6(true)?;
+    } else {
+        socket.set_ip_transparent_v4(true)?;
+    }
+    socket.bind(&frontend.into())?;
+    Ok(socket)
+}
+
+impl Reply {
+    /// What the socket has no room for is lost, as in any full queue.
+    pub(super) fn send(&self, client: SocketAddr, datagram: &[u8]) {
+        if let Err(error) = self.socket.send_to(datagram, &client.into()) {
+            tracing::trace!(%client, %error, "an answer is lost");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! One local route for each relayed address that is not the node's own: packets to it are delivered
+//! here, those of the node itself by the loopback interface. EDGE.
+//!
+//! In: addresses. Out: routes of table local with a protocol number of vipd's own, by which a later
+//! process finds them; around them, silence about them ([`Silence`]).
+//! Never: another's route; a range of addresses.
+
+use super::arp::Silence;
+use super::batch::Move;
+use super::error::Error;
+use crate::model::Family;
+use crate::netlink::{
+    Attributes, Buffer, ExtendedError, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP,
+    NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE, Socket,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// `rtm_protocol` of vipd's routes: in none of /etc/iproute2/rt_protos.
+pub const PROTOCOL: u8 = 118;
+
+/// `linux/rtnetlink.h`
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RT_TABLE_LOCAL: u8 = 255;
+const RT_SCOPE_HOST: u8 = 254;
+const RTN_LOCAL: u8 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_PREFSRC: u16 = 7;
+/// Length of `struct rtmsg`.
+const RTMSG: usize = 12;
+/// The loopback interface has this index in every namespace.
+const LOOPBACK: u32 = 1;
+/// Routes that one datagram changes.
+const AT_ONCE: usize = 128;
+/// Dumps that may meet a change before vipd gives up.
+const TRIES: u32 = 20;
+
+/// The routes, and what vipd knows of them.
+#[derive(Debug)]
+pub struct Routes {
+    socket: Socket,
+    request: Buffer,
+    /// With the source address that the node's own connections get by it.
+    held: BTreeMap<IpAddr, Option<IpAddr>>,
+    /// Of every route held, once they are known.
+    sources: Option<[Option<IpAddr>; 2]>,
+    silence: Silence,
+    /// Whether the kernel's silence is about what is held.
+    silent: bool,
+}
+
+impl Routes {
+    /// Opens the socket, in the calling thread's network namespace, and reads back what a former
+    /// process left.
+    pub fn open() -> Result<Self, Error> {
+        let socket = Socket::open_route().map_err(Error::Route)?;
+        socket.set_nonblocking(true).map_err(Error::Route)?;
+        let (request, held) = (Buffer::default(), BTreeMap::new());
+        let (sources, silence) = (None, Silence::open()?);
+        let mut routes = Self { socket, request, held, sources, silence, silent: false };
+        routes.observe()?;
+        if routes.held.is_empty() {
+            routes.silence.remove()?;
+        }
+        Ok(routes)
+    }
+
+    pub fn held(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.held.keys().copied()
+    }
+
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.held.contains_key(&address)
+    }
+
+    /// The node's addresses that its own connections come from, per family; without one they would
+    /// have the relayed address itself. Routes with another source are made anew.
+    pub fn set_sources(&mut self, sources: [Option<IpAddr>; 2]) -> Result<u64, Error> {
+        if self.sources.replace(sources) == Some(sources) {
+            return Ok(0);
+        }
+        let stale = self.held.iter().filter(|(address, source)| self.source(**address) != **source);
+        let stale: Vec<IpAddr> = stale.map(|(address, _)| *address).collect();
+        Ok(self.remove(&stale)? + self.add(&stale)?)
+    }
+
+    fn source(&self, address: IpAddr) -> Option<IpAddr> {
+        self.sources?[Family::of(address).index()]
+    }
+
+    /// Reads all of vipd's routes.
+    pub fn observe(&mut self) -> Result<(), Error> {
+        'again: for _ in 0..TRIES {
+            let mut held = BTreeMap::new();
+            for family in Family::BOTH {
+                let (found, interrupted) = self.list(family)?;
+                if interrupted {
+                    continue 'again;
+                }
+                held.extend(found);
+            }
+            self.held = held;
+            (self.sources, self.silent) = (None, false);
+            return Ok(());
+        }
+        Err(Error::Route(io::ErrorKind::Interrupted.into()))
+    }
+
+    /// Routes these addresses here. Returns how many routes were made.
+    pub fn add(&mut self, addresses: &[IpAddr]) -> Result<u64, Error> {
+        let addresses: Vec<IpAddr> =
+            addresses.iter().copied().filter(|address| !self.has(*address)).collect();
+        if addresses.is_empty() {
+            return Ok(0);
+        }
+        self.keep_silent()?;
+        self.silence.change(Move::Come, &of_v4(&addresses))?;
+        let mut made = 0;
+        for addresses in addresses.chunks(AT_ONCE) {
+            let flags = NLM_F_CREATE | NLM_F_EXCL;
+            let write = |routes: &mut Self, address| {
+                let source = routes.source(address);
+                put_route(&mut routes.request, address, source);
+            };
+            // One that is there is somebody else's, or the address became the node's own.
+            let there = self.change((RTM_NEWROUTE, flags), (addresses, libc::EEXIST), write)?;
+            for address in addresses.iter().filter(|address| !there.contains(address)) {
+                self.held.insert(*address, self.source(*address));
+                made += 1;
+            }
+            self.silence.change(Move::Go, &of_v4(&there))?;
+        }
+        Ok(made)
+    }
+
+    /// Routes these addresses here no more. Returns how many routes went.
+    pub fn remove(&mut self, addresses: &[IpAddr]) -> Result<u64, Error> {
+        let addresses: Vec<IpAddr> =
+            addresses.iter().copied().filter(|address| self.has(*address)).collect();
+        for addresses in addresses.chunks(AT_ONCE) {
+            let write = |routes: &mut Self, address| put_route(&mut routes.request, address, None);
+            // One that is not there was removed by somebody else, or with its interface.
+            self.change((RTM_DELROUTE, 0), (addresses, libc::ESRCH), write)?;
+            for address in addresses {
+                self.held.remove(address);
+            }
+        }
+        if !addresses.is_empty() {
+            self.speak_again(&addresses)?;
+        }
+        Ok(addresses.len() as u64)
+    }
+
+    /// Removes all of vipd's routes.
+    pub fn clear(&mut self) -> Result<u64, Error> {
+        let all: Vec<IpAddr> = self.held().collect();
+        let gone = self.remove(&all)?;
+        self.silence.remove()?;
+        Ok(gone)
+    }
+
+    /// Others may have broken the silence.
+    pub fn doubt(&mut self) {
+        self.silent = false;
+    }
+
+    /// Makes sure of the silence about all addresses held.
+    pub fn mend(&mut self) -> Result<(), Error> {
+        if self.held.is_empty() { Ok(()) } else { self.keep_silent() }
+    }
+
+    fn keep_silent(&mut self) -> Result<(), Error> {
+        if !self.silent {
+            let held: Vec<IpAddr> = self.held().collect();
+            self.silence.make(of_v4(&held).into_iter())?;
+            self.silent = true;
+        }
+        Ok(())
+    }
+
+    /// Of addresses that have no route any more.
+    fn speak_again(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        if self.held.is_empty() {
+            self.silent = false;
+            return self.silence.remove();
+        }
+        if self.silent {
+            return self.silence.change(Move::Go, &of_v4(addresses));
+        }
+        self.keep_silent()
+    }
+
+    /// Sends one message for each address; returns those that the kernel answered `harmless` for.
+    fn change(
+        &mut self,
+        (kind, flags): (u16, u16),
+        (addresses, harmless): (&[IpAddr], i32),
+        write: impl Fn(&mut Self, IpAddr),
+    ) -> Result<Vec<IpAddr>, Error> {
+        self.request.clear();
+        let mut by_seq = BTreeMap::new();
+        let mut last = (0, 0);
+        for address in addresses {
+            self.request.end();
+            last = (self.request.len(), self.socket.next_seq());
+            by_seq.insert(last.1, *address);
+            let header = header(Family::of(*address), host_bits(*address));
+            self.request.begin_with(kind, NLM_F_REQUEST | flags, last.1, &header);
+            write(self, *address);
+        }
+        self.request.end();
+        // Errors are told anyway.
+        self.request.flag(last.0, NLM_F_ACK);
+        self.send()?;
+        let mut met = Vec::new();
+        loop {
+            for answer in self.answers()? {
+                if answer.errno == harmless {
+                    met.extend(by_seq.get(&answer.seq));
+                } else if answer.errno != 0 {
+                    let address = by_seq.get(&answer.seq).copied();
+                    return Err(Error::Refused { address, error: answer });
+                }
+                if answer.seq == last.1 {
+                    return Ok(met);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self) -> Result<(), Error> {
+        self.socket.send(self.request.bytes()).map_err(Error::Route)
+    }
+
+    /// The errors and acknowledgements of one datagram. Requests are carried out within `send`.
+    fn answers(&mut self) -> Result<Vec<ExtendedError>, Error> {
+        let messages = self.socket.receive().map_err(Error::Route)?;
+        Ok(messages.filter_map(|message| ExtendedError::of(&message)).collect())
+    }
+
+    /// vipd's routes of a family, and whether others changed some meanwhile.
+    fn list(&mut self, family: Family) -> Result<(BTreeMap<IpAddr, Option<IpAddr>>, bool), Error> {
+        let seq = self.socket.next_seq();
+        self.request.clear();
+        // Bits, scope and flags are no filters, and must be 0.
+        let mut header = header(family, 0);
+        header[6] = 0;
+        self.request.begin_with(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, seq, &header);
+        self.request.end();
+        self.send()?;
+        let (mut found, mut interrupted) = (BTreeMap::new(), false);
+        loop {
+            for message in self.socket.receive().map_err(Error::Route)? {
+                if message.seq != seq {
+                    continue;
+                }
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                match ExtendedError::of(&message) {
+                    // There is no table local yet.
+                    Some(error) if error.errno == libc::ENOENT => return Ok((found, interrupted)),
+                    Some(error) => return Err(Error::Refused { address: None, error }),
+                    None if message.kind == NLMSG_DONE => return Ok((found, interrupted)),
+                    None => found.extend(read_route(&message)),
+                }
+            }
+        }
+    }
+}
+
+fn of_v4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+    let v4 = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    };
+    addresses.iter().filter_map(v4).collect()
+}
+
+/// `struct rtmsg` of vipd's routes.
+fn header(family: Family, bits: u8) -> [u8; RTMSG] {
+    let family = match family {
+        Family::V4 => libc::AF_INET as u8,
+        Family::V6 => libc::AF_INET6 as u8,
+    };
+    [family, bits, 0, 0, RT_TABLE_LOCAL, PROTOCOL, RT_SCOPE_HOST, RTN_LOCAL, 0, 0, 0, 0]
+}
+
+fn host_bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn put_route(out: &mut Buffer, address: IpAddr, source: Option<IpAddr>) {
+    put_address(out, RTA_DST, address);
+    out.attr(RTA_OIF, &LOOPBACK.to_ne_bytes());
+    if let Some(source) = source {
+        put_address(out, RTA_PREFSRC, source);
+    }
+}
+
+fn put_address(out: &mut Buffer, kind: u16, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => out.attr(kind, &v4.octets()),
+        IpAddr::V6(v6) => out.attr(kind, &v6.octets()),
+    }
+}
+
+/// A route of vipd's: its address, and its source.
+fn read_route(message: &Message<'_>) -> Option<(IpAddr, Option<IpAddr>)> {
+    let &[family, bits, _, _, table, protocol, _, kind, ..] = message.payload else { return None };
+    let attributes = Attributes(message.payload.get(RTMSG..)?);
+    let address = |kind| read_address(attributes.find(kind)?.value);
+    let to = address(RTA_DST)?;
+    let ours = (table, protocol, kind) == (RT_TABLE_LOCAL, PROTOCOL, RTN_LOCAL)
+        && message.kind == RTM_NEWROUTE
+        && family == header(Family::of(to), 0)[0]
+        && bits == host_bits(to);
+    ours.then(|| (to, address(RTA_PREFSRC)))
+}
+
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Messages;
+
+    fn written(address: &str, source: Option<&str>, protocol: u8) -> Buffer {
+        let address: IpAddr = address.parse().unwrap();
+        let mut header = header(Family::of(address), host_bits(address));
+        header[5] = protocol;
+        let mut buffer = Buffer::default();
+        buffer.begin_with(RTM_NEWROUTE, 0, 1, &header);
+        put_route(&mut buffer, address, source.map(|source| source.parse().unwrap()));
+        buffer.end();
+        buffer
+    }
+
+    #[test]
+    fn a_route_that_is_written_is_read_back() {
+        for (address, source) in [
+            ("10.96.0.1", Some("192.0.2.1")),
+            ("fd00::1", Some("2001:db8::1")),
+            ("10.96.0.2", None),
+        ] {
+            let buffer = written(address, source, PROTOCOL);
+            let message = Messages(buffer.bytes()).next().unwrap();
+            let expected = (address.parse().unwrap(), source.map(|text| text.parse().unwrap()));
+            assert_eq!(read_route(&message), Some(expected));
+        }
+    }
+
+    #[test]
+    fn routes_of_others_are_nobodys_business() {
+        let kernel = written("192.0.2.1", None, 2);
+        assert_eq!(read_route(&Messages(kernel.bytes()).next().unwrap()), None);
+    }
+}

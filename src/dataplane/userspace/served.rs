@@ -1,0 +1,222 @@
+//! A frontend and its Service port, as connections see them.
+
+use super::choose::{Ask, Chosen, Picker};
+use super::counts::{Held, Number, PortCounts, connect_times};
+use super::dials::Dials;
+use super::maglev::Maglev;
+use super::relayed::{PortId, Relayed};
+use crate::histogram::Histogram;
+use crate::model::{Balancer, ProxyProtocol, ServiceKey};
+use crate::planner::{NodePlan, Scope, Target};
+use arc_swap::ArcSwapOption;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A Service port in one family.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub service: ServiceKey,
+    pub id: PortId,
+    picker: Mutex<Picker>,
+    /// Connections and sessions of the whole Service.
+    open: Arc<Open>,
+    pub refused: Number,
+    pub unserved: Number,
+    connect_times: Histogram,
+}
+
+impl Port {
+    pub(super) fn new(service: ServiceKey, id: PortId, open: Arc<Open>) -> Self {
+        Self {
+            service,
+            id,
+            picker: Mutex::default(),
+            open,
+            refused: Number::default(),
+            unserved: Number::default(),
+            connect_times: connect_times(),
+        }
+    }
+
+    /// A panic while it is held leaves a whole picker: what it holds is written at once.
+    pub(super) fn picker(&self) -> MutexGuard<'_, Picker> {
+        self.picker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn counts(&self, now: Instant) -> PortCounts {
+        let picker = self.picker();
+        let (unpinned, endpoints) = (picker.unpinned(), picker.counts(now));
+        drop(picker);
+        PortCounts {
+            service: self.service.clone(),
+            port: self.id.clone(),
+            refused: self.refused.get(),
+            unserved: self.unserved.get(),
+            unpinned,
+            connect_times: self.connect_times.clone(),
+            endpoints,
+        }
+    }
+}
+
+/// How many connections and sessions something has.
+#[derive(Debug, Default)]
+pub(super) struct Open(AtomicU64);
+
+impl Open {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One of them, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Opened(Arc<Open>);
+
+impl Opened {
+    /// `None`: there are as many as there may be.
+    pub(super) fn within(open: &Arc<Open>, most: u64) -> Option<Self> {
+        let before = open.0.fetch_add(1, Ordering::Relaxed);
+        let opened = Self(Arc::clone(open));
+        (before < most).then_some(opened)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Who connects, and where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub client: IpAddr,
+    pub node: &'a NodePlan,
+}
+
+/// A frontend. It stays the same one while its endpoints change, so that a connection which is
+/// dialling sees the change.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub port: Arc<Port>,
+    /// Connections at the frontend's address, if it is one that may not be the node's own.
+    at_address: Option<Arc<Open>>,
+    /// `None`: it is relayed no more.
+    wanted: ArcSwapOption<Wanted>,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    relayed: Relayed,
+    /// Of the cluster's endpoints and of the local ones, where that is the balancer.
+    maglev: Option<[Maglev; 2]>,
+}
+
+impl Wanted {
+    fn new(relayed: Relayed) -> Self {
+        let maglev = (relayed.balancer == Balancer::Maglev)
+            .then(|| [&relayed.cluster, &relayed.local].map(|targets| Maglev::new(targets)));
+        Self { relayed, maglev }
+    }
+
+    fn ask<'a>(&'a self, caller: &Caller<'_>, tried: &'a Dials) -> Ask<'a> {
+        let scope = self.relayed.scope(caller.client, caller.node);
+        let maglev = self.maglev.as_ref().map(|[cluster, local]| match scope {
+            Scope::Cluster => cluster,
+            Scope::Local => local,
+        });
+        Ask {
+            targets: self.relayed.targets(scope),
+            maglev,
+            balancer: self.relayed.balancer,
+            affinity: self.relayed.affinity,
+            tried,
+            client: caller.client,
+            now: Instant::now(),
+            random: random(),
+        }
+    }
+}
+
+impl Served {
+    pub(super) fn new(port: Arc<Port>, at_address: Option<Arc<Open>>, relayed: Relayed) -> Self {
+        let wanted = ArcSwapOption::from_pointee(Wanted::new(relayed));
+        Self { port, at_address, wanted }
+    }
+
+    /// New connections go by this; open ones stay where they are. `None`: there are no new ones.
+    pub(super) fn update(&self, relayed: Option<Relayed>) {
+        self.wanted.store(relayed.map(|relayed| Arc::new(Wanted::new(relayed))));
+    }
+
+    /// Where the next dial of a connection goes.
+    pub(super) fn choose(&self, caller: &Caller<'_>, tried: &Dials) -> Option<Chosen> {
+        let wanted = self.wanted.load();
+        let ask = wanted.as_ref()?.ask(caller, tried);
+        self.port.picker().choose(&ask)
+    }
+
+    /// The endpoint did not take a connection, or refused a datagram.
+    pub(super) fn failed(&self, caller: &Caller<'_>, target: Target) {
+        let (wanted, tried) = (self.wanted.load(), Dials::default());
+        if let Some(wanted) = wanted.as_ref() {
+            self.port.picker().failed(&wanted.ask(caller, &tried), target);
+        }
+    }
+
+    pub(super) fn connected(&self, endpoint: &Held, took: Duration) {
+        endpoint.opened.add(1);
+        self.port.connect_times.observe(took);
+        self.port.picker().connected(endpoint.target);
+    }
+
+    /// An endpoint that answered datagrams.
+    pub(super) fn answered(&self, endpoint: &Held) {
+        self.port.picker().connected(endpoint.target);
+    }
+
+    /// Whether a client would still be sent there.
+    pub(super) fn has(&self, caller: &Caller<'_>, target: Target) -> bool {
+        let wanted = self.wanted.load();
+        wanted.as_ref().is_some_and(|wanted| {
+            let scope = wanted.relayed.scope(caller.client, caller.node);
+            wanted.relayed.targets(scope).binary_search(&target).is_ok()
+        })
+    }
+
+    pub(super) fn is_relayed(&self) -> bool {
+        self.wanted.load().is_some()
+    }
+
+    pub(super) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        self.wanted.load().as_ref()?.relayed.proxy_protocol
+    }
+
+    pub(super) fn has_affinity(&self) -> bool {
+        self.wanted.load().as_ref().is_some_and(|wanted| wanted.relayed.affinity.is_some())
+    }
+
+    /// All endpoints, whoever comes.
+    pub(super) fn targets(&self) -> Vec<Target> {
+        let wanted = self.wanted.load();
+        let lists =
+            wanted.iter().flat_map(|wanted| [&wanted.relayed.cluster, &wanted.relayed.local]);
+        lists.flatten().copied().collect()
+    }
+
+    /// For one more connection; `None`: its Service has as many as it may.
+    pub(super) fn open(&self, most: u64) -> Option<(Opened, Option<Opened>)> {
+        let of_service = Opened::within(&self.port.open, most)?;
+        let at_address = self.at_address.as_ref().and_then(|open| Opened::within(open, u64::MAX));
+        Some((of_service, at_address))
+    }
+}
+
+/// Each hasher of std's is keyed anew.
+fn random() -> u64 {
+    RandomState::new().hash_one(())
+}

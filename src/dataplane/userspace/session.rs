@@ -1,0 +1,310 @@
+//! A client's datagrams to one frontend, with a socket of their own towards the endpoint.
+
+use super::counts::Held;
+use super::dials::{Dials, Failure};
+use super::passing;
+use super::replies::Reply;
+use super::served::{Caller, Served};
+use super::shared::{Admitted, Shared};
+use super::tcp::is_of_this_node;
+use socket2::{Domain, SockRef, Socket, Type};
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::io::{Interest, Ready};
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+
+/// Answers that are passed on in one go; then others of this thread have their turn.
+const TURN: usize = 64;
+
+/// Who talks to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ends {
+    pub client: SocketAddr,
+    pub frontend: SocketAddr,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub ends: Ends,
+    served: Arc<Served>,
+    shared: Arc<Shared>,
+    /// Answers go by it.
+    reply: Arc<Reply>,
+    state: Mutex<State>,
+    /// Another endpoint, or over.
+    changed: Notify,
+    heard: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None`: the next datagram goes to a new one.
+    with: Option<With>,
+    /// Endpoints that refused since one last answered.
+    tried: Dials,
+    /// The last datagram, until an answer comes: should the endpoint refuse, another gets it.
+    unanswered: Option<Box<[u8]>>,
+    used: Instant,
+    /// `None`: it is over.
+    admitted: Option<Admitted>,
+}
+
+#[derive(Debug)]
+struct With {
+    socket: Arc<UdpSocket>,
+    endpoint: Held,
+    answered: bool,
+}
+
+impl Session {
+    pub(super) fn new(
+        ends: Ends,
+        (shared, served): (Arc<Shared>, Arc<Served>),
+        reply: Arc<Reply>,
+        admitted: Admitted,
+    ) -> Self {
+        let state = State {
+            with: None,
+            tried: Dials::default(),
+            unanswered: None,
+            used: Instant::now(),
+            admitted: Some(admitted),
+        };
+        Self {
+            ends,
+            served,
+            shared,
+            reply,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            heard: AtomicBool::new(true),
+        }
+    }
+
+    /// Passes a client's datagram on. `false`: the session is over.
+    pub(super) fn send(&self, datagram: &[u8]) -> bool {
+        self.heard.store(true, Ordering::Relaxed);
+        let node = self.shared.frontends.node();
+        let caller = Caller { client: self.ends.client.ip(), node: &node };
+        let mut state = self.state();
+        if state.admitted.is_none() {
+            return false;
+        }
+        if !self.served.is_relayed() {
+            self.end_state(&mut state);
+            return false;
+        }
+        state.used = Instant::now();
+        if let Some(with) = &state.with
+            && !self.served.has(&caller, with.endpoint.target)
+        {
+            (state.with, state.tried) = (None, Dials::default());
+        }
+        self.pass_on(&mut state, &caller, datagram);
+        true
+    }
+
+    /// Whether a datagram came since this was asked last.
+    pub(super) fn was_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn end(&self) {
+        self.end_state(&mut self.state());
+    }
+
+    fn end_state(&self, state: &mut State) {
+        (state.with, state.unanswered, state.admitted) = (None, None, None);
+        self.changed.notify_one();
+    }
+
+    /// Passes answers on until nothing has been heard for the idle time.
+    pub(super) async fn run(&self) {
+        let limit = self.shared.limits.session_idle;
+        let mut idle = pin!(tokio::time::sleep(limit));
+        loop {
+            tokio::task::consume_budget().await;
+            let socket = {
+                let state = self.state();
+                if state.admitted.is_none() {
+                    return;
+                }
+                state.with.as_ref().map(|with| Arc::clone(&with.socket))
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                (socket, ready) = ready(socket) => self.receive(&socket, ready),
+                () = &mut idle => {
+                    let ends_at = self.state().used + limit;
+                    if ends_at <= Instant::now() {
+                        return self.end();
+                    }
+                    idle.as_mut().reset(ends_at.into());
+                }
+            }
+        }
+    }
+
+    /// To the endpoint, or to another one as long as they refuse.
+    fn pass_on(&self, state: &mut State, caller: &Caller<'_>, datagram: &[u8]) {
+        loop {
+            if state.with.is_none() {
+                state.with = self.connect(state, caller);
+                self.changed.notify_one();
+            }
+            let Some(with) = &state.with else {
+                self.served.port.unserved.add(1);
+                let Ends { client, frontend } = self.ends;
+                self.shared.refusals.send(client, frontend, datagram.len());
+                return self.end_state(state);
+            };
+            match send(&with.socket, datagram) {
+                Ok(()) => {
+                    with.endpoint.sent.add(datagram.len() as u64);
+                    state.unanswered = Some(datagram.into());
+                    return;
+                }
+                Err(error) if says_nothing(&error) => return,
+                Err(error) => self.leave(state, caller, &error),
+            }
+        }
+    }
+
+    /// The endpoint refused.
+    fn leave(&self, state: &mut State, caller: &Caller<'_>, error: &io::Error) {
+        if let Some(with) = state.with.take() {
+            let target = with.endpoint.target;
+            tracing::debug!(%target, %error, "an endpoint does not take datagrams");
+            self.served.failed(caller, target);
+            state.tried.failed(target, Failure::Refused);
+        }
+    }
+
+    fn connect(&self, state: &mut State, caller: &Caller<'_>) -> Option<With> {
+        while let Some(chosen) = self.served.choose(caller, &state.tried) {
+            let target = chosen.endpoint.target;
+            match connected(SocketAddr::new(target.address, target.port)) {
+                Ok(socket) => {
+                    chosen.endpoint.opened.add(1);
+                    let socket = Arc::new(socket);
+                    return Some(With { socket, endpoint: chosen.endpoint, answered: false });
+                }
+                Err(error) => {
+                    tracing::debug!(%target, %error, "datagrams cannot be sent to an endpoint");
+                    if is_of_this_node(&error) {
+                        self.served.port.refused.add(1);
+                    } else {
+                        self.served.failed(caller, target);
+                    }
+                    state.tried.failed(target, Failure::Refused);
+                }
+            }
+        }
+        None
+    }
+
+    /// What the endpoint has said so far. An ICMP error makes a socket erroneous and not readable
+    /// (EPOLLERR alone), so it is asked for by itself.
+    fn receive(&self, socket: &Arc<UdpSocket>, ready: io::Result<Ready>) {
+        let said = ready.and_then(|ready| {
+            if ready.is_error() {
+                let error = socket.try_io(Interest::ERROR, || match socket.take_error()? {
+                    Some(error) => Ok(error),
+                    None => Err(io::ErrorKind::WouldBlock.into()),
+                });
+                if let Ok(error) = error {
+                    return Err(error);
+                }
+            }
+            passing::through(|buffer| {
+                for _ in 0..TURN {
+                    let size = socket.try_recv(buffer)?;
+                    self.answer(socket, &buffer[..size]);
+                }
+                Ok(())
+            })
+        });
+        if let Err(error) = said
+            && !says_nothing(&error)
+        {
+            self.refused(socket, &error);
+        }
+    }
+
+    fn answer(&self, socket: &Arc<UdpSocket>, datagram: &[u8]) {
+        let mut state = self.state();
+        state.used = Instant::now();
+        state.unanswered = None;
+        if !state.tried.is_first() {
+            state.tried = Dials::default();
+        }
+        if let Some(with) = state.with.as_mut().filter(|with| Arc::ptr_eq(&with.socket, socket)) {
+            with.endpoint.received.add(datagram.len() as u64);
+            if !std::mem::replace(&mut with.answered, true) {
+                self.served.answered(&with.endpoint);
+            }
+        }
+        drop(state);
+        self.reply.send(self.ends.client, datagram);
+    }
+
+    fn refused(&self, socket: &Arc<UdpSocket>, error: &io::Error) {
+        let node = self.shared.frontends.node();
+        let caller = Caller { client: self.ends.client.ip(), node: &node };
+        let mut state = self.state();
+        if !state.with.as_ref().is_some_and(|with| Arc::ptr_eq(&with.socket, socket)) {
+            return;
+        }
+        self.leave(&mut state, &caller, error);
+        if let Some(datagram) = state.unanswered.take() {
+            self.pass_on(&mut state, &caller, &datagram);
+        }
+    }
+
+    /// A panic while it is held leaves a state that the next datagram can go on from.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for ever without a socket.
+async fn ready(socket: Option<Arc<UdpSocket>>) -> (Arc<UdpSocket>, io::Result<Ready>) {
+    let Some(socket) = socket else { return pending().await };
+    let ready = socket.ready(Interest::READABLE | Interest::ERROR).await;
+    (socket, ready)
+}
+
+fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&to.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// Fails also for an ICMP error about an earlier datagram, and has sent nothing then. Past tokio,
+/// which knows of a socket that it can be written to only after a look at all sockets.
+fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let mut sent = socket.send(datagram);
+    // The kernel has learned the path's MTU, and sends the next one in fragments.
+    if sent.as_ref().is_err_and(is_too_big) {
+        sent = socket.send(datagram);
+    }
+    sent.map(drop)
+}
+
+/// An error that says nothing against the endpoint: the datagram is lost, if it is about one.
+fn says_nothing(error: &io::Error) -> bool {
+    let repeat = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+    repeat || is_too_big(error) || is_of_this_node(error)
+}
+
+fn is_too_big(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}

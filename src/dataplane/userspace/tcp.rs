@@ -1,0 +1,191 @@
+//! Connections: accepted, dialled on, relayed.
+
+use super::counts::Held;
+use super::dials::{Dials, Failure};
+use super::header::header;
+use super::relay::{Broken, relay};
+use super::served::{Caller, Served};
+use super::shared::{Admitted, Shared};
+use crate::listen::Acceptor;
+use crate::model::Protocol;
+use crate::planner::Target;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A connection has this end and the endpoint's.
+const FILES: u32 = 2;
+
+/// Accepts until `stop`; what is accepted goes on after that.
+pub(super) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+) {
+    let mut acceptor = Acceptor::new(listener);
+    while let Some((stream, client)) = stop.run_until_cancelled(acceptor.next()).await {
+        if let Some(accepted) = accept(&shared, &stream, client) {
+            connections.spawn(pass_on(Arc::clone(&shared), accepted, stream));
+        } else {
+            reset(&stream);
+        }
+    }
+}
+
+/// A connection that is somebody's, and has room.
+struct Accepted {
+    served: Arc<Served>,
+    client: SocketAddr,
+    /// Where the client connected to: tproxy leaves the packet's destination as it is.
+    frontend: SocketAddr,
+    _admitted: Admitted,
+}
+
+fn accept(shared: &Shared, stream: &TcpStream, client: SocketAddr) -> Option<Accepted> {
+    let frontend = stream.local_addr().ok()?;
+    let Some(served) = shared.frontends.find(Protocol::Tcp, frontend) else {
+        shared.frontends.strays.add(1);
+        return None;
+    };
+    let admitted = shared.admit(&served, FILES).ok()?;
+    Some(Accepted { served, client, frontend, _admitted: admitted })
+}
+
+/// Until both ends have said that they are done. A reset of one end is one of the other.
+async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream) {
+    let (quiet, mut dials) = (shared.limits.quiet(), Dials::default());
+    // In a box: what dialling takes is not kept while the connection lasts.
+    while let Some((mut stream, endpoint)) = Box::pin(connect(&shared, &accepted, &mut dials)).await
+    {
+        let target = endpoint.target;
+        match relay(&mut client, &mut stream, &endpoint, quiet, &shared.pipes).await {
+            Ok(()) => return,
+            // It had a place in the queue of a process that ended, say.
+            Err(Broken::Untouched(error)) => {
+                tracing::debug!(%target, %error, "an endpoint broke off at once");
+                failed(&shared, &accepted, (&mut dials, target));
+            }
+            Err(Broken::Off(error)) => {
+                tracing::trace!(%target, %error, "a connection broke off");
+                reset(&stream);
+                break;
+            }
+        }
+    }
+    reset(&client);
+}
+
+/// Closing sends RST instead of FIN from now on.
+fn reset(stream: &TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+/// The endpoint that takes the connection, told who the client is if it wants to know. `None`: no
+/// endpoint does.
+async fn connect(
+    shared: &Shared,
+    accepted: &Accepted,
+    dials: &mut Dials,
+) -> Option<(TcpStream, Held)> {
+    let Accepted { served, client, frontend, .. } = accepted;
+    loop {
+        let (mut stream, endpoint) = dial(shared, accepted, dials).await?;
+        // Nobody waits for a second small segment to fill up the first one; the client's end has
+        // it from the listener.
+        let _ = stream.set_nodelay(true);
+        let Some(version) = served.proxy_protocol() else { return Some((stream, endpoint)) };
+        match stream.write_all(&header(version, *client, *frontend)).await {
+            Ok(()) => return Some((stream, endpoint)),
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoint.target, %error, "an endpoint broke off at once");
+                failed(shared, accepted, (dials, endpoint.target));
+            }
+        }
+    }
+}
+
+fn failed(shared: &Shared, accepted: &Accepted, (dials, target): (&mut Dials, Target)) {
+    let node = shared.frontends.node();
+    accepted.served.failed(&Caller { client: accepted.client.ip(), node: &node }, target);
+    dials.failed(target, Failure::Refused);
+}
+
+async fn dial(
+    shared: &Shared,
+    accepted: &Accepted,
+    dials: &mut Dials,
+) -> Option<(TcpStream, Held)> {
+    let Accepted { served, client, .. } = accepted;
+    loop {
+        let node = shared.frontends.node();
+        let caller = Caller { client: client.ip(), node: &node };
+        let Some(chosen) = served.choose(&caller, dials) else { break };
+        let target = chosen.endpoint.target;
+        let (began, patience) = (Instant::now(), dials.patience(target, chosen.candidates));
+        let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
+        let failure = match tokio::time::timeout(patience, connecting).await {
+            Ok(Ok(stream)) => {
+                served.connected(&chosen.endpoint, began.elapsed());
+                return Some((stream, chosen.endpoint));
+            }
+            Ok(Err(error)) if is_of_this_node(&error) => {
+                tracing::debug!(%target, %error, "this node cannot dial");
+                served.port.refused.add(1);
+                dials.failed(target, Failure::Refused);
+                continue;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%target, %error, "an endpoint does not take a connection");
+                Failure::Refused
+            }
+            Err(_) => {
+                tracing::debug!(%target, "an endpoint does not answer in time");
+                Failure::Slow
+            }
+        };
+        served.failed(&caller, target);
+        dials.failed(target, failure);
+    }
+    served.port.unserved.add(1);
+    tracing::debug!(service = %served.port.service, "no endpoint takes a connection");
+    None
+}
+
+/// Says nothing about the endpoint: no file, port or memory is left, or a rule of this node forbids
+/// the packet.
+pub(super) fn is_of_this_node(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EADDRNOTAVAIL
+                | libc::EAGAIN
+                | libc::EPERM
+                | libc::EACCES
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_takes_little_memory() {
+        let size = future_size(pass_on);
+        assert!(size <= 1152, "{size} bytes");
+    }
+}

@@ -1,0 +1,218 @@
+//! Datagrams: received with where they were sent to, and given to their session.
+
+use super::replies::Replies;
+use super::session::{Ends, Session};
+use super::shared::{Full, Shared};
+use crate::model::Protocol;
+use foldhash::HashMap;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio_util::sync::CancellationToken;
+
+/// A session has a socket towards its endpoint.
+const FILES: u32 = 1;
+
+/// Datagrams in one go; then others of this thread have their turn.
+const TURN: usize = 64;
+
+/// Sessions that are looked at for each new one, so that the list of them does not grow by those
+/// that ended, and when there is no room for it.
+const LOOKED_AT: usize = 2;
+const LOOKED_AT_WHEN_FULL: usize = 16;
+
+/// After an error of the listening socket, which should have none.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Passes datagrams on until `stop`. Then the sessions end too: what a client sends next must find
+/// another relay, or the kernel's translation.
+pub(super) async fn serve(
+    socket: UdpSocket,
+    replies: Replies,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
+    let table = Arc::new(Table::default());
+    let mut receiver = Receiver { shared, replies, table: Arc::clone(&table) };
+    let _ = stop.run_until_cancelled(receiver.run(&socket)).await;
+    table.end_all();
+}
+
+struct Receiver {
+    shared: Arc<Shared>,
+    replies: Replies,
+    table: Arc<Table>,
+}
+
+impl Receiver {
+    async fn run(&mut self, socket: &UdpSocket) {
+        let mut buffer = vec![0; super::passing::SIZE];
+        let mut control =
+            nix::cmsg_space!(nix::libc::sockaddr_in6, nix::libc::sockaddr_in6, [u64; 4]);
+        loop {
+            tokio::task::consume_budget().await;
+            let received = async {
+                socket.readable().await?;
+                for _ in 0..TURN {
+                    let (ends, size) = socket.try_io(Interest::READABLE, || {
+                        receive(socket, &mut buffer, &mut control)
+                    })?;
+                    self.take(ends, &buffer[..size]);
+                }
+                io::Result::Ok(())
+            };
+            match received.await {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    tracing::warn!(%error, "datagrams cannot be received");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn take(&mut self, ends: Ends, datagram: &[u8]) {
+        let known = self.table.get(&ends).is_some_and(|session| session.send(datagram));
+        if !known && let Some(session) = self.open(ends, datagram.len()) {
+            session.send(datagram);
+        }
+    }
+
+    /// `None`: the datagram is lost.
+    fn open(&mut self, ends: Ends, size: usize) -> Option<Arc<Session>> {
+        let Some(served) = self.shared.frontends.find(Protocol::Udp, ends.frontend) else {
+            self.shared.frontends.strays.add(1);
+            self.shared.refusals.send(ends.client, ends.frontend, size);
+            return None;
+        };
+        let admitted = match self.shared.admit(&served, FILES) {
+            Err(Full::Files) => {
+                self.table.end_a_quiet_one();
+                self.shared.admit(&served, FILES)
+            }
+            admitted => admitted,
+        };
+        let admitted = admitted
+            .inspect_err(|full| {
+                tracing::debug!(?ends, ?full, "a datagram is lost: too many sessions");
+            })
+            .ok()?;
+        let reply = self
+            .replies
+            .of(ends.frontend)
+            .inspect_err(|error| {
+                tracing::debug!(?ends, %error, "a datagram is lost: it could not be answered");
+            })
+            .ok()?;
+        let of = (Arc::clone(&self.shared), served);
+        let session = Arc::new(Session::new(ends, of, reply, admitted));
+        self.table.insert(&session);
+        let (table, own) = (Arc::clone(&self.table), Arc::clone(&session));
+        tokio::spawn(async move {
+            own.run().await;
+            table.remove(&own);
+        });
+        Some(session)
+    }
+}
+
+/// The sessions of one thread.
+#[derive(Debug, Default)]
+struct Table(Mutex<Sessions>);
+
+#[derive(Debug, Default)]
+struct Sessions {
+    open: HashMap<Ends, Arc<Session>>,
+    /// In the order in which they are to be looked at.
+    order: VecDeque<Weak<Session>>,
+}
+
+impl Table {
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, ends: &Ends) -> Option<Arc<Session>> {
+        self.sessions().open.get(ends).cloned()
+    }
+
+    fn insert(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions();
+        for _ in 0..LOOKED_AT {
+            if let Some(looked_at) = sessions.order.pop_front()
+                && looked_at.strong_count() > 0
+            {
+                sessions.order.push_back(looked_at);
+            }
+        }
+        sessions.order.push_back(Arc::downgrade(session));
+        sessions.open.insert(session.ends, Arc::clone(session));
+    }
+
+    /// Its ends may have another one by now.
+    fn remove(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions();
+        if sessions.open.get(&session.ends).is_some_and(|open| Arc::ptr_eq(open, session)) {
+            sessions.open.remove(&session.ends);
+        }
+    }
+
+    /// One whose client has said nothing since it was looked at last; of a few that all did, one.
+    fn end_a_quiet_one(&self) {
+        let mut sessions = self.sessions();
+        for left in (0..LOOKED_AT_WHEN_FULL).rev() {
+            let Some(looked_at) = sessions.order.pop_front() else { return };
+            let Some(session) = looked_at.upgrade() else { continue };
+            if left > 0 && session.was_heard() {
+                sessions.order.push_back(looked_at);
+            } else {
+                sessions.open.remove(&session.ends);
+                drop(sessions);
+                return session.end();
+            }
+        }
+    }
+
+    fn end_all(&self) {
+        let open = std::mem::take(&mut self.sessions().open);
+        open.into_values().for_each(|session| session.end());
+    }
+}
+
+/// One datagram with its size.
+fn receive(socket: &UdpSocket, buffer: &mut [u8], control: &mut [u8]) -> io::Result<(Ends, usize)> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(control), flags)?;
+    let mut frontend = None;
+    for part in message.cmsgs()? {
+        match part {
+            ControlMessageOwned::Ipv4OrigDstAddr(to) => {
+                let address = Ipv4Addr::from(u32::from_be(to.sin_addr.s_addr));
+                frontend = Some(SocketAddrV4::new(address, u16::from_be(to.sin_port)).into());
+            }
+            ControlMessageOwned::Ipv6OrigDstAddr(to) => {
+                let address = Ipv6Addr::from(to.sin6_addr.s6_addr);
+                let port = u16::from_be(to.sin6_port);
+                frontend = Some(SocketAddrV6::new(address, port, 0, 0).into());
+            }
+            _ => {}
+        }
+    }
+    let client = message.address.as_ref().and_then(socket_address);
+    match (client, frontend) {
+        (Some(client), Some(frontend)) => Ok((Ends { client, frontend }, message.bytes)),
+        _ => Err(io::Error::other("the kernel does not say where a datagram was sent to")),
+    }
+}
+
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+}
