@@ -8,8 +8,9 @@ mod notices;
 
 use crate::config::{self, Config, Feature};
 use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
-use crate::dataplane::Dataplane;
 use crate::dataplane::nftables::{Counters, Nftables, Without};
+use crate::dataplane::userspace::Budget;
+use crate::dataplane::{Both, Dataplane};
 use crate::metrics::Metrics;
 use crate::model::Protocol;
 use crate::node::KernelVersion;
@@ -49,6 +50,8 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 const TAKEOVER_PAUSE: Duration = Duration::from_millis(100);
 /// For what still blocks when the writer has ended.
 const SHUTDOWN: Duration = Duration::from_secs(1);
+/// For relayed connections that are open when nobody is led to the relay any more.
+const DRAIN: Duration = Duration::from_secs(1);
 /// For the conntrack entries of former services.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);
 /// Abstract, so that it belongs to the network namespace and goes with the process.
@@ -85,6 +88,8 @@ pub enum Error {
     Conntrack(#[from] conntrack::Error),
     #[error(transparent)]
     Nftables(#[from] dataplane::nftables::Error),
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
     #[error(
         "the table is gone, but UDP flows of former services are still in conntrack; see them with `conntrack -L -p udp`, and run this again"
     )]
@@ -118,7 +123,9 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
         set_oom_score(score);
     }
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
-    let dataplane = Nftables::open(without)?;
+    let budget = Arc::new(Budget::of_this_process());
+    let dataplane = Both::new(Nftables::open(without)?, Arc::clone(&budget));
+    let engine = dataplane.engine();
     let requests = Requests::default();
     // Without a source nothing is changed.
     let source = tokio::select! {
@@ -138,7 +145,7 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let tuning = live::tuning(&config);
     let settings = Settings { node_name: config.node_name.clone(), own_node, tuning };
     let writer = Writer::new(settings, dataplane, cleaner);
-    let mut metrics = Metrics::with_kernel(Counters::open()?);
+    let mut metrics = Metrics::of(Counters::open()?, Arc::clone(&engine));
     metrics.requests = requests;
     let (notices, events) = notices::open(&config, &writer, (&metrics, stop.clone()));
     notices::of_sysctls(&notices, refused);
@@ -153,7 +160,7 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let (published, changes) = (writer.published(), writer.listening());
     let health = health::serve(published, changes, stop.clone(), (health_tally, notices.clone()));
     let (published, changes) = (writer.published(), writer.listening());
-    let localhost = localhost::serve(published, changes, stop.clone(), localhost_counts);
+    let localhost = localhost::serve(published, changes, stop.clone(), (budget, localhost_counts));
     let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
 
     let site = status::Site {
@@ -214,6 +221,10 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    // The table that leads to the relay went with the writer.
+    if let Some(engine) = engine.get().cloned() {
+        let _ = tokio::task::spawn_blocking(move || engine.stop(DRAIN)).await;
+    }
     let _ = tokio::join!(admin, takeover, health, localhost, watching, live, events);
     node.abort();
     Ok(())
@@ -328,10 +339,10 @@ pub fn cleanup() -> Result<(), Error> {
         return Err(Error::NoNetAdmin);
     }
     let _lock = lock()?;
-    let mut dataplane = Nftables::open(Without::default())?;
-    let mut frontends = dataplane.held_frontends()?;
-    let node_port_addresses = dataplane.held_node_addresses()?;
-    dataplane.cleanup()?;
+    let mut nftables = Nftables::open(Without::default())?;
+    let mut frontends = nftables.held_frontends()?;
+    let node_port_addresses = nftables.held_node_addresses()?;
+    Both::new(nftables, Arc::new(Budget::of_this_process())).cleanup()?;
     // TCP is left to finish; a UDP flow would go on to its endpoint for as long as somebody sends.
     frontends.retain(|frontend| frontend.protocol == Protocol::Udp);
     if !frontends.is_empty() {

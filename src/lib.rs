@@ -33,6 +33,7 @@ pub mod localhost;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
+pub mod nft;
 pub mod node;
 pub mod planner;
 pub mod selectors;

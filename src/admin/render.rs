@@ -84,6 +84,15 @@ fn render_frontend(frontend: &FrontendView) -> String {
     if let Some(allow) = &frontend.allow {
         let _ = write!(text, ", only from {}", joined(allow));
     }
+    if let Some(relay) = &frontend.relay {
+        let _ = write!(text, ", relayed by {}", relay.balancer);
+        if let Some(version) = &relay.proxy_protocol {
+            let _ = write!(text, " with PROXY protocol {version}");
+        }
+    }
+    if let Some(why) = &frontend.unrelayed {
+        let _ = write!(text, ", not relayed ({why})");
+    }
     text
 }
 

@@ -6,6 +6,7 @@ use super::views::{
     List, NodeView, ServicePlanView, StatusView, describe, endpoints_view, not_found,
     problem_views, service_view, trace_view,
 };
+use crate::metrics::Metrics;
 use crate::model::ServiceKey;
 use crate::planner;
 use crate::sync::Snapshot;
@@ -22,7 +23,11 @@ pub(super) enum Answer {
     Refusal(StatusCode, String),
 }
 
-pub(super) fn answer(path: &str, query: &str, snapshot: Arc<Snapshot>) -> Answer {
+pub(super) fn answer(
+    path: &str,
+    query: &str,
+    (snapshot, metrics): (Arc<Snapshot>, &Metrics),
+) -> Answer {
     let namespace = parameter(query, "namespace");
     match path {
         "/v1/services" => services(snapshot, namespace),
@@ -36,7 +41,7 @@ pub(super) fn answer(path: &str, query: &str, snapshot: Arc<Snapshot>) -> Answer
         "/v1/status" => json(&StatusView::from(&*snapshot)),
         "/v1/trace" => trace(query, &snapshot),
         _ => match path.strip_prefix("/v1/services/").and_then(ServiceKey::parse) {
-            Some(key) => one_service(&key, &snapshot),
+            Some(key) => one_service(&key, &snapshot, metrics),
             None => {
                 Answer::Refusal(StatusCode::NOT_FOUND, format!("{path} is no path of this API"))
             }
@@ -77,9 +82,9 @@ fn plan(snapshot: Arc<Snapshot>) -> Answer {
     }
 }
 
-fn one_service(key: &ServiceKey, snapshot: &Snapshot) -> Answer {
+fn one_service(key: &ServiceKey, snapshot: &Snapshot, metrics: &Metrics) -> Answer {
     match describe(snapshot, key) {
-        Some(view) => json(&view),
+        Some(view) => json(&view.with_counts(&metrics.relayed(key))),
         None => Answer::Refusal(StatusCode::NOT_FOUND, not_found(snapshot, key)),
     }
 }

@@ -111,7 +111,7 @@ async fn respond(
             content_type = metrics::CONTENT_TYPE;
             Response::new(Full::from(metrics.scrape(&snapshot).await).boxed_unsync())
         } else {
-            match answer(uri.path(), uri.query().unwrap_or_default(), snapshot) {
+            match answer(uri.path(), uri.query().unwrap_or_default(), (snapshot, metrics)) {
                 Answer::Body(body) => Response::new(body),
                 Answer::Refusal(status, text) => refusal(status, &text),
             }

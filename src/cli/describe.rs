@@ -5,7 +5,7 @@ use super::answers::From;
 use super::output::{self, TextFormat, escape};
 use super::table::{abbreviated, joined};
 use crate::admin::views::{
-    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, FrontendView,
+    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, FrontendView, RelayView,
 };
 use crate::model::ServiceKey;
 use clap::{Args, ValueEnum};
@@ -116,6 +116,9 @@ fn object(out: &mut String, described: &DescribeView) {
     field(out, "Name", &service.name);
     field(out, "Namespace", &service.namespace);
     list(out, "Labels", &service.labels);
+    if !service.annotations.is_empty() {
+        list(out, "Annotations", &service.annotations);
+    }
     field(out, "Selector", &joined(&service.selector));
     field(out, "Type", &service.service_type);
     field(out, "IP", &joined(&service.cluster_ips));
@@ -207,8 +210,13 @@ fn render_frontend(out: &mut String, port: &DescribedPort, frontend: &FrontendVi
         ("reject", _) => line("Action:", "reject at once: no endpoint can take a connection"),
         _ => line("Action:", "drop: policy Local, and no endpoint on this node"),
     }
-    if let Some(masquerade) = frontend.masquerade.as_deref() {
+    if let Some(relay) = &frontend.relay {
+        line("Relay:", &render_relay(relay));
+    } else if let Some(masquerade) = frontend.masquerade.as_deref() {
         line("Masquerade:", &render_masquerade(masquerade, port.local.as_deref()));
+    }
+    if let Some(why) = &frontend.unrelayed {
+        line("Relay:", &format!("none, the kernel translates: {why}"));
     }
     if let Some(seconds) = port.affinity_seconds {
         line("Affinity:", &format!("a client keeps its endpoint for {seconds} s"));
@@ -227,6 +235,14 @@ fn render_masquerade(masquerade: &str, local: Option<&str>) -> String {
     }
 }
 
+fn render_relay(relay: &RelayView) -> String {
+    let client = match &relay.proxy_protocol {
+        Some(version) => format!("is told the client's address by PROXY protocol {version}"),
+        None => "sees this node's address as the client's".to_owned(),
+    };
+    format!("by vipd, {}; an endpoint {client}", relay.balancer)
+}
+
 fn render_endpoint(endpoint: &DescribedEndpoint) -> String {
     let place = match endpoint.locality.as_deref() {
         Some("here") => ", on this node",
@@ -235,7 +251,15 @@ fn render_endpoint(endpoint: &DescribedEndpoint) -> String {
         None => "",
     };
     let not = if endpoint.used { "" } else { "not used: " };
-    format!("{}  {not}{}{place}", endpoint.address, endpoint.why)
+    let relayed = endpoint.relayed.map(|counted| {
+        let ejected = if counted.ejected { ", left out for failing" } else { "" };
+        format!(
+            "; relayed: {} open, {} in all, {} failed{ejected}",
+            counted.active, counted.opened, counted.failed
+        )
+    });
+    let relayed = relayed.unwrap_or_default();
+    format!("{}  {not}{}{place}{relayed}", endpoint.address, endpoint.why)
 }
 
 fn field(out: &mut String, name: &str, value: &str) {

@@ -63,7 +63,8 @@ impl RunFlags {
     fn add_sections(&self, config: &mut KubeProxyConfiguration) {
         let upstream = &self.upstream;
         let ipvs = self.proxy_mode == AskedMode::Ipvs;
-        let nftables = matches!(self.proxy_mode, AskedMode::Unset | AskedMode::Nftables);
+        let unset = self.proxy_mode == AskedMode::Unset;
+        let nftables = unset || self.proxy_mode.section() == "nftables";
         let all = self.node.masquerade_all;
         let given = self.given.has("min_sync_period").then_some(self.min_sync_period);
         let least = given.map(GoDuration::from);
@@ -91,7 +92,7 @@ impl RunFlags {
             tcp_fin_timeout: upstream.ipvs_tcpfin_timeout,
             udp_timeout: upstream.ipvs_udp_timeout,
         });
-        if nftables {
+        if unset {
             config.mode = Some("nftables".to_owned());
         }
     }

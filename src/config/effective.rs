@@ -207,6 +207,7 @@ impl Rows<'_> {
         );
         let runs = match mode.name() {
             "" | "nftables" => "nftables".to_owned(),
+            "userspace" => "userspace".to_owned(),
             other => format!("nftables (for {other})"),
         };
         self.add(&["proxy_mode"], Some("mode"), runs, OWN);

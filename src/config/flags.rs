@@ -5,6 +5,7 @@ use super::{
     NodeConfig, cidr, conntrack::ConntrackFlags, detect, duration, mode::AskedMode, names::Given,
     node_ports, upstream::UpstreamFlags, value,
 };
+use crate::model::ProxyMode;
 use crate::planner::{ExternalIps, NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
@@ -109,6 +110,7 @@ impl NodeFlags {
             prefix: self.pod_interface_name_prefix.as_deref().filter(|name| !name.is_empty()),
         };
         let policy = Policy {
+            mode: ProxyMode::default(),
             masquerade_all: self.masquerade_all,
             detect: detect::resolve(&given, &mut warnings)?,
             service_ranges: cidr::pair(
@@ -179,7 +181,8 @@ pub struct RunFlags {
     #[command(flatten)]
     pub(super) upstream: UpstreamFlags,
 
-    /// What makes the plan true: nftables, which iptables and ipvs stand for too [default: nftables]
+    /// What serves Services whose annotation vipd.io/dataplane does not say: nftables, which iptables
+    /// and ipvs stand for too, or userspace [default: nftables]
     #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE")]
     #[arg(default_value = "", hide_default_value = true, value_parser = AskedMode::parse)]
     pub(super) proxy_mode: AskedMode,

@@ -48,7 +48,6 @@ pub struct Config {
     pub source: Source,
     pub node_name: Arc<str>,
     pub policy: Policy,
-    pub proxy_mode: ProxyMode,
     /// Least time between two commits; zero: at once.
     pub min_sync_period: Duration,
     pub admin_socket: PathBuf,
@@ -77,7 +76,6 @@ impl Config {
         let differs = [
             ("clientConnection.kubeconfig", self.source != newer.source),
             ("hostnameOverride", self.node_name != newer.node_name),
-            ("mode", self.proxy_mode != newer.proxy_mode),
             ("logging.format", self.log.format != newer.log.format),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
@@ -115,12 +113,6 @@ pub struct NodeConfig {
     pub node_name: Arc<str>,
     pub policy: Policy,
     pub warnings: Vec<Warning>,
-}
-
-/// Which dataplane makes the plan true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyMode {
-    Nftables,
 }
 
 /// What a kernel may lack; forced off, the fall-back is used although the kernel has it.
@@ -172,8 +164,8 @@ pub enum Error {
     #[error("{faults}")]
     Flags { faults: String },
     #[error(
-        "mode {mode}: that dataplane does not exist in this version of vipd; use nftables \
-         (--proxy-mode, or `mode` in the file of --config)"
+        "mode {mode}: that dataplane does not exist in this version of vipd; use nftables or \
+         userspace (--proxy-mode, or `mode` in the file of --config)"
     )]
     NoSuchDataplane { mode: &'static str },
     #[error("the configuration cannot be written as YAML: {reason}")]

@@ -1,6 +1,7 @@
 //! `--proxy-mode`, with kube-proxy's words too.
 
-use super::{Error, ProxyMode, Warning};
+use super::{Error, Warning};
+use crate::model::ProxyMode;
 use crate::planner::NodePortAddresses;
 
 /// What is asked for.
@@ -12,8 +13,9 @@ pub(super) enum AskedMode {
     /// kube-proxy's, for which vipd programs nf_tables.
     Iptables,
     Ipvs,
-    /// vipd's, which are not there yet.
+    /// vipd's own.
     Userspace,
+    /// The same, not there yet.
     Ebpf,
 }
 
@@ -27,7 +29,9 @@ impl AskedMode {
             "ipvs" => Ok(AskedMode::Ipvs),
             "userspace" => Ok(AskedMode::Userspace),
             "ebpf" => Ok(AskedMode::Ebpf),
-            _ => Err("expected nftables; iptables and ipvs stand for it".into()),
+            _ => {
+                Err("expected nftables, which iptables and ipvs stand for too, or userspace".into())
+            }
         }
     }
 
@@ -43,12 +47,12 @@ impl AskedMode {
     }
 
     /// The section of the file that has masqueradeAll and the periods. Without a mode upstream runs
-    /// iptables, and that section is the one that counted.
+    /// iptables, and that section is the one that counted. Mode userspace programs nf_tables too.
     pub fn section(self) -> &'static str {
         match self {
-            AskedMode::Nftables => "nftables",
+            AskedMode::Nftables | AskedMode::Userspace => "nftables",
             AskedMode::Ipvs => "ipvs",
-            _ => "iptables",
+            AskedMode::Unset | AskedMode::Iptables | AskedMode::Ebpf => "iptables",
         }
     }
 
@@ -58,9 +62,8 @@ impl AskedMode {
             AskedMode::Unset | AskedMode::Nftables | AskedMode::Iptables | AskedMode::Ipvs => {
                 Ok(ProxyMode::Nftables)
             }
-            AskedMode::Userspace | AskedMode::Ebpf => {
-                Err(Error::NoSuchDataplane { mode: self.name() })
-            }
+            AskedMode::Userspace => Ok(ProxyMode::Userspace),
+            AskedMode::Ebpf => Err(Error::NoSuchDataplane { mode: self.name() }),
         }
     }
 

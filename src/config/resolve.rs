@@ -117,6 +117,7 @@ impl RunFlags {
         let healthz_at = endpoint::addresses(&endpoint::HEALTHZ, healthz)?;
         let metrics_at = endpoint::addresses(&endpoint::METRICS, metrics)?;
         let mut node = self.node.clone().check()?;
+        node.policy.mode = self.proxy_mode.runs()?;
         if from_flags {
             self.refuse_as_upstream(followed)?;
         }
@@ -131,7 +132,6 @@ impl RunFlags {
             source,
             node_name: node.node_name,
             policy: node.policy,
-            proxy_mode: self.proxy_mode.runs()?,
             oom_score_adj: self.oom_score_adj.or(followed.then_some(OOM_SCORE_ADJ)),
             min_sync_period: self.min_sync_period,
             admin_socket: self.admin_socket.clone(),
@@ -243,6 +243,7 @@ fn in_flags(fault: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ProxyMode;
     use std::time::Duration;
 
     fn flags(line: &str) -> RunFlags {
@@ -263,6 +264,7 @@ mod tests {
             "--kubeconfig=/k",
             "--kubeconfig=/k --proxy-mode=iptables --masquerade-all --iptables-min-sync-period=2s",
             "--kubeconfig=/k --proxy-mode=ipvs --ipvs-min-sync-period=3s --oom-score-adj=0",
+            "--kubeconfig=/k --proxy-mode=userspace --masquerade-all --min-sync-period=4s",
             "--kubeconfig=/k --cluster-cidr=10.1.0.0/16,fd00::/48 --nodeport-addresses=all -v=6 \
              --conntrack-udp-timeout=90s --conntrack-min=7 --conntrack-tcp-timeout-established=0 \
              --feature-gates=AllowServiceExternalIPs=false --localhost-nodeports=false",
@@ -307,10 +309,21 @@ mod tests {
 
     #[test]
     fn modes_without_a_dataplane_are_refused_plainly() {
-        for mode in ["userspace", "ebpf"] {
-            let error = flags(&format!("--kubeconfig=/k --proxy-mode={mode}")).check().unwrap_err();
-            let text = error.to_string();
-            assert!(text.contains(mode) && text.contains("does not exist"), "{text}");
+        let error = flags("--kubeconfig=/k --proxy-mode=ebpf").check().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("ebpf") && text.contains("does not exist"), "{text}");
+    }
+
+    #[test]
+    fn the_mode_is_what_serves_services_that_do_not_say() {
+        for (mode, runs) in [
+            ("", ProxyMode::Nftables),
+            ("nftables", ProxyMode::Nftables),
+            ("ipvs", ProxyMode::Nftables),
+            ("userspace", ProxyMode::Userspace),
+        ] {
+            let config = flags(&format!("--kubeconfig=/k --proxy-mode={mode}")).check().unwrap();
+            assert_eq!(config.policy.mode, runs, "{mode}");
         }
     }
 

@@ -94,8 +94,8 @@ fn lost((before, after): (&Contests, &Contests), now: &Snapshot) -> Vec<Notice> 
 mod tests {
     use super::*;
     use crate::model::{
-        ClusterIps, Created, Kind, ObjectRef, Origin, Protocol, Service, ServicePort, ServiceType,
-        Shown, TargetPort, TrafficPolicy,
+        Annotations, ClusterIps, Created, Kind, ObjectRef, Origin, Protocol, Service, ServicePort,
+        ServiceType, Shown, TargetPort, TrafficPolicy,
     };
     use crate::planner::{Planner, Policy};
     use crate::sync::SyncStatus;
@@ -175,6 +175,7 @@ mod tests {
             external_policy: TrafficPolicy::Cluster,
             affinity: None,
             publish_not_ready_addresses: false,
+            annotations: Annotations::default(),
             shown: Shown::default(),
         };
         let service = Some(Arc::new(service));

@@ -4,16 +4,17 @@
 
 use super::of_process::{asked, durations, of_process, told, walks};
 use super::readings::Readings;
-use super::text::{Text, counter, gauge};
+use super::relayed::relayed;
+use super::text::{Text, counter, gauge, labels};
 use crate::dataplane::nftables::Counted;
 use crate::model::Severity;
 use crate::sync::Snapshot;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// All families. Costs O(what is rejected or contested), whatever the number of services.
+/// All families. Costs O(what is rejected, contested or relayed), whatever the number of services.
 pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
     let mut text = Text::default();
-    let version = ([("version", env!("CARGO_PKG_VERSION"))], 1);
+    let version = (labels(&[("version", env!("CARGO_PKG_VERSION"))]), 1);
     text.labelled(gauge("vipd_build_info", "Which vipd this is; always 1."), [version]);
     following(&mut text, snapshot);
     services(&mut text, snapshot);
@@ -26,6 +27,9 @@ pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
     }
     if let Some(counted) = read.kernel {
         packets(&mut text, counted);
+    }
+    if let Some(counts) = &read.relay {
+        relayed(&mut text, counts);
     }
     text.finish()
 }

@@ -2,7 +2,8 @@
 //!
 //! In: a published snapshot, counters of other rooms and of the kernel. Out: the Prometheus text
 //! exposition format (0.0.4).
-//! Never: a number per service, of which there may be 100,000; a walk over all services.
+//! Never: a number per service, of which there may be 100,000, but for those that are relayed; a walk
+//! over all services.
 //!
 //! Names are kube-proxy's where it has one for the same thing, so that dashboards and alerts go on
 //! working; all others begin with `vipd_`. kube-proxy programs the two families one after the other
@@ -14,6 +15,7 @@ mod families;
 mod of_process;
 mod process;
 mod readings;
+mod relayed;
 mod scrape;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ mod unpinned;
 mod unpinned_tests;
 mod watch;
 
+pub use crate::dataplane::userspace::{EndpointCounts, PortCounts};
 pub use families::render;
 pub use readings::Readings;
 pub use scrape::{Answers, Asked, Metrics};

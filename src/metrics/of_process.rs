@@ -4,13 +4,13 @@
 
 use super::process::Process;
 use super::readings::{Answered, Readings};
-use super::text::{IP_FAMILIES, Text, counter, gauge, histogram};
+use super::text::{IP_FAMILIES, Text, counter, gauge, histogram, labels};
 use crate::histogram::Histogram;
 use crate::sources::kubernetes::Made;
 use crate::sync::Durations;
 
-fn of_family(of: [&Histogram; 2]) -> [([(&'static str, &'static str); 1], &Histogram); 2] {
-    let [v4, v6] = IP_FAMILIES.map(|ip| [("ip_family", ip)]);
+fn of_family(of: [&Histogram; 2]) -> [(String, &Histogram); 2] {
+    let [v4, v6] = IP_FAMILIES.map(|ip| labels(&[("ip_family", ip)]));
     [(v4, of[0]), (v6, of[1])]
 }
 
@@ -86,7 +86,7 @@ pub(super) fn told(text: &mut Text, read: &Readings) {
 /// What the API server was asked, by the names of client-go; nothing where nobody was.
 pub(super) fn asked(text: &mut Text, made: &Made) {
     let answers = made.answers.iter().map(|((method, host, code), count)| {
-        ([("code", &**code), ("host", &**host), ("method", method.as_str())], count)
+        (labels(&[("code", code), ("host", host), ("method", method.as_str())]), count)
     });
     text.labelled(
         counter(
@@ -101,7 +101,8 @@ pub(super) fn asked(text: &mut Text, made: &Made) {
             "rest_client_request_duration_seconds",
             "From a request to the head of its answer, in seconds.",
         ),
-        durations.map(|((method, host), of)| ([("host", &**host), ("verb", method.as_str())], of)),
+        durations
+            .map(|((method, host), of)| (labels(&[("host", host), ("verb", method.as_str())]), of)),
     );
 }
 

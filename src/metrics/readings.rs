@@ -4,6 +4,7 @@
 
 use super::process::Process;
 use crate::dataplane::nftables::Counted;
+use crate::dataplane::userspace::Counts;
 use crate::sources::kubernetes::Made;
 
 /// All of it, as it was at the moment of the scrape.
@@ -24,6 +25,8 @@ pub struct Readings {
     pub requests: Made,
     /// `None` where the kernel does not say.
     pub process: Option<Process>,
+    /// `None` as long as nothing was relayed.
+    pub relay: Option<Counts>,
 }
 
 /// Answers by status: 200, 503.

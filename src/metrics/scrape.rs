@@ -4,18 +4,22 @@ use super::families::render;
 use super::process::Process;
 use super::readings::{Answered, Opened, Readings};
 use crate::dataplane::nftables::{Counted, Counters};
+use crate::dataplane::userspace::{Engine, PortCounts};
 use crate::events;
 use crate::listen::{Count, Tally};
 use crate::localhost;
+use crate::model::ServiceKey;
 use crate::sources::kubernetes::Requests;
 use crate::sync::Snapshot;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What is read besides the snapshot. Copies read the same.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     /// `None`: nobody is asked, and what the kernel counts is left out.
     kernel: Option<Arc<Mutex<Counters>>>,
+    /// Once something is relayed.
+    relay: Arc<OnceLock<Engine>>,
     pub health: Tally,
     pub localhost: localhost::Counts,
     pub events: events::Counts,
@@ -49,8 +53,15 @@ impl Answers {
 }
 
 impl Metrics {
-    pub fn with_kernel(counters: Counters) -> Self {
-        Self { kernel: Some(Arc::new(Mutex::new(counters))), ..Self::default() }
+    pub fn of(counters: Counters, relay: Arc<OnceLock<Engine>>) -> Self {
+        Self { kernel: Some(Arc::new(Mutex::new(counters))), relay, ..Self::default() }
+    }
+
+    /// What is counted of a relayed Service, port by port.
+    pub fn relayed(&self, service: &ServiceKey) -> Vec<PortCounts> {
+        let mut ports = self.relay.get().map(Engine::counts).unwrap_or_default().ports;
+        ports.retain(|port| port.service == *service);
+        ports
     }
 
     /// The text of this moment.
@@ -69,6 +80,7 @@ impl Metrics {
             events_dropped: self.events.dropped.get(),
             requests: self.requests.made(),
             process,
+            relay: self.relay.get().map(Engine::counts),
         };
         render(snapshot, &readings)
     }

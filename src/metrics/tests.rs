@@ -4,6 +4,7 @@ use super::families::render;
 use super::process::Process;
 use super::readings::{Answered, Opened, Readings};
 use crate::dataplane::nftables::Counted;
+use crate::dataplane::userspace::Counts;
 use crate::histogram::Histogram;
 use crate::model::{Origin, Problem, Severity};
 use crate::planner::Plan;
@@ -31,6 +32,7 @@ fn readings() -> Readings {
         events_dropped: 23,
         process: Some(Process { open_files: 24, ..Process::default() }),
         requests: asked(),
+        relay: Some(Counts { strays: 34, ..Counts::default() }),
     }
 }
 
@@ -86,6 +88,7 @@ fn each_number_stands_under_its_name() {
         "vipd_operations_written_total 9",
         "vipd_services 10",
         "vipd_invalid_packets_dropped_total 11",
+        "vipd_relay_strays_total 34",
         "vipd_affinity_table_full_total 12",
         "vipd_health_check_listeners 13",
         "vipd_health_check_listener_failures_total 14",

@@ -53,7 +53,8 @@ impl Text {
         label: &str,
         samples: impl IntoIterator<Item = (&'static str, V)>,
     ) {
-        self.labelled(family, samples.into_iter().map(|(of, value)| ([(label, of)], value)));
+        let samples = samples.into_iter().map(|(of, value)| (labels(&[(label, of)]), value));
+        self.labelled(family, samples);
     }
 
     /// A family with a sample for each family of addresses, and of these one for each value of another
@@ -65,7 +66,7 @@ impl Text {
         samples: impl IntoIterator<Item = (&'static str, [V; 2])>,
     ) {
         let samples = samples.into_iter().flat_map(|(of, values)| {
-            let of_family = move |(ip, value)| ([("ip_family", ip), (label, of)], value);
+            let of_family = move |(ip, value)| (labels(&[("ip_family", ip), (label, of)]), value);
             IP_FAMILIES.into_iter().zip(values).map(of_family)
         });
         self.labelled(family, samples);
@@ -82,28 +83,27 @@ impl Text {
         self.of_each_family(family, [value; 2]);
     }
 
-    /// A family whose samples differ in several labels.
-    pub(super) fn labelled<'a, const N: usize, V: Display>(
+    /// A family whose samples have these labels, as [`labels`] writes them.
+    pub(super) fn labelled<V: Display>(
         &mut self,
         family: Family,
-        samples: impl IntoIterator<Item = ([(&'a str, &'a str); N], V)>,
+        samples: impl IntoIterator<Item = (String, V)>,
     ) {
         self.head(family);
-        for (of, value) in samples {
-            self.line(format_args!("{}{{{}}} {value}", family.name, labels(of)));
+        for (labels, value) in samples {
+            self.line(format_args!("{}{{{labels}}} {value}", family.name));
         }
     }
 
-    /// A family of histograms that differ in labels.
-    pub(super) fn histograms<'a, const N: usize>(
+    /// A family of histograms with these labels.
+    pub(super) fn histograms<'a>(
         &mut self,
         family: Family,
-        samples: impl IntoIterator<Item = ([(&'a str, &'a str); N], &'a Histogram)>,
+        samples: impl IntoIterator<Item = (String, &'a Histogram)>,
     ) {
         self.head(family);
         let name = family.name;
-        for (of, histogram) in samples {
-            let labels = labels(of);
+        for (labels, histogram) in samples {
             let mut count = 0;
             for (bound, below) in histogram.cumulative() {
                 let bound = if bound.is_infinite() { "+Inf".into() } else { bound.to_string() };
@@ -135,8 +135,10 @@ impl Text {
     }
 }
 
-fn labels<const N: usize>(of: [(&str, &str); N]) -> String {
-    of.map(|(label, value)| format!("{label}=\"{}\"", label_value(value))).join(",")
+/// `name="value",…`
+pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
+    let pair = |(name, value): &(&str, &str)| format!("{name}=\"{}\"", label_value(value));
+    pairs.iter().map(pair).collect::<Vec<_>>().join(",")
 }
 
 fn help_text(text: &str) -> String {
@@ -170,7 +172,7 @@ mod tests {
         durations.syncs.observe(std::time::Duration::from_millis(3));
         let mut text = Text::default();
         let family = Family { kind: Kind::Histogram, name: "h", help: "Seconds." };
-        text.histograms(family, [([("of", "a")], &durations.syncs)]);
+        text.histograms(family, [(labels(&[("of", "a")]), &durations.syncs)]);
         let text = text.finish();
         for line in [
             "# TYPE h histogram",

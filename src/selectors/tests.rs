@@ -15,6 +15,7 @@ fn service(name: &str, selector: &str) -> Service {
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
+        annotations: Annotations::default(),
         shown: Shown::new("", selector),
     }
 }

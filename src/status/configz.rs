@@ -26,7 +26,7 @@ pub fn configz(config: &Config) -> String {
         "featureGates": {
             "AllowServiceExternalIPs": config.policy.external_ips == ExternalIps::Served,
         },
-        "mode": "nftables",
+        "mode": config.policy.mode.name(),
         "iptables": {"localhostNodePorts": config.policy.localhost_node_ports},
         "nftables": {
             "masqueradeAll": config.policy.masquerade_all,

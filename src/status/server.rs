@@ -140,7 +140,9 @@ async fn respond<B>(asked: Asked, request: Request<B>, site: Site) -> Response<F
             json(Answer { status: StatusCode::OK, body })
         }
         (Asked::Metrics, "/healthz") => text(StatusCode::OK, "ok".into()),
-        (Asked::Metrics, "/proxyMode") => text(StatusCode::OK, "nftables".into()),
+        (Asked::Metrics, "/proxyMode") => {
+            text(StatusCode::OK, snapshot.plan.policy.mode.name().into())
+        }
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n".into()),
     }
 }

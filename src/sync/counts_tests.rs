@@ -3,9 +3,9 @@
 use super::{NoLocalEndpoints, StickyServices};
 use crate::model::TrafficPolicy::{self, Cluster, Local};
 use crate::model::{
-    ClusterIps, Conditions, Created, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family,
-    Hints, Kind, NodeFacts, Object, ObjectRef, Place, Protocol, Service, ServiceKey, ServicePort,
-    ServiceType, Shown, SliceKey, SliceOrigin, TargetPort,
+    Annotations, ClusterIps, Conditions, Created, Endpoint, EndpointPort, EndpointSet,
+    EndpointSlice, Family, Hints, Kind, NodeFacts, Object, ObjectRef, Place, Protocol, Service,
+    ServiceKey, ServicePort, ServiceType, Shown, SliceKey, SliceOrigin, TargetPort,
 };
 use crate::planner::{Planner, Policy};
 use crate::store::Store;
@@ -35,6 +35,7 @@ fn service(number: u8, internal_policy: TrafficPolicy, external_policy: TrafficP
         external_policy,
         affinity: None,
         publish_not_ready_addresses: false,
+        annotations: Annotations::default(),
         shown: Shown::default(),
     }))
 }

@@ -47,6 +47,8 @@ pub struct SyncStatus {
     pub failures: u64,
     /// Of these, while classes that had not been used for long were removed.
     pub cleanup_failures: u64,
+    /// Why the relay does not carry what it should, if so: the kernel has it meanwhile.
+    pub relay_failure: Option<Arc<str>>,
     /// Repairs of foreign edits.
     pub repairs: u64,
     /// Times that what the kernel holds was read back, and the difference written.

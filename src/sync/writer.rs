@@ -493,6 +493,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
 
     fn publish(&mut self) {
         self.status.generation += 1;
+        self.status.relay_failure = self.dataplane.relay_failure();
         let plan = self.planner.plan();
         let before = self.published.swap(Arc::new(Snapshot {
             known: self.store.known().clone(),

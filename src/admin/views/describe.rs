@@ -4,8 +4,9 @@ use super::{
     EndpointView, FrontendView, NodeView, ProblemView, ServiceView, endpoints_view, problems_of,
     service_view, target,
 };
+use crate::metrics::PortCounts;
 use crate::model::{Family, Known, Service, ServiceKey};
-use crate::planner::{self, Locality, Plan, PortPlan};
+use crate::planner::{self, Frontend, Locality, Plan, PortPlan};
 use crate::sync::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -72,6 +73,19 @@ pub struct DescribedEndpoint {
     pub why: String,
     /// `here`, `elsewhere` or `unknown`, of an endpoint in use.
     pub locality: Option<String>,
+    /// What the relay has counted of it, where it is relayed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relayed: Option<RelayedView>,
+}
+
+/// Connections, and UDP sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayedView {
+    pub active: u64,
+    pub opened: u64,
+    pub failed: u64,
+    /// Left out for failing, while others can take connections.
+    pub ejected: bool,
 }
 
 /// `None` without a Service of this name.
@@ -90,6 +104,29 @@ pub fn describe(snapshot: &Snapshot, key: &ServiceKey) -> Option<DescribeView> {
         health: described_health(&snapshot.plan, service),
         problems: problems_of(snapshot, key),
     })
+}
+
+impl DescribeView {
+    /// Adds what the relay has counted of this Service.
+    pub fn with_counts(mut self, counts: &[PortCounts]) -> Self {
+        for port in &mut self.ports {
+            let of_port = |one: &&PortCounts| {
+                *one.port.name.0 == *port.name && one.port.protocol.name() == port.protocol
+            };
+            let counted = counts.iter().filter(of_port).flat_map(|one| &one.endpoints);
+            let counted: Vec<_> = counted.map(|one| (target(one.target), one)).collect();
+            for endpoint in &mut port.endpoints {
+                let found = counted.iter().find(|(address, _)| *address == endpoint.address);
+                endpoint.relayed = found.map(|(_, one)| RelayedView {
+                    active: one.active,
+                    opened: one.opened,
+                    failed: one.failed,
+                    ejected: one.ejected,
+                });
+            }
+        }
+        self
+    }
 }
 
 /// What to say where there is nothing to describe; a rejected object is not an unknown one.
@@ -118,7 +155,11 @@ fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> Descri
         local: (*detector != planner::LocalDetector::None).then(|| detector.to_string()),
         cluster_pool: port.cluster.len(),
         local_pool: port.local.len(),
-        frontends: port.frontends.iter().map(FrontendView::from).collect(),
+        frontends: port
+            .frontends
+            .iter()
+            .map(|one| described_frontend(snapshot, port, one))
+            .collect(),
         endpoints: endpoints
             .into_iter()
             .map(|(at, use_of)| DescribedEndpoint {
@@ -126,9 +167,21 @@ fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> Descri
                 used: use_of.is_used(),
                 why: use_of.to_string(),
                 locality: locality(at).map(str::to_owned),
+                relayed: None,
             })
             .collect(),
     }
+}
+
+/// As the plan has it, or as it is while the relay cannot run.
+fn described_frontend(snapshot: &Snapshot, port: &PortPlan, frontend: &Frontend) -> FrontendView {
+    let mut view = FrontendView::from((port, frontend));
+    if let Some(failure) = snapshot.status.relay_failure.as_deref()
+        && view.relay.take().is_some()
+    {
+        view.unrelayed = Some(format!("for now: {failure}"));
+    }
+    view
 }
 
 fn described_health(plan: &Plan, service: &Service) -> Option<DescribedHealth> {

@@ -10,11 +10,11 @@ mod status;
 mod trace;
 
 pub use describe::{
-    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, HealthAnswer, describe,
-    not_found,
+    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, HealthAnswer, RelayedView,
+    describe, not_found,
 };
 pub use endpoints::{EndpointView, EndpointsView, endpoints_view};
-pub use plan::{FrontendView, NodeView, PlanView, PoolView, PortView, ServicePlanView};
+pub use plan::{FrontendView, NodeView, PlanView, PoolView, PortView, RelayView, ServicePlanView};
 pub use problem::{ProblemView, problem_views, problems_of};
 pub use service::{Count, ServicePortView, ServiceView, service_view};
 pub use status::StatusView;

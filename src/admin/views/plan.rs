@@ -88,8 +88,23 @@ pub struct FrontendView {
     pub masquerade: Option<String>,
     /// Sources that are let through; `None`: all.
     pub allow: Option<Vec<String>>,
+    /// How vipd relays what comes here; `None`: the kernel translates it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayView>,
+    /// Why it is the kernel, although a relay is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrelayed: Option<String>,
     /// `namespace/name` of the service with the older claim; then nothing is done here.
     pub lost_to: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayView {
+    /// As `vipd.io/balancer` has it.
+    pub balancer: String,
+    /// `v1` or `v2`
+    pub proxy_protocol: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,7 +174,7 @@ impl From<&PortPlan> for PortView {
             port: port.port,
             family: port.family.to_string(),
             affinity_seconds: port.affinity.map(Into::into),
-            frontends: port.frontends.iter().map(FrontendView::from).collect(),
+            frontends: port.frontends.iter().map(|one| FrontendView::from((port, one))).collect(),
             cluster: port.cluster.iter().map(PoolView::from).collect(),
             local: port.local.iter().map(PoolView::from).collect(),
             serving: port.serving.iter().copied().map(target).collect(),
@@ -167,8 +182,8 @@ impl From<&PortPlan> for PortView {
     }
 }
 
-impl From<&Frontend> for FrontendView {
-    fn from(frontend: &Frontend) -> Self {
+impl From<(&PortPlan, &Frontend)> for FrontendView {
+    fn from((port, frontend): (&PortPlan, &Frontend)) -> Self {
         let forward = match &frontend.action {
             Action::Forward(forward) => Some(forward),
             Action::Reject | Action::Drop => None,
@@ -185,6 +200,11 @@ impl From<&Frontend> for FrontendView {
             scope: forward.map(|f| reach(f.reach).to_owned()),
             masquerade: forward.map(|f| masquerade(f.masquerade).to_owned()),
             allow: frontend.allow.as_deref().map(texts),
+            relay: port.relay_of(frontend).map(|relay| RelayView {
+                balancer: relay.balancer.name().to_owned(),
+                proxy_protocol: relay.proxy_protocol.map(|version| version.name().to_owned()),
+            }),
+            unrelayed: port.unrelayed(frontend).map(|why| why.to_string()),
             lost_to: frontend.lost_to.as_ref().map(ToString::to_string),
         }
     }

@@ -1,6 +1,9 @@
 //! A Service as `vipd get services` lists it.
 
-use crate::model::{Known, Service, ServicePort, TargetPort, TrafficPolicy};
+use crate::model::{
+    Annotations, Balancer, Known, ProxyMode, ProxyProtocol, Service, ServicePort, TargetPort,
+    TrafficPolicy,
+};
 use crate::planner::ServicePlan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -26,6 +29,9 @@ pub struct ServiceView {
     pub session_affinity_seconds: Option<u32>,
     pub publish_not_ready_addresses: bool,
     pub labels: Vec<String>,
+    /// Those that count here: `vipd.io/name: value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub annotations: Vec<String>,
     pub selector: Vec<String>,
     /// Seconds since 1970.
     pub created: Option<i64>,
@@ -67,6 +73,7 @@ pub fn service_view(service: &Service, known: &Known, plan: Option<&ServicePlan>
         session_affinity_seconds: service.affinity.map(Into::into),
         publish_not_ready_addresses: service.publish_not_ready_addresses,
         labels: pairs(service.shown.labels()),
+        annotations: annotations(service.annotations),
         selector: pairs(service.shown.selector()),
         created: service.created.seconds(),
         endpoints: count_endpoints(known, plan),
@@ -93,6 +100,16 @@ fn policy_name(policy: TrafficPolicy) -> &'static str {
         TrafficPolicy::Cluster => "Cluster",
         TrafficPolicy::Local => "Local",
     }
+}
+
+fn annotations(given: Annotations) -> Vec<String> {
+    let all = [
+        ("dataplane", given.mode().map(ProxyMode::name)),
+        ("balancer", given.balancer().map(Balancer::name)),
+        ("proxy-protocol", given.proxy_protocol().map(ProxyProtocol::name)),
+    ];
+    let given = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    given.map(|(name, value)| format!("vipd.io/{name}: {value}")).collect()
 }
 
 /// `key=value,…` taken apart.

@@ -93,15 +93,20 @@ impl Faults {
     }
 }
 
+/// Whether the section of nftables is the one that counts.
+pub fn programs_nftables(mode: &str) -> bool {
+    matches!(mode, "nftables" | "userspace")
+}
+
 fn sections(config: &KubeProxyConfiguration, mode: &str, faults: &mut Faults) {
     let bit = (0, 31);
     if let Some(iptables) = &config.iptables {
         faults.within("iptables.masqueradeBit", iptables.masquerade_bit, bit);
-        if !matches!(mode, "ipvs" | "nftables") {
+        if mode != "ipvs" && !programs_nftables(mode) {
             faults.periods("iptables", iptables.sync_period, iptables.min_sync_period);
         }
     }
-    if let Some(nftables) = config.nftables.as_ref().filter(|_| mode == "nftables") {
+    if let Some(nftables) = config.nftables.as_ref().filter(|_| programs_nftables(mode)) {
         faults.within("nftables.masqueradeBit", nftables.masquerade_bit, bit);
         faults.periods("nftables", nftables.sync_period, nftables.min_sync_period);
     }

@@ -4,6 +4,7 @@
 //! Never: a value that was given.
 
 use super::super::endpoint;
+use super::check::programs_nftables;
 use super::schema::{
     ClientConnection, Conntrack, DetectLocalSection, Flush, GoDuration, Iptables, Ipvs,
     KubeProxyConfiguration, Logging, LoggingOptions, NftablesSection, Quantity, Stream, Winkernel,
@@ -114,14 +115,14 @@ fn conntrack(mut conntrack: Conntrack) -> Conntrack {
 fn iptables(mut section: Iptables, mode: &str) -> Iptables {
     section.masquerade_bit.get_or_insert(14);
     section.localhost_node_ports.get_or_insert(true);
-    let own = !["nftables", "ipvs"].contains(&mode);
-    section.masquerade_all = Some(section.masquerade_all == Some(true) && mode != "nftables");
+    let own = mode != "ipvs" && !programs_nftables(mode);
+    section.masquerade_all = Some(section.masquerade_all == Some(true) && !programs_nftables(mode));
     periods((&mut section.sync_period, &mut section.min_sync_period), own);
     section
 }
 
 fn nftables(mut section: NftablesSection, mode: &str) -> NftablesSection {
-    let own = mode == "nftables";
+    let own = programs_nftables(mode);
     section.masquerade_bit.get_or_insert(14);
     section.masquerade_all = Some(section.masquerade_all == Some(true) && own);
     periods((&mut section.sync_period, &mut section.min_sync_period), own);
