@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use vipd::admin::{self, Client, ClientError, Error, TraceQuery};
 use vipd::metrics::Metrics;
 use vipd::model::{
-    ClusterIps, Created, Known, Protocol, Service, ServiceKey, ServicePort, ServiceType, Shown,
-    TargetPort, TrafficPolicy,
+    Annotations, ClusterIps, Created, Known, Protocol, Service, ServiceKey, ServicePort,
+    ServiceType, Shown, TargetPort, TrafficPolicy,
 };
 use vipd::planner::{DetectLocal, Planner, Policy};
 use vipd::sync::{Snapshot, SyncStatus};
@@ -42,6 +42,7 @@ fn service(number: u16) -> Service {
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
+        annotations: Annotations::default(),
         shown: Shown::default(),
     }
 }

@@ -36,6 +36,7 @@ pub fn service(number: usize) -> Object {
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         publish_not_ready_addresses: false,
+        annotations: Annotations::default(),
         shown: Shown::new("", &format!("app=service-{number:06}")),
     }))
 }

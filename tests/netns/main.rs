@@ -10,6 +10,7 @@ mod affinity;
 mod clusterip;
 mod config_live;
 mod detectors;
+mod engine;
 mod external;
 mod harness;
 mod health;
@@ -35,6 +36,7 @@ mod sysctls;
 mod takeover;
 mod terminating;
 mod udp;
+mod userspace;
 
 use std::process::ExitCode;
 
@@ -64,10 +66,12 @@ fn main() -> ExitCode {
         ("takeover", takeover::cases()),
         ("health", health::cases()),
         ("localhost", localhost::cases()),
+        ("userspace", userspace::cases()),
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),
         ("status", status::cases()),
+        ("engine", engine::cases()),
         ("config_live", config_live::cases()),
     ])
 }

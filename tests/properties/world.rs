@@ -59,6 +59,7 @@ pub fn last_words(changes: &[Change]) -> Objects {
 
 pub fn policy() -> Policy {
     Policy {
+        mode: Default::default(),
         masquerade_all: false,
         detect: DetectLocal::ClusterCidr(vec![PODS.parse().unwrap()]),
         service_ranges: vec![RANGE.parse().unwrap()],
@@ -214,6 +215,7 @@ fn service() -> BoxedStrategy<Service> {
                     external_policy: policy(external_local),
                     affinity,
                     publish_not_ready_addresses: publish,
+                    annotations: Annotations::default(),
                     shown: Shown::new("", &selector),
                 }
             },

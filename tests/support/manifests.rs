@@ -276,6 +276,7 @@ pub struct Svc {
     ports: Vec<Port>,
     spec: Map<String, Value>,
     labels: Map<String, Value>,
+    annotations: Map<String, Value>,
     /// `status.loadBalancer.ingress`; `None` where there is no load balancer.
     ingress: Option<Vec<IpAddr>>,
     ip_mode: Option<&'static str>,
@@ -293,6 +294,7 @@ pub fn svc() -> Svc {
         ports: vec![tcp("", 80)],
         spec: Map::new(),
         labels: Map::new(),
+        annotations: Map::new(),
         ingress: None,
         ip_mode: None,
         created: None,
@@ -394,6 +396,17 @@ impl Svc {
         self
     }
 
+    /// `vipd.io/name`
+    pub fn annotated(mut self, name: &str, value: &str) -> Svc {
+        self.annotations.insert(format!("vipd.io/{name}"), json!(value));
+        self
+    }
+
+    /// Carried by vipd itself.
+    pub fn relayed(self) -> Svc {
+        self.annotated("dataplane", "userspace")
+    }
+
     /// With one slice of these endpoints on port 8080 of the service's protocol.
     pub fn on(mut self, endpoints: impl IntoIterator<Item = impl Into<Ep>>) -> Svc {
         let proto = self.ports[0].proto;
@@ -423,6 +436,9 @@ impl Svc {
         spec.insert("ports".to_owned(), self.ports.iter().map(|one| one.value("port")).collect());
         let mut metadata =
             json!({"name": self.name, "namespace": "default", "labels": self.labels});
+        if !self.annotations.is_empty() {
+            metadata["annotations"] = json!(self.annotations);
+        }
         if let Some(time) = self.created {
             metadata["creationTimestamp"] = json!(time);
         }

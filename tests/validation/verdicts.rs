@@ -102,7 +102,8 @@ fn files() {
     let asks = table::files().into_iter().flat_map(|clause| {
         let what = move |text: &String| format!("{}: {text}", clause.clause);
         let taken = clause.valid.into_iter().map(|text| (what(&text), text, Verdict::Taken));
-        let refused = clause.invalid.into_iter().chain(clause.ours);
+        let own = clause.ours.into_iter().chain(clause.lenient);
+        let refused = clause.invalid.into_iter().chain(own);
         let refused = refused.map(|text| (what(&text), text, Verdict::Refused));
         taken.chain(refused).collect::<Vec<_>>()
     });
