@@ -2,7 +2,7 @@
 //! right.
 
 use super::super::{endpoint, gates, node_ports, value};
-use super::defaults::{MIN_SYNC_PERIOD, SYNC_PERIOD};
+use super::defaults::{MIN_SYNC_PERIOD, SYNC_PERIOD, programs_nftables};
 use super::schema::{GoDuration, KubeProxyConfiguration, Logging, Stream};
 use crate::model::Family;
 use crate::planner::NodePortAddresses;
@@ -91,11 +91,6 @@ impl Faults {
             self.add(&least_field, &least.to_string(), &expected);
         }
     }
-}
-
-/// Whether the section of nftables is the one that counts.
-pub fn programs_nftables(mode: &str) -> bool {
-    matches!(mode, "nftables" | "userspace")
 }
 
 fn sections(config: &KubeProxyConfiguration, mode: &str, faults: &mut Faults) {

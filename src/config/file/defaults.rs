@@ -4,7 +4,6 @@
 //! Never: a value that was given.
 
 use super::super::endpoint;
-use super::check::programs_nftables;
 use super::schema::{
     ClientConnection, Conntrack, DetectLocalSection, Flush, GoDuration, Iptables, Ipvs,
     KubeProxyConfiguration, Logging, LoggingOptions, NftablesSection, Quantity, Stream, Winkernel,
@@ -14,6 +13,11 @@ use super::{API_VERSION, KIND};
 pub const SYNC_PERIOD: GoDuration = GoDuration::seconds(30);
 pub const MIN_SYNC_PERIOD: GoDuration = GoDuration::seconds(1);
 const CONFIG_SYNC_PERIOD: GoDuration = GoDuration::seconds(15 * 60);
+
+/// Whether the section of nftables is the one that counts.
+pub fn programs_nftables(mode: &str) -> bool {
+    matches!(mode, "nftables" | "userspace")
+}
 const ESTABLISHED: GoDuration = GoDuration::seconds(24 * 3600);
 const CLOSE_WAIT: GoDuration = GoDuration::seconds(3600);
 

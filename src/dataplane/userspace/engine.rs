@@ -2,14 +2,13 @@
 
 use super::budget::Budget;
 use super::counts::Counts;
+use super::error::StartError;
 use super::listeners::{self, Interception, Sockets};
 use super::relayed::Relayed;
 use super::shared::{Limits, Shared};
 use super::{tcp, udp};
-use crate::listen;
 use crate::planner::{FrontendKey, NodePlan};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -36,28 +35,6 @@ impl EngineOptions {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self { threads, limits: Limits::default(), budget }
     }
-}
-
-/// Why nothing is relayed.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("cannot listen at {at} for what is relayed: {error}")]
-    Listen {
-        at: SocketAddr,
-        #[source]
-        error: listen::Error,
-    },
-    #[error("cannot tell where a listening socket is bound: {0}")]
-    Socket(#[source] io::Error),
-    #[error(
-        "neither 127.0.0.1 nor ::1 is an address of this network namespace; bring its loopback \
-         interface up (`ip link set lo up`)"
-    )]
-    NoLoopback,
-    #[error("cannot make a runtime for a traffic thread: {0}")]
-    Runtime(#[source] io::Error),
-    #[error("cannot start a traffic thread: {0}")]
-    Thread(#[source] io::Error),
 }
 
 /// A handle: copies are of the same engine, which runs until one of them stops it.

@@ -1,8 +1,9 @@
 //! What can go wrong between plans and what is relayed.
 
+use crate::listen;
 use crate::netlink::ExtendedError;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,4 +25,26 @@ pub enum Error {
     Table { error: ExtendedError },
     #[error("nf_tables sent no answer about what leads to the relay")]
     NoAnswer,
+}
+
+/// Why nothing is relayed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen at {at} for what is relayed: {error}")]
+    Listen {
+        at: SocketAddr,
+        #[source]
+        error: listen::Error,
+    },
+    #[error("cannot tell where a listening socket is bound: {0}")]
+    Socket(#[source] io::Error),
+    #[error(
+        "neither 127.0.0.1 nor ::1 is an address of this network namespace; bring its loopback \
+         interface up (`ip link set lo up`)"
+    )]
+    NoLoopback,
+    #[error("cannot make a runtime for a traffic thread: {0}")]
+    Runtime(#[source] io::Error),
+    #[error("cannot start a traffic thread: {0}")]
+    Thread(#[source] io::Error),
 }

@@ -1,7 +1,7 @@
 //! The sockets that interception leads to.
 
 use super::budget::Budget;
-use super::engine::StartError;
+use super::error::StartError;
 use super::relay::KEEPALIVE;
 use super::replies::Replies;
 use crate::listen;

@@ -130,7 +130,11 @@ impl Access {
         let said = &mut config.auth_info;
         // Stands before a token beside it, as in client-go.
         let token = said.token_file.take().filter(|_| said.username.is_none());
-        let token = token.map(|path| TokenFile::open(path.into())).transpose()?;
+        let open = |path: String| {
+            let path = PathBuf::from(path);
+            TokenFile::open(path.clone()).map_err(|reason| Error::Token { path, reason })
+        };
+        let token = token.map(open).transpose()?;
         if token.is_some() {
             said.token = None;
         }

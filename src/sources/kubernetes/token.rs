@@ -3,11 +3,10 @@
 //! In: the file. Out: requests with what it says now.
 //! Never: a line break in a header: people write such files with `echo` (client-go trims them too).
 
-use super::access::Error;
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,8 @@ pub(super) struct TokenFile {
 }
 
 impl TokenFile {
-    pub fn open(path: PathBuf) -> Result<Self, Error> {
+    /// Why not, without the file's name.
+    pub fn open(path: PathBuf) -> Result<Self, String> {
         let header = header(&path)?;
         Ok(Self { path, read: Arc::new(Mutex::new((header, Instant::now()))) })
     }
@@ -39,7 +39,10 @@ impl TokenFile {
         if read.1.elapsed() > FRESH {
             match header(&self.path) {
                 Ok(header) => read.0 = header,
-                Err(error) => tracing::debug!("{error}; the former token is used"),
+                Err(error) => {
+                    let path = self.path.display();
+                    tracing::debug!(%path, "token file: {error}; the former token is used");
+                }
             }
             read.1 = Instant::now();
         }
@@ -47,11 +50,10 @@ impl TokenFile {
     }
 }
 
-fn header(path: &PathBuf) -> Result<HeaderValue, Error> {
-    let failed = |reason: String| Error::Token { path: path.clone(), reason };
-    let token = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+fn header(path: &Path) -> Result<HeaderValue, String> {
+    let token = fs::read_to_string(path).map_err(|error| error.to_string())?;
     let mut header = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-        .map_err(|_| failed("it holds what no token may hold".into()))?;
+        .map_err(|_| "it holds what no token may hold")?;
     header.set_sensitive(true);
     Ok(header)
 }
@@ -65,9 +67,9 @@ mod tests {
     fn a_token_is_what_the_file_says_without_its_line_break() {
         let directory = TempDir::new().expect("a temporary directory");
         let path = directory.path().join("token");
-        assert!(TokenFile::open(path.clone()).unwrap_err().to_string().contains("token"));
+        assert!(TokenFile::open(path.clone()).unwrap_err().contains("No such file"));
         fs::write(&path, "a\0b").expect("it is ours");
-        let error = TokenFile::open(path.clone()).unwrap_err().to_string();
+        let error = TokenFile::open(path.clone()).unwrap_err();
         assert!(error.contains("no token may hold") && !error.contains("a\0b"), "{error}");
         fs::write(&path, "first\n").expect("it is ours");
         let token = TokenFile::open(path.clone()).unwrap();
