@@ -50,6 +50,8 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 const TAKEOVER_PAUSE: Duration = Duration::from_millis(100);
 /// For what still blocks when the writer has ended.
 const SHUTDOWN: Duration = Duration::from_secs(1);
+/// For connections that were led to the relay just before nobody was any more: it accepts them still.
+const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 /// For relayed connections that are open when nobody is led to the relay any more.
 const DRAIN: Duration = Duration::from_secs(1);
 /// For the conntrack entries of former services.
@@ -223,6 +225,7 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     // The table that leads to the relay went with the writer.
     if let Some(engine) = engine.get().cloned() {
+        tokio::time::sleep(LAST_ACCEPTS).await;
         let _ = tokio::task::spawn_blocking(move || engine.stop(DRAIN)).await;
     }
     let _ = tokio::join!(admin, takeover, health, localhost, watching, live, events);
