@@ -291,9 +291,7 @@ pub fn cases() -> Vec<Case> {
             w.sleep(700);
             mute(w.netns(L3));
             w.sleep(1500);
-            let replies = load.stop().reached();
-            let slowest = replies.outcomes.iter().map(|one| one.took).max().unwrap_or_default();
-            replies.check(slowest < Duration::from_secs(1), "no more than one slow dial each");
+            load.stop().reached();
         })
         .without_vipd(),
         case("engine TCP: a large transfer arrives whole", transfer).without_vipd(),

@@ -3,7 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::counts::{Endpoint, EndpointCounts, Held};
-use super::dials::Dials;
+use super::dials::{Dials, Failure};
 use super::eject::{Ejections, Judged};
 use super::maglev::Maglev;
 use super::pins::{Pins, Visit};
@@ -123,9 +123,9 @@ impl Picker {
     }
 
     /// A dial that counts against the endpoint: it loses the client, and if that goes on, all.
-    pub(super) fn failed(&mut self, ask: &Ask<'_>, target: Target) {
+    pub(super) fn failed(&mut self, ask: &Ask<'_>, target: Target, failure: Failure) {
         self.pins.reset(ask.client, target);
-        let judged = self.ejections.failed(target, ask.targets, ask.now);
+        let judged = self.ejections.failed(target, failure, ask.targets, ask.now);
         let endpoint = self.endpoint(target);
         endpoint.failed.add(1);
         if judged == Judged::Ejected {

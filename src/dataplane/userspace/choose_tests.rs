@@ -66,7 +66,7 @@ impl Port {
     fn fail(&mut self, client: u8, targets: &[Target], failing: u8) {
         let tried = Dials::default();
         let ask = self.ask(client, targets, &tried);
-        self.picker.failed(&ask, target(failing));
+        self.picker.failed(&ask, target(failing), Failure::Refused);
     }
 }
 

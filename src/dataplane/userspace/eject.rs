@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::dials::Failure;
 use crate::planner::Target;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,9 +29,9 @@ enum State {
     /// So many times in a row.
     Failing(u32),
     /// For the `times`th time in a row.
-    Out { until: Instant, times: u32 },
+    Out { until: Instant, times: u32, failure: Failure },
     /// Out for others than the connection that tries.
-    Trial { until: Instant, times: u32 },
+    Trial { until: Instant, times: u32, failure: Failure },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,21 +71,28 @@ impl Ejections {
     /// A connection goes there.
     pub(super) fn chosen(&mut self, target: Target, now: Instant) {
         if let Some(state) = self.failing.get_mut(&target)
-            && let State::Out { until, times } | State::Trial { until, times } = *state
+            && let State::Out { until, times, failure } | State::Trial { until, times, failure } =
+                *state
             && until <= now
         {
-            *state = State::Trial { until: now + TRIAL, times };
+            *state = State::Trial { until: now + TRIAL, times, failure };
         }
     }
 
-    /// A dial failed. Of each pool at most half is ejected.
-    pub(super) fn failed(&mut self, target: Target, pool: &[Target], now: Instant) -> Judged {
-        let room = self.out_of(pool, now) < pool.len() / 2;
+    /// A dial failed. Of each pool at most half is ejected, those first that cost a connection more
+    /// than a moment.
+    pub(super) fn failed(
+        &mut self,
+        target: Target,
+        failure: Failure,
+        pool: &[Target],
+        now: Instant,
+    ) -> Judged {
         let state = self.failing.entry(target).or_insert(State::Failing(0));
         let times = match state {
             State::Failing(times) => {
                 *times = times.saturating_add(1);
-                if *times < STREAK || !room {
+                if *times < STREAK || !self.has_room(failure, pool, now) {
                     return Judged::Kept;
                 }
                 0
@@ -93,9 +101,30 @@ impl Ejections {
             State::Out { until, .. } if now < *until => return Judged::Kept,
             State::Out { times, .. } | State::Trial { times, .. } => *times,
         };
-        let lasts = FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
-        *state = State::Out { until: now + lasts, times: times.saturating_add(1) };
+        let until = now + FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
+        let times = times.saturating_add(1);
+        self.failing.insert(target, State::Out { until, times, failure });
         Judged::Ejected
+    }
+
+    /// For one more of a pool. Who refuses makes room for who says nothing.
+    fn has_room(&mut self, failure: Failure, pool: &[Target], now: Instant) -> bool {
+        if self.out_of(pool, now) < pool.len() / 2 {
+            return true;
+        }
+        let refusing = self.failing.iter_mut().find(|(target, state)| {
+            let refuses = |state: &State| {
+                matches!(state, State::Out { until, failure: Failure::Refused, .. } if now < *until)
+            };
+            pool.binary_search(target).is_ok() && refuses(state)
+        });
+        match refusing {
+            Some((_, state)) if failure == Failure::Slow => {
+                *state = State::Failing(0);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// It took a connection.

@@ -1,5 +1,6 @@
 //! Ejections by value.
 
+use super::dials::Failure;
 use super::eject::{Ejections, FIRST, Judged, STREAK, TRIAL};
 use crate::planner::Target;
 use std::net::IpAddr;
@@ -15,16 +16,16 @@ fn pool(lasts: std::ops::RangeInclusive<u8>) -> Vec<Target> {
 
 fn fail(ejections: &mut Ejections, last: u8, pool: &[Target], now: Instant) -> Judged {
     for _ in 1..STREAK {
-        assert_eq!(ejections.failed(target(last), pool, now), Judged::Kept);
+        assert_eq!(ejections.failed(target(last), Failure::Refused, pool, now), Judged::Kept);
     }
-    ejections.failed(target(last), pool, now)
+    ejections.failed(target(last), Failure::Refused, pool, now)
 }
 
 #[test]
 fn a_row_of_failures_ejects_and_a_connection_ends_the_row() {
     let (mut ejections, pool, now) = (Ejections::default(), pool(1..=4), Instant::now());
     for _ in 1..STREAK {
-        ejections.failed(target(1), &pool, now);
+        ejections.failed(target(1), Failure::Refused, &pool, now);
     }
     ejections.connected(target(1));
     assert_eq!(fail(&mut ejections, 1, &pool, now), Judged::Ejected);
@@ -66,7 +67,7 @@ fn each_ejection_in_a_row_lasts_twice_as_long() {
         now += lasts;
         assert!(!ejections.is_out(target(1), now), "after {seconds} s");
         ejections.chosen(target(1), now);
-        assert_eq!(ejections.failed(target(1), &pool, now), Judged::Ejected);
+        assert_eq!(ejections.failed(target(1), Failure::Refused, &pool, now), Judged::Ejected);
     }
     ejections.connected(target(1));
     fail(&mut ejections, 1, &pool, now);
@@ -83,4 +84,17 @@ fn after_an_ejection_one_connection_tries() {
     assert!(!ejections.is_out(target(1), later + TRIAL), "it was never heard of");
     ejections.connected(target(1));
     assert!(!ejections.is_out(target(1), later));
+}
+
+#[test]
+fn who_refuses_makes_room_for_who_says_nothing() {
+    let (mut ejections, pool, now) = (Ejections::default(), pool(1..=3), Instant::now());
+    let slow = |ejections: &mut Ejections, last| {
+        (0..STREAK).map(|_| ejections.failed(target(last), Failure::Slow, &pool, now)).last()
+    };
+    assert_eq!(fail(&mut ejections, 1, &pool, now), Judged::Ejected);
+    assert_eq!(slow(&mut ejections, 2), Some(Judged::Ejected));
+    assert!(!ejections.is_out(target(1), now) && ejections.is_out(target(2), now));
+    assert_eq!(slow(&mut ejections, 3), Some(Judged::Kept), "there is nobody to make room");
+    assert_eq!(fail(&mut ejections, 1, &pool, now), Judged::Kept);
 }

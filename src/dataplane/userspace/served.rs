@@ -2,7 +2,7 @@
 
 use super::choose::{Ask, Chosen, Picker};
 use super::counts::{Held, Number, PortCounts, connect_times};
-use super::dials::Dials;
+use super::dials::{Dials, Failure};
 use super::maglev::Maglev;
 use super::relayed::{PortId, Relayed};
 use crate::histogram::Histogram;
@@ -161,10 +161,10 @@ impl Served {
     }
 
     /// The endpoint did not take a connection, or refused a datagram.
-    pub(super) fn failed(&self, caller: &Caller<'_>, target: Target) {
+    pub(super) fn failed(&self, caller: &Caller<'_>, target: Target, failure: Failure) {
         let (wanted, tried) = (self.wanted.load(), Dials::default());
         if let Some(wanted) = wanted.as_ref() {
-            self.port.picker().failed(&wanted.ask(caller, &tried), target);
+            self.port.picker().failed(&wanted.ask(caller, &tried), target, failure);
         }
     }
 

@@ -181,7 +181,7 @@ impl Session {
         if let Some(with) = state.with.take() {
             let target = with.endpoint.target;
             tracing::debug!(%target, %error, "an endpoint does not take datagrams");
-            self.served.failed(caller, target);
+            self.served.failed(caller, target, Failure::Refused);
             state.tried.failed(target, Failure::Refused);
         }
     }
@@ -200,7 +200,7 @@ impl Session {
                     if is_of_this_node(&error) {
                         self.served.port.refused.add(1);
                     } else {
-                        self.served.failed(caller, target);
+                        self.served.failed(caller, target, Failure::Refused);
                     }
                     state.tried.failed(target, Failure::Refused);
                 }

@@ -112,7 +112,8 @@ async fn connect(
 
 fn failed(shared: &Shared, accepted: &Accepted, (dials, target): (&mut Dials, Target)) {
     let node = shared.frontends.node();
-    accepted.served.failed(&Caller { client: accepted.client.ip(), node: &node }, target);
+    let caller = Caller { client: accepted.client.ip(), node: &node };
+    accepted.served.failed(&caller, target, Failure::Refused);
     dials.failed(target, Failure::Refused);
 }
 
@@ -149,7 +150,7 @@ async fn dial(
                 Failure::Slow
             }
         };
-        served.failed(&caller, target);
+        served.failed(&caller, target, failure);
         dials.failed(target, failure);
     }
     served.port.unserved.add(1);
