@@ -5,7 +5,7 @@ use super::support::flow::Flow;
 use super::support::manifests::{Manifest, Svc, Together, no_endpoints, slice, svc, udp};
 use super::support::nft::tables;
 use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, V6, Who};
-use super::support::runner::{Case, case};
+use super::support::runner::{Case, case, soak};
 use super::support::servers::{Proto, Tcp, Udp};
 use super::support::world::World;
 use std::net::{IpAddr, SocketAddr};
@@ -199,8 +199,10 @@ pub fn cases() -> Vec<Case> {
                 w.sleep(200);
             }
             let replies = load.stop();
-            // What is open when the process ends, ends with it.
-            replies.check(replies.failures() <= 6, "new connections are served by the kernel");
+            // What is open when the process ends, ends with it: on a busy machine more is open. With
+            // nobody to serve them 120 would fail.
+            let open = if soak() { 6 } else { 30 };
+            replies.check(replies.failures() <= open, "new connections are served by the kernel");
         }),
         case("an endpoint that refuses costs a connection nothing but time", |w| {
             w.servers(L1).close(Tcp, SocketAddr::new(w.address(L1), 8080));
