@@ -2,10 +2,10 @@
 
 use super::pin::{Ask, Pin};
 use super::places::Port;
+use crate::dataplane::userspace::random;
 use crate::listen::Count;
 use crate::planner::Target;
 use arc_swap::ArcSwap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -54,9 +54,4 @@ impl Served {
     pub(super) fn has(&self, target: Target) -> bool {
         self.port.load().listener.targets.binary_search(&target).is_ok()
     }
-}
-
-/// Each hasher of std's is keyed anew.
-fn random() -> u64 {
-    RandomState::new().hash_one(())
 }

@@ -1,12 +1,11 @@
 //! Connections: accepted, dialled on, copied.
 
 use super::served::Served;
-use crate::dataplane::userspace::{Budget, Dials, Failure};
+use crate::dataplane::userspace::{Budget, Dials, Failure, KEEPALIVE};
 use crate::listen::Acceptor;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -17,12 +16,6 @@ const CONNECTIONS: usize = 1024;
 
 /// A connection has this end and the endpoint's.
 const FILES: u32 = 2;
-
-/// An endpoint that vanished without a word must not hold a connection for ever.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(4);
 
 /// Accepts until `stop`; what is accepted goes on after that.
 pub(super) async fn serve(

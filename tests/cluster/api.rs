@@ -29,14 +29,16 @@ const MERGE: &str = "application/merge-patch+json";
 
 /// Where objects of a kind are: the API's path, the name of the collection, whether they are in
 /// namespaces.
-const KINDS: [(&str, &str, &str, bool); 11] = [
+const KINDS: [(&str, &str, &str, bool); 13] = [
     ("Service", "/api/v1", "services", true),
     ("EndpointSlice", "/apis/discovery.k8s.io/v1", "endpointslices", true),
     ("Node", "/api/v1", "nodes", false),
     ("Pod", "/api/v1", "pods", true),
     ("Secret", "/api/v1", "secrets", true),
     ("ServiceAccount", "/api/v1", "serviceaccounts", true),
+    ("ConfigMap", "/api/v1", "configmaps", true),
     ("Deployment", "/apis/apps/v1", "deployments", true),
+    ("DaemonSet", "/apis/apps/v1", "daemonsets", true),
     ("Lease", "/apis/coordination.k8s.io/v1", "leases", true),
     ("ClusterRole", "/apis/rbac.authorization.k8s.io/v1", "clusterroles", false),
     ("ClusterRoleBinding", "/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", false),
@@ -49,16 +51,20 @@ pub fn path(kind: &str, name: &str) -> String {
 }
 
 fn path_of(object: &Value) -> String {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    format!("{}/{name}", collection_of(object)).trim_end_matches('/').to_owned()
+}
+
+/// Where objects of its kind and namespace are made.
+pub fn collection_of(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap_or_default();
     let (_, api, plural, namespaced) =
         KINDS.into_iter().find(|one| one.0 == kind).unwrap_or_else(|| panic!("a kind: {object}"));
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
-    let path = match namespaced {
-        true => format!("{api}/namespaces/{namespace}/{plural}/{name}"),
-        false => format!("{api}/{plural}/{name}"),
-    };
-    path.trim_end_matches('/').to_owned()
+    match namespaced {
+        true => format!("{api}/namespaces/{namespace}/{plural}"),
+        false => format!("{api}/{plural}"),
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! The objects of `examples/kubernetes`: what the API server and vipd itself say of each.
 
+use crate::api::collection_of;
 use crate::{Authorization, World};
 use serde_json::Value;
 use std::fs;
@@ -11,23 +12,10 @@ const CONFIGURATION: &str = include_str!("../../examples/kubernetes/configmap.ya
 const DAEMONS: &str = include_str!("../../examples/kubernetes/daemonset.yaml");
 const CLEANUP: &str = include_str!("../../examples/kubernetes/cleanup.yaml");
 
-/// Where the API server takes an object of this kind.
-fn path(object: &Value) -> String {
-    let group = object["apiVersion"].as_str().expect("every object has one");
-    let root = if group == "v1" { "/api/v1".to_owned() } else { format!("/apis/{group}") };
-    let kind = object["kind"].as_str().expect("every object has one").to_lowercase();
-    match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => format!("{root}/namespaces/{namespace}/{kind}s"),
-        None => format!("{root}/{kind}s"),
-    }
-}
-
-/// The objects of a file, and where the API server takes them.
-pub fn documents(text: &str) -> impl Iterator<Item = (String, &str)> {
-    text.split("\n---\n").map(|document| {
-        let object: Value = serde_saphyr::from_str(document).expect("YAML");
-        (path(&object), document)
-    })
+/// The objects of a file, each with its text.
+pub fn documents(text: &str) -> impl Iterator<Item = (Value, &str)> {
+    let read = |document| (serde_saphyr::from_str(document).expect("YAML"), document);
+    text.split("\n---\n").map(read)
 }
 
 /// Unknown fields are errors, and so is what the server would refuse; nothing is made.
@@ -36,7 +24,8 @@ pub fn are_taken_to_the_letter() {
     let cleanup = CLEANUP.replace("nodeName: NODE", "nodeName: node-a");
     let mut count = 0;
     for text in [RIGHTS, CONFIGURATION, DAEMONS, &cleanup] {
-        for (path, document) in documents(text) {
+        for (object, document) in documents(text) {
+            let path = collection_of(&object);
             let strictly = format!("'{path}?dryRun=All&fieldValidation=Strict'");
             w.plane.send("POST", &strictly, ("application/yaml", document));
             count += 1;

@@ -7,6 +7,7 @@
 
 use crate::api::{Api, Source, path};
 use crate::control_plane::{Authorization, ControlPlane, Settings};
+use crate::examples::documents;
 use crate::runner;
 use crate::support::manifests::node;
 use crate::support::plan::{NODE_A, NODE_B, Node, SERVICE_RANGES, V4, Who};
@@ -194,10 +195,7 @@ impl Live {
 /// The rights of the example, and those of one who may only list.
 fn grant(api: &Api) {
     let example = include_str!("../../examples/kubernetes/rbac.yaml");
-    let documents: Vec<Value> = example
-        .split("\n---\n")
-        .map(|document| serde_saphyr::from_str(document).expect("YAML"))
-        .collect();
+    let documents: Vec<Value> = documents(example).map(|(object, _)| object).collect();
     documents.iter().for_each(|object| api.apply(object));
     for mut object in documents.into_iter().filter(|object| object["kind"] != "ServiceAccount") {
         object["metadata"]["name"] = json!("lists-only");

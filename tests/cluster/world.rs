@@ -3,6 +3,7 @@
 //! In: objects for the API. Out: what the kernel and vipd's log say.
 //! Never: a server that outlives its case.
 
+use crate::api::collection_of;
 use crate::control_plane::{self, Authorization, ControlPlane, Settings};
 use crate::examples;
 use crate::netns::Netns;
@@ -76,8 +77,8 @@ impl World {
 
     /// ServiceAccount, ClusterRole and binding, as `kubectl apply` would.
     pub fn apply_rights(&self, text: &str) {
-        for (path, document) in examples::documents(text) {
-            self.plane.send("POST", &path, ("application/yaml", document));
+        for (object, document) in examples::documents(text) {
+            self.plane.send("POST", &collection_of(&object), ("application/yaml", document));
         }
     }
 

@@ -61,5 +61,7 @@ pub use dials::{Dials, Failure};
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, StartError};
 pub use lower::Turn;
+pub use relay::KEEPALIVE;
 pub use relayed::{PortId, Relayed};
+pub use served::random;
 pub use shared::Limits;

@@ -34,7 +34,7 @@ const TURN: usize = 4 << 20;
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// An end that vanished without a word must not hold a connection for ever.
-pub(super) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+pub const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);

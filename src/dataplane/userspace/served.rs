@@ -217,6 +217,6 @@ impl Served {
 }
 
 /// Each hasher of std's is keyed anew.
-fn random() -> u64 {
+pub fn random() -> u64 {
     RandomState::new().hash_one(())
 }
