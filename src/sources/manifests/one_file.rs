@@ -46,8 +46,8 @@ impl FollowedFile {
                 concerned |= self.concerned()?;
             }
             // Another link on the way may lead through another directory.
-            self.watches.add_link(&self.path);
-            if concerned || (!found && self.watches.follows(&self.path)) {
+            let elsewhere = self.watches.add_link(&self.path);
+            if concerned || elsewhere || (!found && self.watches.follows(&self.path)) {
                 return Ok(());
             }
         }

@@ -84,8 +84,8 @@ impl Watches {
     }
 
     /// Follows what `path` leads through: each symlink on the way, and the last name itself.
-    pub fn add_link(&mut self, path: &Path) {
-        self.forget_link(path);
+    /// Whether that is another way than before.
+    pub fn add_link(&mut self, path: &Path) -> bool {
         let mut places = Vec::new();
         let steps = steps(path);
         // Writes matter only in the file where it ends; a busy directory on the way must not wake us.
@@ -99,7 +99,12 @@ impl Watches {
             watched.steps.entry(name.clone()).or_default().insert(path.into());
             places.push((descriptor, name));
         }
-        self.links.insert(path.into(), places);
+        // The former way is left after the new one is watched: a watch that is removed, even to be
+        // made again, loses the events that are queued for it.
+        let former = self.links.insert(path.into(), places.clone()).unwrap_or_default();
+        let differs = former != places;
+        self.leave(path, former.into_iter().filter(|place| !places.contains(place)));
+        differs
     }
 
     /// Events no longer concern this path nor what is below it.
@@ -122,7 +127,12 @@ impl Watches {
     }
 
     fn forget_link(&mut self, path: &Path) {
-        for (descriptor, name) in self.links.remove(path).into_iter().flatten() {
+        let places = self.links.remove(path);
+        self.leave(path, places.into_iter().flatten());
+    }
+
+    fn leave(&mut self, path: &Path, places: impl IntoIterator<Item = (i32, OsString)>) {
+        for (descriptor, name) in places {
             let Some(watched) = self.by_descriptor.get_mut(&descriptor) else { continue };
             if let Some(paths) = watched.steps.get_mut(&name) {
                 paths.remove(path);

@@ -1,6 +1,8 @@
 //! A single file that is followed.
 
 use super::super::FollowedFile;
+use super::super::watches::Watches;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -88,4 +90,20 @@ async fn a_directory_that_goes_and_comes_again() {
     })
     .await;
     notices(&mut file, "a write in the new one", || write(&inner.join("c"), "3")).await;
+}
+
+#[test]
+fn a_way_that_is_followed_again_loses_no_event_and_makes_none() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("c");
+    write(&path, "1");
+    let mut watches = Watches::new().unwrap();
+    assert!(watches.add_link(&path), "not followed before");
+    write(&path, "2");
+    assert!(!watches.add_link(&path), "the same way");
+    assert!(!watches.events().unwrap().is_empty(), "the write");
+    assert!(!watches.add_link(&path));
+    let descriptor = watches.descriptor().unwrap();
+    let mut waiting = [PollFd::new(&descriptor, PollFlags::IN)];
+    assert_eq!(poll(&mut waiting, Some(&Timespec::default())).unwrap(), 0, "nothing to read");
 }
