@@ -9,8 +9,7 @@ use crate::{Outcome, floor};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::ListParams;
-use kube::runtime::watcher::{self, watcher};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Resource};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::fmt::Debug;
@@ -20,6 +19,9 @@ use tokio::runtime::Builder;
 
 /// As client-go's pager asks for.
 const PAGE: u32 = 500;
+
+/// What marks the end of a list by stream (Kubernetes 1.27, `sendInitialEvents`).
+const END: &str = "k8s.io/initial-events-end";
 
 /// How the lists come, and what becomes of an object's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,16 +88,19 @@ where
     }
 }
 
+/// Of the server's present state, as vipd and client-go ask for it.
 async fn stream<K>(api: Api<K>) -> Outcome<usize>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut events = pin!(watcher(api, watcher::Config::default().streaming_lists()));
+    let mut events = pin!(api.watch(&WatchParams::streaming_lists(), "").await?);
     let mut objects = 0;
     while let Some(event) = events.next().await {
         match event? {
-            watcher::Event::InitApply(_) => objects += 1,
-            watcher::Event::InitDone => return Ok(objects),
+            WatchEvent::Added(_) => objects += 1,
+            WatchEvent::Bookmark(at) if at.metadata.annotations.contains_key(END) => {
+                return Ok(objects);
+            }
             _ => {}
         }
     }

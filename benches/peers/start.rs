@@ -83,7 +83,7 @@ pub fn run(plane: &Plane, cluster: &Cluster, effort: Effort) -> Outcome<Vec<Row>
             let row = Row::new(what(&shape), seconds(&ours_s))
                 .floor(format!("{how}: {}", seconds(floor)), ratio(&ours_s, floor))
                 .numbers(json!({"seconds": ours_s, "floor_seconds": floor}));
-            let is_judged = largest && listing == Listing::Typed;
+            let is_judged = largest && listing != Listing::Skipped;
             rows.push(if is_judged { row.ratio_bar(1.5) } else { row });
         }
         drop((ours, theirs));
