@@ -128,9 +128,10 @@ pub enum Expr {
         address: Reg,
         port: Reg,
     },
-    /// `socket transparent`: whether the packet's socket takes any destination. Ends the rule where
-    /// there is no socket.
-    SocketTransparent {
+    /// `socket transparent`, `socket wildcard`: whether it is so of the packet's socket. Ends the rule
+    /// where there is no socket, `Wildcard` also where its connection has ended.
+    Socket {
+        is: SocketIs,
         to: Reg,
     },
     /// `fib saddr type`
@@ -217,7 +218,7 @@ impl Expr {
             Expr::Dynamic { .. } => "dynset",
             Expr::Dnat { .. } => "nat",
             Expr::Tproxy { .. } => "tproxy",
-            Expr::SocketTransparent { .. } => "socket",
+            Expr::Socket { .. } => "socket",
             Expr::SourceType { .. } => "fib",
             Expr::MasqueradeRandom => "masq",
             Expr::RejectWithReset | Expr::RejectWithUnreachable => "reject",
@@ -325,8 +326,12 @@ impl Expr {
                 out.attr_u32(2, *address);
                 out.attr_u32(3, *port);
             }
-            Expr::SocketTransparent { to } => {
-                out.attr_u32(1, 0); // NFT_SOCKET_TRANSPARENT
+            Expr::Socket { is, to } => {
+                let key = match is {
+                    SocketIs::Transparent => 0, // NFT_SOCKET_TRANSPARENT
+                    SocketIs::Wildcard => 2,    // NFT_SOCKET_WILDCARD
+                };
+                out.attr_u32(1, key);
                 out.attr_u32(2, *to);
             }
             Expr::SourceType { to } => {
@@ -349,6 +354,15 @@ impl Expr {
             }
         }
     }
+}
+
+/// What a socket may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketIs {
+    /// It takes any destination.
+    Transparent,
+    /// It is bound to no address of its own.
+    Wildcard,
 }
 
 /// One rule of a chain.

@@ -131,6 +131,7 @@ impl Site<'_> {
                     FrontendKind::LoadBalancer => self.allow(family),
                     _ => None,
                 },
+                foreign: self.is_foreign(at, kind),
                 lost_to: None,
             })
             .collect();
@@ -153,6 +154,13 @@ impl Site<'_> {
             cluster,
             local,
         })
+    }
+
+    fn is_foreign(&self, at: FrontendKey, kind: FrontendKind) -> bool {
+        let own = &self.facts.interface_addresses;
+        let is_own = |address: IpAddr| own.binary_search(&address).is_ok();
+        kind == FrontendKind::ExternalIp
+            && matches!(at.at, FrontendAddress::Address(address) if !is_own(address))
     }
 
     fn choice(&self, port: &ServicePort, family: Family) -> Choice<'_> {

@@ -1,7 +1,7 @@
 //! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
 
 use super::{Carrier, Claims, Outsiders, Policy, plan_service};
-use crate::model::{Created, Family, Known, NodeFacts, PortName, Protocol, ServiceKey};
+use crate::model::{Created, Family, Known, NodeFacts, PortName, Protocol, ProxyMode, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::fmt;
@@ -99,6 +99,8 @@ pub struct Frontend {
     /// `loadBalancerSourceRanges`, with what follows from them: who may ask at all, sorted, none
     /// inside another. Others meet silence, whatever the action. `None`: everybody may.
     pub allow: Option<Arc<[IpNet]>>,
+    /// An external IP that this node does not have: who else has it answers at its other ports.
+    pub foreign: bool,
     /// The service that holds the same address and port by an older claim; then this frontend is
     /// not programmed.
     pub lost_to: Option<ServiceKey>,
@@ -417,6 +419,15 @@ impl Plan {
         let mut plan = plan_service(known, &self.facts, &self.policy)?;
         self.settle(&mut plan);
         Some(plan)
+    }
+
+    /// Whether a service is to be relayed that has external IPs. Costs a glance at each.
+    pub(super) fn relays_external_ips(&self) -> bool {
+        let mut services = self.known.values().filter_map(|known| known.service.as_deref());
+        services.any(|service| {
+            service.external.as_ref().is_some_and(|external| !external.ips.is_empty())
+                && self.policy.mode_of(service) == ProxyMode::Userspace
+        })
     }
 
     /// Says of each frontend of a service who holds it.

@@ -40,6 +40,9 @@ pub enum Unrelayed {
     Sctp,
     /// Policy Local, and pods are told by their interface.
     Interface,
+    /// An external IP of somebody else's: the route to the relay would take all of the address, and
+    /// cut this node off from who has it.
+    Foreign,
 }
 
 impl fmt::Display for Unrelayed {
@@ -49,6 +52,10 @@ impl fmt::Display for Unrelayed {
             Unrelayed::Interface => {
                 "policy Local asks who comes from a local pod, and --detect-local-mode tells that by \
                  the interface, which a relay does not see"
+            }
+            Unrelayed::Foreign => {
+                "the external IP is not this node's: to relay it, vipd would have to take all of the \
+                 address"
             }
         })
     }
@@ -91,13 +98,14 @@ impl PortPlan {
         else {
             return None;
         };
-        (!is_blind(relay, forward)).then_some(relay)
+        (!frontend.foreign && !is_blind(relay, forward)).then_some(relay)
     }
 
     /// Why it is not relayed, although that is asked for.
     pub fn unrelayed(&self, frontend: &Frontend) -> Option<Unrelayed> {
         match (self.carrier, frontend.action) {
             (Carrier::KernelFor(why), _) => Some(why),
+            (Carrier::Relay(_), Action::Forward(_)) if frontend.foreign => Some(Unrelayed::Foreign),
             (Carrier::Relay(relay), Action::Forward(forward)) if is_blind(relay, forward) => {
                 Some(Unrelayed::Interface)
             }

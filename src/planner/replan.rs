@@ -123,7 +123,12 @@ impl Planner {
             self.node_pending = true;
         }
         let new = &self.plan.facts;
-        if (&old.name, &old.zone, &old.addresses) != (&new.name, &new.zone, &new.addresses) {
+        // An external IP of the node's own can be relayed, another's cannot.
+        let moved = old.interface_addresses != new.interface_addresses;
+        let concerned = moved && self.plan.relays_external_ips();
+        if concerned
+            || (&old.name, &old.zone, &old.addresses) != (&new.name, &new.zone, &new.addresses)
+        {
             self.former_facts.get_or_insert(old);
             FactsChange::Services
         } else if self.former_policy.is_some() {

@@ -55,6 +55,7 @@ pub fn of_protocol(
             kind: FrontendKind::ClusterIp,
             action: Action::Reject,
             allow: None,
+            foreign: false,
             lost_to: None,
         })
         .collect();

@@ -2,12 +2,13 @@
 //! left when vipd is gone.
 
 use super::support::flow::Flow;
-use super::support::manifests::{Manifest, Svc, Together, no_endpoints, slice, svc, udp};
+use super::support::manifests::{Ep, Manifest, Svc, Together, no_endpoints, port, slice, svc, udp};
 use super::support::nft::tables;
 use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, V6, Who};
 use super::support::runner::{Case, case, soak};
 use super::support::servers::{Proto, Tcp, Udp};
 use super::support::world::World;
+use socket2::{Domain, Socket, Type};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,25 @@ fn host_listens(w: &World) {
     let all: IpAddr = if w.family == V4 { [0, 0, 0, 0].into() } else { [0; 16].into() };
     w.servers(Node).listen([Tcp, Udp].map(|proto| (proto, SocketAddr::new(all, HOST_PORT))));
     w.tcp(Ext, w.address(Node), HOST_PORT).untraced().times(3).only([Node]);
+}
+
+/// A process of the node that takes connections to whatever address, as proxies do.
+fn transparent(w: &World, port: u16) -> Socket {
+    let all: IpAddr = if w.family == V4 { [0, 0, 0, 0].into() } else { [0; 16].into() };
+    let at = SocketAddr::new(all, port);
+    let family = w.family;
+    w.netns(Node).enter(|| {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
+        match family {
+            V4 => socket.set_ip_transparent_v4(true),
+            V6 => socket.set_ip_transparent_v6(true),
+        }
+        .expect("this is root");
+        socket.set_nonblocking(true).expect("a socket");
+        socket.bind(&at.into()).expect("nobody else is there");
+        socket.listen(16).expect("a bound socket");
+        socket
+    })
 }
 
 /// Nobody reaches it by a service's address.
@@ -104,6 +124,20 @@ pub fn cases() -> Vec<Case> {
                 }
             }
         }),
+        case("who has an external IP keeps its other ports, and is reached", |w| {
+            let (theirs, ours) = (w.address(Ext), w.family.node_second());
+            w.serve(svc().relayed().external_ips([theirs, ours]).port(1080).on([L1, R1]));
+            assert!(!has_route(w, theirs) && !has_route(w, ours), "{:?}", routes(w));
+            for to in [theirs, ours] {
+                w.tcp(L2, to, 1080).times(40).only([L1, R1]).masqueraded();
+            }
+            for who in [L2, Node] {
+                w.sh(who, &format!("ping -c 2 -i 0.2 -W 2 {theirs}"));
+            }
+            w.tcp(Ext, w.cip(), 1080).times(10).reached();
+            let said = w.vipd("describe service svc").out;
+            assert!(said.contains("the external IP is not this node's"), "{said}");
+        }),
         case("source ranges are asked first; what the node sends the kernel has", |w| {
             let ranges = [w.family.outside_half()];
             let service = svc().relayed().load_balancer([w.vip()]).source_ranges(ranges);
@@ -156,6 +190,52 @@ pub fn cases() -> Vec<Case> {
             w.kill();
             assert!(has_route(w, w.cip()), "a crash leaves routes: {:?}", routes(w));
             host_is_not_reached(w, &[w.cip(), w.vip()]);
+        }),
+        case("another's transparent listener is not the relay", |w| {
+            let other = transparent(w, 80);
+            w.serve(everywhere(w).on([L1]));
+            let asked = |to| {
+                for who in [L2, Ext, Node] {
+                    w.tcp(who, to, 80).times(10).only([L1]);
+                }
+            };
+            asked(w.cip());
+            asked(w.vip());
+            w.kill();
+            asked(w.cip());
+            asked(w.vip());
+            let unused = transparent(w, HOST_PORT);
+            host_is_not_reached(w, &[w.cip(), w.vip()]);
+            for listener in [other, unused] {
+                let met = listener.accept();
+                assert!(met.is_err(), "{met:?}");
+            }
+        }),
+        case("an endpoint that is a relayed Service's address is passed over", |w| {
+            let around = |proto| {
+                let to = Ep::from(L1).addresses(vec![w.cip()]);
+                let (own, pod) = (slice([to]).named("own"), slice([L1]).named("pod"));
+                let ports = [port("", 80, proto)];
+                Together(
+                    "all".into(),
+                    vec![
+                        Box::new(match proto {
+                            Tcp => svc().relayed(),
+                            Udp => svc().relayed().udp(),
+                        }),
+                        Box::new(own.ports(ports.clone())),
+                        Box::new(pod.ports([port("", 8080, proto)])),
+                    ],
+                )
+            };
+            for proto in [Tcp, Udp] {
+                w.serve(around(proto));
+                let client = match proto {
+                    Tcp => w.tcp(L2, w.cip(), 80),
+                    Udp => w.udp(L2, w.cip(), 80),
+                };
+                client.times(20).only([L1]);
+            }
         }),
         case("killed, it leaves new connections to the kernel at once", |w| {
             w.write(svc().named("udp", 42).relayed().udp().on([L1, R1]));

@@ -170,7 +170,7 @@ pub fn udp(name: &'static str, number: u16) -> Port {
     port(name, number, Udp)
 }
 
-fn port(name: &'static str, number: u16, proto: Proto) -> Port {
+pub fn port(name: &'static str, number: u16, proto: Proto) -> Port {
     Port { name, number, proto, target: None, node_port: None }
 }
 

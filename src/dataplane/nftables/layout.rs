@@ -243,8 +243,8 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     let routed: Vec<Rule> = routed.map(refused).collect();
     if !routed.is_empty() {
         // As an unused port of a cluster IP: the route opens nothing of this node's.
-        let rules = vec![rules::accept_relayed(), rules::goto("refuse".into())];
-        chains.push(ChainDefinition::new(UNRELAYED, rules));
+        let rules = rules::unless_relayed(&"refuse".into());
+        chains.push(ChainDefinition::new(UNRELAYED, rules.into()));
         let arrived = Hook { kind: "filter", number: NF_INET_LOCAL_IN, priority: 0 };
         chains.push(ChainDefinition::hooked("routed", arrived, routed));
     }

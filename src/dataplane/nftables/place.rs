@@ -446,6 +446,7 @@ mod tests {
             kind: FrontendKind::ClusterIp,
             action: Action::Forward(forward),
             allow: None,
+            foreign: false,
             lost_to: None,
         };
         let member = Member { locality: Locality::Unknown, terminating: false };

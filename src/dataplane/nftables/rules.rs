@@ -1,6 +1,8 @@
 //! The rules, written as small steps that mirror nft's language. PURE.
 
-use super::expr::{Comparison, Ct, DynamicSet, Expr, Find, Meta, PayloadBase, Rule, Verdict};
+use super::expr::{
+    Comparison, Ct, DynamicSet, Expr, Find, Meta, PayloadBase, Rule, SocketIs, Verdict,
+};
 use super::set::{CLASS_MASK, NO_TOKEN, Set, first_slot};
 use crate::model::{Family, Protocol};
 use crate::nft::words::{
@@ -307,13 +309,22 @@ pub fn drop_service(family: Family) -> Rule {
     Rule(rule)
 }
 
-/// `socket transparent 1 accept`: the relay has it.
-pub fn accept_relayed() -> Rule {
-    Rule(vec![
-        Expr::SocketTransparent { to: 1 },
-        Expr::Compare(Comparison::Equal, 1, vec![1]),
-        Expr::Verdict(Verdict::Accept),
-    ])
+/// `socket wildcard 1 goto chain` `socket transparent 1 accept` `goto chain`: the relay has it, or what is
+/// in the chain happens. Others have transparent sockets too (squid, haproxy); the relay's are bound to
+/// an address.
+pub fn unless_relayed(then: &Chain) -> [Rule; 3] {
+    let socket = |is, verdict| {
+        Rule(vec![
+            Expr::Socket { is, to: 1 },
+            Expr::Compare(Comparison::Equal, 1, vec![1]),
+            Expr::Verdict(verdict),
+        ])
+    };
+    [
+        socket(SocketIs::Wildcard, Verdict::Goto(then.clone())),
+        socket(SocketIs::Transparent, Verdict::Accept),
+        goto(then.clone()),
+    ]
 }
 
 /// `ip daddr @set goto chain`

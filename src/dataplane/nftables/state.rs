@@ -354,7 +354,7 @@ pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
         let named = matches!(&frontend.action, Action::Forward(f) if named_scope(f.reach) == scope);
         let external = Some(approach).filter(|one| named && one.way != Way::Inside);
         match pools.iter_mut().find(|u| u.scope == scope && same_name(u.port, port)) {
-            Some(known) => known.external = known.external.or(external),
+            Some(known) => known.external = both(known.external, external),
             None => {
                 let relayed = matches!(port.carrier, Carrier::Relay(_));
                 let inside = Approach { way: Way::Inside, relayed };
@@ -363,6 +363,13 @@ pub fn used_pools(plan: &ServicePlan) -> Vec<UsedPool<'_>> {
         }
     }
     pools
+}
+
+/// A pool has one class for all that comes from outside: that the relay may have it costs those nothing
+/// that it never has.
+fn both(one: Option<Approach>, other: Option<Approach>) -> Option<Approach> {
+    let relayed = one.is_some_and(|one| one.relayed) || other.is_some_and(|other| other.relayed);
+    one.or(other).map(|one| Approach { relayed, ..one })
 }
 
 fn same_name(one: &PortPlan, other: &PortPlan) -> bool {

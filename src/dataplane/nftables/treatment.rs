@@ -55,8 +55,8 @@ pub fn class_chains(class: ClassKey) -> Vec<ChainDefinition> {
         ));
     }
     if approach.relayed {
-        let then = rules::goto(entry_name(class).into());
-        chains.push(ChainDefinition::new(relayed_name(class), vec![rules::accept_relayed(), then]));
+        let rules = rules::unless_relayed(&entry_name(class).into());
+        chains.push(ChainDefinition::new(relayed_name(class), rules.into()));
     }
     if approach.way != Way::Inside {
         chains.push(leave(class));

@@ -75,6 +75,12 @@ impl Frontends {
         served.filter(|_| answers).map(Arc::clone)
     }
 
+    /// Whether an endpoint is a relayed frontend itself: a connection to it would come back here, and
+    /// so on, each with files of its own. The kernel translates once, and nobody answers then.
+    pub(super) fn leads_back(&self, protocol: Protocol, to: Target) -> bool {
+        self.find(protocol, SocketAddr::new(to.address, to.port)).is_some()
+    }
+
     pub(super) fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
         let mut known = self.known();
         let mut table = Table::clone(&self.table.load());

@@ -280,6 +280,7 @@ mod tests {
             kind: FrontendKind::ClusterIp,
             action: Action::Forward(forward),
             allow: text.starts_with('!').then(Arc::default),
+            foreign: false,
             lost_to: None,
         };
         let member = Member { locality: Locality::Unknown, terminating: false };

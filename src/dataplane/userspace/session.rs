@@ -7,6 +7,7 @@ use super::replies::Reply;
 use super::served::{Caller, Served};
 use super::shared::{Admitted, Shared};
 use super::tcp::is_of_this_node;
+use crate::model::Protocol;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::future::pending;
 use std::io;
@@ -189,6 +190,12 @@ impl Session {
     fn connect(&self, state: &mut State, caller: &Caller<'_>) -> Option<With> {
         while let Some(chosen) = self.served.choose(caller, &state.tried) {
             let target = chosen.endpoint.target;
+            if self.shared.frontends.leads_back(Protocol::Udp, target) {
+                tracing::debug!(%target, "an endpoint is a relayed Service's own address");
+                self.served.failed(caller, target, Failure::Refused);
+                state.tried.failed(target, Failure::Refused);
+                continue;
+            }
             match connected(SocketAddr::new(target.address, target.port)) {
                 Ok(socket) => {
                     chosen.endpoint.opened.add(1);

@@ -128,6 +128,12 @@ async fn dial(
         let caller = Caller { client: client.ip(), node: &node };
         let Some(chosen) = served.choose(&caller, dials) else { break };
         let target = chosen.endpoint.target;
+        if shared.frontends.leads_back(Protocol::Tcp, target) {
+            tracing::debug!(%target, "an endpoint is a relayed Service's own address");
+            served.failed(&caller, target, Failure::Refused);
+            dials.failed(target, Failure::Refused);
+            continue;
+        }
         let (began, patience) = (Instant::now(), dials.patience(target, chosen.candidates));
         let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
         let failure = match tokio::time::timeout(patience, connecting).await {

@@ -4,6 +4,7 @@ use super::trace::run;
 use super::*;
 use crate::planner::{PodsToldBy, Relay, Served, Unrelayed};
 use rstest::rstest;
+use std::net::IpAddr;
 
 const BOTH: &[&str] = &["10.180.0.1 @a", "10.180.1.1 @b"];
 
@@ -97,6 +98,28 @@ fn policy_local_is_the_kernels_where_pods_are_told_by_interface(
     let known = relayed(":80/TCP", "vip 1.2.3.4, node-port 30080", BOTH);
     let carried = self::carried(&known, &Policy { detect, ..policy() });
     assert!(carried.iter().all(|(_, relayed, _)| *relayed));
+}
+
+#[test]
+fn an_external_ip_is_relayed_where_it_is_the_nodes() {
+    let known = all([relayed(":80/TCP", "ip 192.168.1.2, ip 192.0.2.7", BOTH)]);
+    let mut planner = planner(policy(), &known);
+    let mut carried = |own: &[&str]| {
+        let mut interface_addresses: Vec<IpAddr> =
+            own.iter().map(|text| text.parse().unwrap()).collect();
+        interface_addresses.sort_unstable();
+        let change = planner.set_facts(NodeFacts { interface_addresses, ..facts() }, &[]);
+        let changed = (change == FactsChange::Services).then(|| known.keys().cloned());
+        let delta = planner.replan(changed.into_iter().flatten(), &known);
+        let plan = delta.services.into_iter().next().and_then(|delta| delta.new)?;
+        let port = &plan.ports[0];
+        let external = port.frontends.iter().filter(|one| one.kind == FrontendKind::ExternalIp);
+        Some(external.map(|one| port.unrelayed(one)).collect::<Vec<_>>())
+    };
+    let foreign = Some(Unrelayed::Foreign);
+    assert_eq!(carried(&["192.168.0.2", "192.168.1.2"]), None, "as at first");
+    assert_eq!(carried(&["192.168.0.2"]), Some(vec![foreign, foreign]));
+    assert_eq!(carried(&["192.0.2.7", "192.168.0.2"]), Some(vec![foreign, None]));
 }
 
 #[test]
