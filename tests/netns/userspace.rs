@@ -223,7 +223,7 @@ pub fn cases() -> Vec<Case> {
                             Tcp => svc().relayed(),
                             Udp => svc().relayed().udp(),
                         }),
-                        Box::new(own.ports(ports.clone())),
+                        Box::new(own.ports(ports)),
                         Box::new(pod.ports([port("", 8080, proto)])),
                     ],
                 )
