@@ -103,8 +103,8 @@ pub enum Error {
     )]
     Handover(#[source] handover::Error),
     #[error(
-        "the process that took over has ended before it served; its lines say why, and this one has \
-         stopped for it"
+        "the process that took over has ended; its lines say why. This one has stopped for it, and ends \
+         too, so that both can be started again"
     )]
     SuccessorLost,
     #[error("cannot start threads: {0}; check the limits on processes and memory")]
@@ -231,6 +231,7 @@ async fn serve(
     let (batches, changes) = mpsc::channel(BATCHES);
     let (send_addresses, addresses) = watch::channel(Vec::new());
     let inputs = sync::Inputs { batches: changes, addresses, tuning };
+    let look_again = send_addresses.clone();
     let node = tokio::spawn(watch_addresses(send_addresses, stop.clone()));
     let stop_writer = stop.clone();
     let start_writing = move || Writing::start(writer, inputs, (source, batches), stop_writer);
@@ -251,12 +252,15 @@ async fn serve(
             (turn, answers.open(&config).await?, writing)
         }
     };
-    let serving = turn.former.as_ref().map(|former| {
-        let former = Arc::clone(former);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+    let beside = turn.former.as_ref().map(|former| {
+        let (former, ended) = (Arc::clone(former), turn.ended.clone());
+        tokio::spawn(async move {
             programmed(&published).await;
             former.serving();
-        }))
+            ended.cancelled().await;
+            // The writer lets go of what the former process's connections needed.
+            look_again.send_modify(|_| {});
+        })
     });
     let own = sd_notify::NotifyState::MainPid(std::process::id());
     let _ = sd_notify::notify(&[own, sd_notify::NotifyState::Ready]);
@@ -278,15 +282,16 @@ async fn serve(
         }
     };
     node.abort();
-    if let Some(serving) = serving {
-        serving.abort();
+    if let Some(beside) = beside {
+        beside.abort();
     }
     let others = vec![watching, takeover, events];
     let running = Running { stop, writing, engine, answering, others, turn };
     match successor {
         None => running.stop().await,
         Some(successor) => {
-            running.hand_over(successor, &mut signals, config.drain_timeout).await?;
+            let told_by = (&mut signals, &successors);
+            running.hand_over(successor, told_by, config.drain_timeout).await?;
         }
     }
     Ok(())

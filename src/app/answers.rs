@@ -32,11 +32,14 @@ pub(super) struct Answers {
     pub budget: Arc<Budget>,
 }
 
-/// Open until the token is cancelled that they were made with.
+/// Open until the token is cancelled that they were made with, and [`Answering::closed`] is called.
 pub(super) struct Answering {
     admin: JoinHandle<()>,
     health: JoinHandle<()>,
     localhost: JoinHandle<()>,
+    /// Told to stop last: nobody is answered at a node port of a loopback address until the next
+    /// process listens there.
+    stop_localhost: CancellationToken,
     live: JoinHandle<()>,
     /// `None`: it cannot be offered.
     offer: Option<Offer>,
@@ -53,7 +56,9 @@ impl Answers {
         let health = health::serve(published.clone(), listening.clone(), stop.clone(), tally);
         let connections = TaskTracker::new();
         let shared = (self.budget, metrics.localhost.clone(), connections.clone());
-        let localhost = localhost::serve(published.clone(), listening, stop.clone(), shared);
+        let stop_localhost = CancellationToken::new();
+        let localhost =
+            localhost::serve(published.clone(), listening, stop_localhost.clone(), shared);
         let site = status::Site {
             snapshot: published,
             metrics,
@@ -72,6 +77,7 @@ impl Answers {
             admin: tokio::spawn(admin),
             health: tokio::spawn(health),
             localhost: tokio::spawn(localhost),
+            stop_localhost,
             live: tokio::spawn(live.run()),
             offer,
             connections,
@@ -90,9 +96,11 @@ impl Answering {
 
     /// Until nothing listens any more. Returns what is open still.
     pub(super) async fn closed(self) -> TaskTracker {
-        let Answering { admin, health, localhost, live, offer, connections } = self;
+        let Answering { admin, health, localhost, stop_localhost, live, offer, connections } = self;
         drop(offer);
-        let _ = tokio::join!(admin, health, localhost, live);
+        let _ = tokio::join!(admin, health, live);
+        stop_localhost.cancel();
+        let _ = localhost.await;
         connections.close();
         connections
     }

@@ -6,6 +6,7 @@
 use super::answers::Answering;
 use super::lock::Lock;
 use super::replace::Turn;
+use super::successor::Successors;
 use super::{Error, Signals, Writing};
 use crate::dataplane::userspace::Engine;
 use crate::handover::{BUSY, Successor};
@@ -54,7 +55,7 @@ impl Running {
     pub(super) async fn hand_over(
         self,
         mut successor: Successor,
-        signals: &mut Signals,
+        (signals, successors): (&mut Signals, &Successors),
         drain: Duration,
     ) -> Result<(), Error> {
         tracing::info!("another process takes over");
@@ -97,10 +98,12 @@ impl Running {
         });
         let mut held = None;
         let mut drained = std::pin::pin!(drained);
+        let mut child_ended = std::pin::pin!(successors.ended());
         let outcome = loop {
             tokio::select! {
                 () = &mut drained => break Ok(()),
                 () = signals.end() => break Ok(()),
+                () = &mut child_ended => break Err(Error::SuccessorLost),
                 serves = &mut serving, if held.is_none() => match serves {
                     Ok((successor, Ok(()))) => held = Some(successor),
                     _ => break Err(Error::SuccessorLost),

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use tokio::sync::Notify;
 
 /// How a daemon is started.
 #[derive(Debug, Clone)]
@@ -25,11 +26,18 @@ pub struct Launch {
 pub(super) struct Successors {
     launch: Launch,
     under_way: Arc<AtomicBool>,
+    ended: Arc<Notify>,
 }
 
 impl Successors {
     pub(super) fn new(launch: Launch) -> Self {
-        Self { launch, under_way: Arc::default() }
+        Self { launch, under_way: Arc::default(), ended: Arc::default() }
+    }
+
+    /// Waits until one that was started here ends. Nobody else notices before this process ends too:
+    /// it is its parent.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
     }
 
     pub(super) fn start(&self) {
@@ -60,11 +68,12 @@ impl Successors {
             "SIGHUP: {} is to replace this process",
             program.display()
         );
-        let under_way = Arc::clone(&self.under_way);
+        let (under_way, told) = (Arc::clone(&self.under_way), Arc::clone(&self.ended));
         // Outlives this process, if all is well.
         thread::Builder::new().name("successor".into()).spawn(move || {
             let ended = child.wait();
             under_way.store(false, Ordering::SeqCst);
+            told.notify_waiters();
             match ended {
                 Ok(status) => {
                     tracing::error!("what was to replace this process has ended, {status}")

@@ -9,10 +9,11 @@ use super::support::nft::{Watch, tables};
 use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::{Proto, Tcp, Udp};
-use super::support::vipd::Vipd;
+use super::support::vipd::{PROGRAM, Vipd, arguments};
 use super::support::world::World;
 use rustix::process::Signal;
 use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -221,6 +222,25 @@ pub fn cases() -> Vec<Case> {
             none_fails(loads);
             flow.undisturbed(began);
         }),
+        case("a supervisor is told who the main process is, when it is so", |w| {
+            const NOTIFY: &str = "/run/case/notify";
+            relayed(w);
+            let supervisor = UnixDatagram::bind(NOTIFY).expect("an own /run");
+            supervisor.set_read_timeout(Some(SOON)).expect("a plain socket");
+            let run = arguments(w.manifests(), &[("--replace", "")]).join(" ");
+            let started =
+                format!("NOTIFY_SOCKET={NOTIFY} {PROGRAM} {run} >/run/case/own.log 2>&1 &");
+            let pid = w.sh(Node, &format!("{started} echo $!")).trim().to_owned();
+            let mut said = [0; 256];
+            let size = supervisor.recv(&mut said).expect("a word to the supervisor");
+            let said = String::from_utf8_lossy(&said[..size]).into_owned();
+            let words: Vec<&str> = said.lines().collect();
+            assert_eq!(words, [format!("MAINPID={pid}").as_str(), "READY=1"]);
+            let holder = w.vipd("cleanup").out;
+            assert!(holder.contains(&format!("pid {pid};")), "{holder}");
+            w.sh(Node, &format!("kill {pid}"));
+        })
+        .once(),
         case("a route stays while a connection of the old one needs it", |w| {
             w.write(svc().named("stays", 43).relayed().on([L1]));
             relayed(w);
@@ -235,7 +255,6 @@ pub fn cases() -> Vec<Case> {
             flow.undisturbed(began);
             drop(flow);
             ends(former);
-            w.serve(svc().named("yet-more", 45).on([L1]));
             w.within(SOON, || !has_route(w, w.cip()));
             assert!(has_route(w, w.family.cluster_ip(43)));
         }),
