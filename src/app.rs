@@ -3,8 +3,13 @@
 //! In: a checked configuration. Out: a running daemon, until it is told to stop.
 //! Never: a decision of any other room.
 
+mod answers;
+mod departure;
 mod live;
+mod lock;
 mod notices;
+mod replace;
+mod successor;
 
 use crate::config::{self, Config, Feature};
 use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
@@ -19,22 +24,23 @@ use crate::sources::kubernetes::{Access, Requests};
 use crate::sources::{Batch, kubernetes, manifests};
 use crate::sync::{OwnNode, Settings, Snapshot, Writer};
 use crate::takeover::Outlook;
-use crate::{
-    admin, conntrack, dataplane, health, localhost, metrics, node, status, sync, takeover,
-};
+use crate::{admin, conntrack, dataplane, handover, metrics, node, sync, takeover};
+use answers::Answers;
 use arc_swap::ArcSwap;
+use departure::Running;
 pub use live::SetLevel;
-use live::{Live, StatusSockets};
+use lock::{Lock, lock};
+use replace::Turn;
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::unix::UCred;
+pub use successor::Launch;
+use successor::Successors;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -50,14 +56,8 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 const TAKEOVER_PAUSE: Duration = Duration::from_millis(100);
 /// For what still blocks when the writer has ended.
 const SHUTDOWN: Duration = Duration::from_secs(1);
-/// For connections that were led to the relay just before nobody was any more: it accepts them still.
-const LAST_ACCEPTS: Duration = Duration::from_millis(100);
-/// For relayed connections that are open when nobody is led to the relay any more.
-const DRAIN: Duration = Duration::from_secs(1);
 /// For the conntrack entries of former services.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);
-/// Abstract, so that it belongs to the network namespace and goes with the process.
-const LOCK_NAME: &[u8] = b"vipd.daemon";
 
 /// Why the daemon did not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -96,44 +96,105 @@ pub enum Error {
         "the table is gone, but UDP flows of former services are still in conntrack; see them with `conntrack -L -p udp`, and run this again"
     )]
     FlowsRemain,
+    #[error("the thread that writes has ended; the lines above say why")]
+    Writer,
+    #[error(
+        "another process asked to take over, and did not to the end: {0}; this one has stopped for it"
+    )]
+    Handover(#[source] handover::Error),
+    #[error(
+        "the process that took over has ended; its lines say why. This one has stopped for it, and ends \
+         too, so that both can be started again"
+    )]
+    SuccessorLost,
     #[error("cannot start threads: {0}; check the limits on processes and memory")]
     Threads(#[source] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT. What the kernel forwards stays when it ends.
-/// `set_level` is told what the log's level is to be, when that changes.
-pub fn run(config: Config, set_level: SetLevel) -> Result<(), Error> {
+/// Serves until SIGTERM, SIGINT, or another process takes this one's place. What the kernel forwards
+/// stays when it ends. `set_level` is told what the log's level is to be, when that changes.
+pub fn run(config: Config, launch: Launch, set_level: SetLevel) -> Result<(), Error> {
     check_machine()?;
-    let _lock = lock()?;
+    let place = match lock() {
+        Err(Error::AlreadyRunning { .. } | Error::AlreadyRunningInContainer) if launch.replace => {
+            Place::Former
+        }
+        Err(error) => return Err(error),
+        Ok(lock) => Place::Own(lock),
+    };
+    if launch.replace && matches!(place, Place::Own(_)) {
+        tracing::warn!("no vipd runs in this network namespace: there is nothing to replace");
+    }
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(Error::Threads)?;
-    let outcome = runtime.block_on(serve(config, set_level));
+    let outcome = runtime.block_on(serve(config, (place, launch), set_level));
     // A plugin for credentials that hangs must not keep the daemon.
     runtime.shutdown_timeout(SHUTDOWN);
     outcome
 }
 
-async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
+/// Whose turn it is.
+enum Place {
+    Own(Lock),
+    /// Another process's, until this one is about to write.
+    Former,
+}
+
+/// What ends the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn open() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn serve(
+    config: Config,
+    (place, launch): (Place, Launch),
+    set_level: SetLevel,
+) -> Result<(), Error> {
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Threads)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
+    let mut signals = Signals::open().map_err(Error::Threads)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Error::Threads)?;
 
     if let Some(score) = config.oom_score_adj {
         set_oom_score(score);
     }
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let budget = Arc::new(Budget::of_this_process());
-    let dataplane = Both::new(Nftables::open(without)?, Arc::clone(&budget));
+    let mut dataplane =
+        Both::new(Nftables::open(without)?, Arc::clone(&budget), config.drain_timeout);
     let engine = dataplane.engine();
+    let turn = match place {
+        Place::Own(lock) => Ok(Turn::alone(lock)),
+        Place::Former => {
+            let (former, taken) = replace::former(handover::path(&config.admin_socket));
+            dataplane.follow(former);
+            Err(taken)
+        }
+    };
     let requests = Requests::default();
     // Without a source nothing is changed.
     let source = tokio::select! {
         source = open_source(&config, &requests) => source?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        () = signals.end() => return Ok(()),
     };
     let refused = conntrack::set_sysctls(&config.sysctls);
     let cleaner = Cleaner::spawn(Options {
@@ -151,86 +212,152 @@ async fn serve(config: Config, set_level: SetLevel) -> Result<(), Error> {
     metrics.requests = requests;
     let (notices, events) = notices::open(&config, &writer, (&metrics, stop.clone()));
     notices::of_sysctls(&notices, refused);
-    let (health_tally, localhost_counts) = (metrics.health.clone(), metrics.localhost.clone());
     let watching = metrics::watch(metrics.clone(), writer.published(), stop.clone());
     let watching = tokio::spawn(watching);
-    let listener = admin::bind(&config.admin_socket)?;
-    let admin = admin::serve(listener, writer.published(), metrics.clone(), stop.clone());
-    let admin = tokio::spawn(admin);
     let outlook = if config.takeover { Outlook::Go } else { Outlook::Stay };
     let takeover = tokio::spawn(take_over(outlook, writer.published(), stop.clone()));
-    let (published, changes) = (writer.published(), writer.listening());
-    let health = health::serve(published, changes, stop.clone(), (health_tally, notices.clone()));
-    let (published, changes) = (writer.published(), writer.listening());
-    let localhost = localhost::serve(published, changes, stop.clone(), (budget, localhost_counts));
-    let (health, localhost) = (tokio::spawn(health), tokio::spawn(localhost));
-
-    let site = status::Site {
-        snapshot: writer.published(),
-        metrics: metrics.clone(),
-        configz: Arc::new(ArcSwap::from_pointee(status::configz(&config))),
-        notices,
-    };
-    let mut sockets = StatusSockets { site, stop: stop.clone(), open: Vec::new() };
-    sockets.set(&config).await;
     let (send_tuning, tuning) = watch::channel(live::tuning(&config));
-    let live = Live { config: config.clone(), tuning: send_tuning, sockets, set_level };
-    let live = tokio::spawn(live.run());
-
+    let published = writer.published();
+    let answers = Answers {
+        published: writer.published(),
+        listening: writer.listening(),
+        metrics,
+        notices,
+        stop: stop.clone(),
+        tuning: send_tuning,
+        set_level,
+        budget,
+    };
     let (batches, changes) = mpsc::channel(BATCHES);
     let (send_addresses, addresses) = watch::channel(Vec::new());
+    let inputs = sync::Inputs { batches: changes, addresses, tuning };
+    let look_again = send_addresses.clone();
     let node = tokio::spawn(watch_addresses(send_addresses, stop.clone()));
-
     let stop_writer = stop.clone();
-    let (ended, mut writer_ended) = watch::channel(());
-    let thread = std::thread::Builder::new()
-        .name("writer".into())
-        .spawn(move || {
-            let _ended = ended;
-            // Commits block: on a runtime of their own they delay nobody.
-            match runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => {
-                    runtime.block_on(async {
-                        let inputs = sync::Inputs { batches: changes, addresses, tuning };
-                        let writer = sync::run(writer, inputs, stop_writer);
-                        // On the same thread: a change reaches the writer without a wake-up.
-                        let source = async {
-                            source.run(batches).await;
-                            pending().await
-                        };
-                        tokio::select! {
-                            biased;
-                            () = source => {}
-                            () = writer => {}
-                        }
-                    });
-                    // A plugin for credentials that hangs must not keep the daemon.
-                    runtime.shutdown_timeout(SHUTDOWN);
-                }
-                Err(error) => tracing::error!("the writer cannot start: {error}"),
-            }
+    let start_writing = move || Writing::start(writer, inputs, (source, batches), stop_writer);
+
+    let (turn, answering, mut writing) = match turn {
+        // What cannot be opened is told before anything is written.
+        Ok(turn) => {
+            let answering = answers.open(&config).await?;
+            (turn, answering, start_writing()?)
+        }
+        Err(taken) => {
+            let mut writing = start_writing()?;
+            let turn = tokio::select! {
+                turn = taken => turn.unwrap_or(Err(Error::Writer))?,
+                () = writing.has_ended() => return Err(Error::Writer),
+                () = signals.end() => return Ok(()),
+            };
+            (turn, answers.open(&config).await?, writing)
+        }
+    };
+    let beside = turn.former.as_ref().map(|former| {
+        let (former, ended) = (Arc::clone(former), turn.ended.clone());
+        tokio::spawn(async move {
+            programmed(&published).await;
+            former.serving();
+            ended.cancelled().await;
+            // The writer lets go of what the former process's connections needed.
+            look_again.send_modify(|_| {});
         })
-        .map_err(Error::Threads)?;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    });
+    let own = sd_notify::NotifyState::MainPid(std::process::id());
+    let _ = sd_notify::notify(&[own, sd_notify::NotifyState::Ready]);
     tracing::info!(source = ?config.source, node = %config.node_name, "started");
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = writer_ended.changed() => tracing::error!("the writer ended; stopping"),
-    }
-    tracing::info!("stopping; what is programmed stays");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    stop.cancel();
-    let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    // The table that leads to the relay went with the writer.
-    if let Some(engine) = engine.get().cloned() {
-        tokio::time::sleep(LAST_ACCEPTS).await;
-        let _ = tokio::task::spawn_blocking(move || engine.stop(DRAIN)).await;
-    }
-    let _ = tokio::join!(admin, takeover, health, localhost, watching, live, events);
+    let successors = Successors::new(launch);
+    let successor = {
+        let mut asked = pin!(answering.asked());
+        loop {
+            tokio::select! {
+                () = signals.end() => break None,
+                _ = hangup.recv() => successors.start(),
+                () = writing.has_ended() => {
+                    tracing::error!("the writer ended; stopping");
+                    break None;
+                }
+                successor = &mut asked => break Some(successor),
+            }
+        }
+    };
     node.abort();
+    if let Some(beside) = beside {
+        beside.abort();
+    }
+    let others = vec![watching, takeover, events];
+    let running = Running { stop, writing, engine, answering, others, turn };
+    match successor {
+        None => running.stop().await,
+        Some(successor) => {
+            let told_by = (&mut signals, &successors);
+            running.hand_over(successor, told_by, config.drain_timeout).await?;
+        }
+    }
     Ok(())
+}
+
+/// The thread that writes.
+struct Writing {
+    thread: std::thread::JoinHandle<Option<Writer<Both, Cleaner>>>,
+    ended: watch::Receiver<()>,
+}
+
+impl Writing {
+    /// Commits block: on a thread and a runtime of their own they delay nobody.
+    fn start(
+        writer: Writer<Both, Cleaner>,
+        inputs: sync::Inputs,
+        (source, batches): (Source, mpsc::Sender<Batch>),
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
+        let (told, ended) = watch::channel(());
+        let run = move || {
+            let _told = told;
+            let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    tracing::error!("the writer cannot start: {error}");
+                    return None;
+                }
+            };
+            let writer = runtime.block_on(async {
+                let writer = sync::run(writer, inputs, stop);
+                // On the same thread: a change reaches the writer without a wake-up.
+                let source = async {
+                    source.run(batches).await;
+                    pending().await
+                };
+                tokio::select! {
+                    biased;
+                    writer = source => writer,
+                    writer = writer => writer,
+                }
+            });
+            // A plugin for credentials that hangs must not keep the daemon.
+            runtime.shutdown_timeout(SHUTDOWN);
+            Some(writer)
+        };
+        let thread = std::thread::Builder::new().name("writer".into()).spawn(run);
+        Ok(Self { thread: thread.map_err(Error::Threads)?, ended })
+    }
+
+    async fn has_ended(&mut self) {
+        let _ = self.ended.changed().await;
+    }
+
+    /// The writer, when it has been told to stop.
+    async fn ended(self) -> Option<Writer<Both, Cleaner>> {
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        joined.ok().and_then(Result::ok).flatten()
+    }
+}
+
+/// Waits for the first commit.
+async fn programmed(published: &ArcSwap<Snapshot>) {
+    while published.load().status.last_success.is_none() {
+        tokio::time::sleep(TAKEOVER_PAUSE).await;
+    }
 }
 
 /// Who tells what exists.
@@ -345,7 +472,7 @@ pub fn cleanup() -> Result<(), Error> {
     let mut nftables = Nftables::open(Without::default())?;
     let mut frontends = nftables.held_frontends()?;
     let node_port_addresses = nftables.held_node_addresses()?;
-    Both::new(nftables, Arc::new(Budget::of_this_process())).cleanup()?;
+    Both::new(nftables, Arc::new(Budget::of_this_process()), Duration::ZERO).cleanup()?;
     // TCP is left to finish; a UDP flow would go on to its endpoint for as long as somebody sends.
     frontends.retain(|frontend| frontend.protocol == Protocol::Udp);
     if !frontends.is_empty() {
@@ -375,41 +502,6 @@ fn check_kernel(kernel: KernelVersion) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::KernelTooOld { found: kernel.to_string(), needed: format!("{major}.{minor}") })
-}
-
-/// One daemon per network namespace. The name can be taken by any process of the namespace, so
-/// only a holder with our own user id counts: others could keep vipd from starting.
-fn lock() -> Result<Option<UnixListener>, Error> {
-    let address = SocketAddr::from_abstract_name(LOCK_NAME).map_err(Error::Lock)?;
-    match UnixListener::bind_addr(&address) {
-        Ok(listener) => Ok(Some(listener)),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let Ok(holder) = UnixStream::connect_addr(&address) else {
-                return UnixListener::bind_addr(&address).map(Some).map_err(Error::Lock);
-            };
-            let holder = peer(holder).map_err(Error::Lock)?;
-            if holder.uid() == rustix::process::geteuid().as_raw() {
-                return Err(match holder.pid() {
-                    Some(pid) if pid > 0 => Error::AlreadyRunning { pid },
-                    _ => Error::AlreadyRunningInContainer,
-                });
-            }
-            tracing::warn!(
-                uid = holder.uid(),
-                "a process of another user holds vipd's lock; ignored"
-            );
-            Ok(None)
-        }
-        Err(error) => Err(Error::Lock(error)),
-    }
-}
-
-/// tokio's, because rustix's type has no room for the pid 0 that the kernel gives for a process of
-/// a PID namespace that this one does not see.
-fn peer(stream: UnixStream) -> io::Result<UCred> {
-    stream.set_nonblocking(true)?;
-    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(async { tokio::net::UnixStream::from_std(stream)?.peer_cred() })
 }
 
 #[cfg(test)]

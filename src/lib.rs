@@ -26,6 +26,7 @@ pub mod config;
 pub mod conntrack;
 pub mod dataplane;
 pub mod events;
+pub mod handover;
 pub mod health;
 pub mod histogram;
 pub mod listen;

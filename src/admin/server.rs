@@ -70,8 +70,8 @@ pub async fn serve(
 /// The next connection; `None` at shutdown.
 async fn next(listener: &socket::Listener, shutdown: &CancellationToken) -> Option<UnixStream> {
     loop {
-        match shutdown.run_until_cancelled(listener.socket.accept()).await? {
-            Ok((stream, _)) => return Some(stream),
+        match shutdown.run_until_cancelled(listener.accept()).await? {
+            Ok(stream) => return Some(stream),
             Err(error) => {
                 tracing::warn!(%error, "admin socket cannot accept: check the limit on open files");
                 shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await?;

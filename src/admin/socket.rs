@@ -5,16 +5,22 @@ use rustix::fs::{FileType, Mode};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 /// A listening socket; dropping it removes the file, if it is still this one.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) socket: UnixListener,
+    socket: UnixListener,
     path: PathBuf,
     inode: (u64, u64),
+}
+
+impl Listener {
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        self.socket.accept().await.map(|(stream, _)| stream)
+    }
 }
 
 impl Drop for Listener {
@@ -62,7 +68,9 @@ fn check_replaceable(path: &Path) -> Result<(), Error> {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
             Err(Error::NotASocket { path: path.into() })
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => Err(Error::InUse { path: path.into() }),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            Err(Error::InUse { path: path.into() })
+        }
         Ok(_) => Ok(()),
     }
 }

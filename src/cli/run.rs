@@ -23,7 +23,7 @@ pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
     if flags.cleanup {
         return super::cleanup::run();
     }
-    let init_only = flags.init_only;
+    let (init_only, replace) = (flags.init_only, flags.replace);
     let config = flags.check()?;
     give_memory_back();
     let set_level = log_to_stderr(config.log);
@@ -34,7 +34,19 @@ pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
         app::initialise(&config);
         return Ok(());
     }
-    Ok(app::run(config, set_level)?)
+    Ok(app::run(config, launch(replace), set_level)?)
+}
+
+/// By its path where it was called by one: that may lead to another version by now, and a link is
+/// followed anew.
+fn launch(replace: bool) -> app::Launch {
+    let mut arguments = env::args_os();
+    let called = arguments.next().map(PathBuf::from).unwrap_or_default();
+    let program = match called.is_absolute() {
+        true => called,
+        false => env::current_exe().unwrap_or(called),
+    };
+    app::Launch { replace, program, arguments: arguments.collect() }
 }
 
 fn write_config(flags: &RunFlags, path: PathBuf) -> Result<(), Error> {

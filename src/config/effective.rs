@@ -286,6 +286,7 @@ impl Rows<'_> {
         self.add(ids, Some("metricsBindAddress"), metrics, UPSTREAM);
         let score = or(config.oom_score_adj, LEFT, |score| score.to_string());
         self.add(&["oom_score_adj"], Some("oomScoreAdj"), score, default);
+        self.add(&["drain_timeout"], None, duration(config.drain_timeout), OWN);
         self.add(&["admin_socket"], None, path(Some(&config.admin_socket)), OWN);
         let without: Vec<String> = config.without.iter().map(word::<Feature>).collect();
         self.add(&["without"], None, list(&without), OWN);
@@ -328,6 +329,7 @@ const SETTINGS: &[&str] = &[
     "healthz-bind-address",
     "metrics-bind-address",
     "oom-score-adj",
+    "drain-timeout",
     "admin-socket",
     "without",
     "takeover",

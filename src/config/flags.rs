@@ -199,6 +199,21 @@ pub struct RunFlags {
     #[arg(value_parser = duration::parse)]
     pub(super) min_sync_period: Duration,
 
+    /// How long open connections go on at most where no new ones are taken: in a process that another
+    /// one has replaced, and of those that vipd carries itself, to an endpoint that serves no more or
+    /// is listed no more. As Go writes durations; 0: they end at once
+    #[arg(long, env = "VIPD_DRAIN_TIMEOUT", value_name = "DUR", default_value = "10m")]
+    #[arg(value_parser = duration::parse)]
+    pub(super) drain_timeout: Duration,
+
+    /// Take over from the vipd that runs here, without a gap: it hands its listeners over, lets its
+    /// connections end (--drain-timeout), and ends. Without one this is a start like any other
+    #[arg(long, value_name = "true|false")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
+    pub replace: bool,
+
     /// Unix socket on which `vipd get`, `describe` and `trace` are answered
     #[arg(long, env = "VIPD_ADMIN_SOCKET", value_name = "PATH")]
     #[arg(default_value = DEFAULT_ADMIN_SOCKET, value_parser = value::socket)]

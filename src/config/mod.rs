@@ -63,6 +63,9 @@ pub struct Config {
     pub without: BTreeSet<Feature>,
     /// Remove what kube-proxy left, once vipd serves.
     pub takeover: bool,
+    /// How long open connections may go on that no new ones join: in a process that was replaced, and
+    /// relayed ones to an endpoint that serves no more.
+    pub drain_timeout: Duration,
     pub log: Log,
     /// The file that much of this comes from, if there is one; it may change.
     pub file: Option<ConfigFile>,

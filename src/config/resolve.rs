@@ -141,6 +141,7 @@ impl RunFlags {
             reset_gone_after: self.conntrack.reset_gone_after(),
             without: self.without.iter().copied().collect(),
             takeover: self.takeover,
+            drain_timeout: self.drain_timeout,
             log: Log { level: self.log_level.max(asked), format: self.log_format },
             file: None,
             warnings: node.warnings,

@@ -9,11 +9,12 @@
 //! until all is made anew: table `inet vipd` serves.
 
 use super::nftables::{self, Nftables};
-use super::userspace::{self, Budget, Engine, Userspace};
+use super::userspace::{self, Budget, Engine, Former, Handover, Userspace};
 use super::{Applied, Dataplane, Unheard};
 use crate::planner::{FrontendKey, Plan, PlanDelta};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -32,9 +33,21 @@ pub struct Both {
 }
 
 impl Both {
-    /// `budget`: of the files that relayed connections may hold open.
-    pub fn new(nftables: Nftables, budget: Arc<Budget>) -> Self {
-        Self { nftables, userspace: Userspace::new(budget), heard: None }
+    /// `budget`: of the files that relayed connections may hold open. `drain`: how long they may go on
+    /// to an endpoint that serves no more.
+    pub fn new(nftables: Nftables, budget: Arc<Budget>, drain: Duration) -> Self {
+        Self { nftables, userspace: Userspace::new(budget, drain), heard: None }
+    }
+
+    /// The first resync takes this process's place, right before it writes.
+    pub fn follow(&mut self, former: Former) {
+        self.userspace.follow(former);
+    }
+
+    /// Gives what the next process needs; nothing is written any more. The kernel's tables and routes
+    /// are there to be found.
+    pub fn hand_over(self) -> Handover {
+        self.userspace.hand_over()
     }
 
     /// The relay's engine, once there is one: for who reads what it counts.

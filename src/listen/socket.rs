@@ -52,6 +52,11 @@ impl Acceptor {
         Self { listener, failing: false }
     }
 
+    /// The socket, with what waits in its backlog.
+    pub fn into_listener(self) -> TcpListener {
+        self.listener
+    }
+
     /// The next connection. Nothing is lost if nobody waits for it to the end.
     pub async fn next(&mut self) -> (TcpStream, SocketAddr) {
         loop {

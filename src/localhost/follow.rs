@@ -14,6 +14,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Sockets opened in one go: ten thousand at once would keep everybody else waiting.
 const AT_ONCE: usize = 64;
@@ -28,14 +29,16 @@ pub struct Counts {
 }
 
 /// Listens for every node port of the published plan that has endpoints, on the loopback address of
-/// the families that the node's plan names, until told to stop. `changes` says when to look.
+/// the families that the node's plan names, until told to stop. `changes` says when to look. TCP
+/// connections are tasks of `connections`, which go on after that.
 pub async fn serve(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<()>,
     stop: CancellationToken,
-    (budget, counts): (Arc<Budget>, Counts),
+    (budget, counts, connections): (Arc<Budget>, Counts, TaskTracker),
 ) {
     let mut listeners = Listeners::new(snapshot, budget);
+    listeners.connections = connections;
     listeners.failed_dials = counts.failed_dials;
     loop {
         changes.borrow_and_update();
@@ -63,6 +66,7 @@ pub(super) struct Listeners {
     waiting: BTreeMap<Place, Port>,
     told: Told,
     failed_dials: Count,
+    connections: TaskTracker,
 }
 
 /// What is said once, whatever how many ports it concerns.
@@ -83,6 +87,7 @@ impl Listeners {
             waiting: BTreeMap::new(),
             told: Told::default(),
             failed_dials: Count::default(),
+            connections: TaskTracker::new(),
         }
     }
 
@@ -120,7 +125,7 @@ impl Listeners {
             }
             let service = port.service.clone();
             let served = Served::new(port.clone(), self.failed_dials.clone());
-            let opened = Listener::open(place, served, &self.budget);
+            let opened = Listener::open(place, served, &self.budget, &self.connections);
             if opened.is_err() {
                 self.waiting.insert(place, port);
             }
@@ -167,7 +172,12 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    fn open(place: Place, served: Served, budget: &Arc<Budget>) -> Result<Self, listen::Error> {
+    fn open(
+        place: Place,
+        served: Served,
+        budget: &Arc<Budget>,
+        connections: &TaskTracker,
+    ) -> Result<Self, listen::Error> {
         let file = budget.listener().ok_or(listen::Error::Files)?;
         let (served, stop) = (Arc::new(served), CancellationToken::new());
         let (own, budget, end) = (Arc::clone(&served), Arc::clone(budget), stop.clone());
@@ -175,7 +185,8 @@ impl Listener {
             Protocol::Udp => tokio::spawn(udp::serve(listen::udp(place.at)?, own, budget, end)),
             Protocol::Tcp | Protocol::Sctp => {
                 let acceptor = Acceptor::new(listen::tcp(place.at)?);
-                tokio::spawn(tcp::serve(acceptor, own, budget, end))
+                let serving = tcp::serve(acceptor, own, budget, (connections.clone(), end));
+                tokio::spawn(serving)
             }
         };
         Ok(Self { served, stop, task, _file: file })

@@ -10,6 +10,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Of one listener; more wait in the socket's backlog.
 const CONNECTIONS: usize = 1024;
@@ -17,12 +18,12 @@ const CONNECTIONS: usize = 1024;
 /// A connection has this end and the endpoint's.
 const FILES: u32 = 2;
 
-/// Accepts until `stop`; what is accepted goes on after that.
+/// Accepts until `stop`; what is accepted goes on after that, as tasks of `connections`.
 pub(super) async fn serve(
     mut acceptor: Acceptor,
     served: Arc<Served>,
     budget: Arc<Budget>,
-    stop: CancellationToken,
+    (connections, stop): (TaskTracker, CancellationToken),
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -34,7 +35,7 @@ pub(super) async fn serve(
         };
         let Some((client, place, files)) = stop.run_until_cancelled(next).await else { return };
         let served = Arc::clone(&served);
-        tokio::spawn(async move {
+        connections.spawn(async move {
             pass_on(client, &served).await;
             drop((place, files));
         });

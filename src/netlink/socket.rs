@@ -2,10 +2,12 @@
 
 use super::{Message, Messages, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_ERROR};
 use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
-use rustix::net::sockopt;
+use rustix::buffer::spare_capacity;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Large enough for any datagram of a dump: the kernel fills at most 32 KiB at a time.
 const RECEIVE: usize = 64 * 1024;
@@ -15,10 +17,25 @@ const WANTED_SEND_BUFFER: usize = 256 << 20;
 const WANTED_RECEIVE_BUFFER: usize = 8 << 20;
 
 pub struct Socket {
-    inner: netlink_sys::Socket,
+    inner: Inner,
     port_id: u32,
     seq: u32,
     buffer: Vec<u8>,
+}
+
+enum Inner {
+    Own(netlink_sys::Socket),
+    /// Another process made it and set it up.
+    Handed(OwnedFd),
+}
+
+impl AsFd for Inner {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Inner::Own(socket) => socket.as_fd(),
+            Inner::Handed(fd) => fd.as_fd(),
+        }
+    }
 }
 
 impl fmt::Debug for Socket {
@@ -37,7 +54,9 @@ impl Socket {
     pub fn open_route() -> io::Result<Self> {
         let socket = Self::open_of(NETLINK_ROUTE)?;
         // Without it a dump holds more, which whoever reads it must leave out anyway.
-        let _ = socket.inner.set_netlink_get_strict_chk(true);
+        if let Inner::Own(inner) = &socket.inner {
+            let _ = inner.set_netlink_get_strict_chk(true);
+        }
         Ok(socket)
     }
 
@@ -55,7 +74,20 @@ impl Socket {
         if sockopt::set_socket_recv_buffer_size_force(fd, WANTED_RECEIVE_BUFFER).is_err() {
             sockopt::set_socket_recv_buffer_size(fd, WANTED_RECEIVE_BUFFER)?;
         }
-        Ok(Self { port_id: address.port_number(), inner, seq: 0, buffer: Vec::new() })
+        let (port_id, inner) = (address.port_number(), Inner::Own(inner));
+        Ok(Self { port_id, inner, seq: 0, buffer: Vec::new() })
+    }
+
+    /// A socket that another process opened, which is what the kernel knows it by; of no group. What
+    /// it was asked before must have been read.
+    pub fn handed(fd: OwnedFd) -> io::Result<Self> {
+        let address = SocketAddrNetlink::try_from(rustix::net::getsockname(&fd)?)?;
+        Ok(Self { port_id: address.pid(), inner: Inner::Handed(fd), seq: 0, buffer: Vec::new() })
+    }
+
+    /// The same socket, to be handed to another process: it lives while one of both has it.
+    pub fn hand(&self) -> io::Result<OwnedFd> {
+        self.inner.as_fd().try_clone_to_owned()
     }
 
     /// The `nlmsg_pid` that the kernel's notifications of our own changes carry.
@@ -98,22 +130,29 @@ impl Socket {
 
     /// Joins a multicast group; from now on its notifications arrive.
     pub fn join(&self, group: u32) -> io::Result<()> {
-        self.inner.add_membership(group)
+        self.own()?.add_membership(group)
     }
 
     /// Leaves a multicast group; what it said already can still be read.
     pub fn leave(&self, group: u32) -> io::Result<()> {
-        self.inner.drop_membership(group)
+        self.own()?.drop_membership(group)
+    }
+
+    fn own(&self) -> io::Result<&netlink_sys::Socket> {
+        match &self.inner {
+            Inner::Own(socket) => Ok(socket),
+            Inner::Handed(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.inner.set_non_blocking(nonblocking)
+        Ok(rustix::io::ioctl_fionbio(&self.inner, nonblocking)?)
     }
 
     /// Hands the messages to the kernel; for nf_tables and conntrack they are carried out before
     /// this returns.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let sent = self.inner.send(bytes, 0)?;
+        let sent = rustix::net::send(&self.inner, bytes, SendFlags::empty())?;
         if sent == bytes.len() {
             Ok(())
         } else {
@@ -125,7 +164,7 @@ impl Socket {
     pub fn receive(&mut self) -> io::Result<Messages<'_>> {
         self.buffer.clear();
         self.buffer.reserve(RECEIVE);
-        self.inner.recv(&mut self.buffer, 0)?;
+        rustix::net::recv(&self.inner, spare_capacity(&mut self.buffer), RecvFlags::empty())?;
         Ok(Messages(&self.buffer))
     }
 }
@@ -138,7 +177,7 @@ impl AsFd for Socket {
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.inner.as_raw_fd()
+        self.inner.as_fd().as_raw_fd()
     }
 }
 

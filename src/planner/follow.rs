@@ -5,7 +5,7 @@
 
 use super::endpoints::{PortRef, locality, without};
 use super::hints::Tally;
-use super::{Member, PortPlan, ServicePlan, Target};
+use super::{Carrier, Member, PortPlan, ServicePlan, Target};
 use crate::model::{
     Endpoint, EndpointSet, EndpointSlice, EndpointSource, Family, Known, NodeFacts, Protocol,
     SliceOrigin, TrafficPolicy,
@@ -17,10 +17,15 @@ use std::sync::Arc;
 
 /// What must be known of a plan's endpoints to follow them one by one. It is known only of a service
 /// whose ports all lead to the same endpoints, each mention of which is either in every pool or idle:
-/// of slices, TCP or SCTP, under policy Cluster. It is followed while an endpoint is ready.
+/// of slices, TCP or SCTP by the kernel, under policy Cluster. It is followed while an endpoint is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footing {
     tallies: [Tally; 2],
+}
+
+/// Whether a list hangs on conditions that the pools do not tell.
+fn needs_serving(port: &PortPlan) -> bool {
+    port.protocol == Protocol::Udp || matches!(port.carrier, Carrier::Relay(_))
 }
 
 impl Footing {
@@ -32,7 +37,7 @@ impl Footing {
             && anywhere(service.external_policy)
             && known.source() == Some(EndpointSource::Slices)
             && plan.health.is_none()
-            && plan.ports.iter().all(|port| port.protocol != Protocol::Udp);
+            && !plan.ports.iter().any(needs_serving);
         if !simple || !Family::BOTH.into_iter().all(|family| is_partition(plan, known, family)) {
             return None;
         }

@@ -3,7 +3,7 @@
 use super::endpoints::{Choice, PortRef, without};
 use super::policy::disjoint;
 use super::{
-    Action, ExternalIps, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
+    Action, Carrier, ExternalIps, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
     HealthCheck, Masquerade, Policy, Pool, PortPlan, Reach, Scope, ServicePlan,
 };
 use crate::model::{
@@ -139,16 +139,17 @@ impl Site<'_> {
         if unpooled.is_none() {
             *unpooled = pools.choice.unpooled([&cluster, &local]);
         }
+        let carrier = self.policy.carrier(self.service, port.protocol);
         Some(PortPlan {
             name: port.name.clone(),
             protocol: port.protocol,
             port: port.port,
             family,
             affinity: self.service.affinity,
-            carrier: self.policy.carrier(self.service, port.protocol),
-            serving: match port.protocol {
-                Protocol::Udp => pools.choice.serving(),
-                Protocol::Tcp | Protocol::Sctp => Box::default(),
+            carrier,
+            serving: match (port.protocol, carrier) {
+                (Protocol::Udp, _) | (_, Carrier::Relay(_)) => pools.choice.serving(),
+                (Protocol::Tcp | Protocol::Sctp, _) => Box::default(),
             },
             frontends,
             cluster,

@@ -61,8 +61,8 @@ pub struct PortPlan {
     pub cluster: Pool,
     /// Endpoints under policy Local; empty also where no frontend uses them.
     pub local: Pool,
-    /// UDP only: every serving endpoint whatever the policy, sorted. An established flow to one of
-    /// these stays (graceful termination); a flow to any other is stale.
+    /// Of UDP, and of what is relayed: every serving endpoint whatever the policy, sorted. An
+    /// established flow to one of these stays (graceful termination); a flow to any other is stale.
     pub serving: Box<[Target]>,
     pub frontends: Box<[Frontend]>,
 }

@@ -50,6 +50,7 @@ pub fn configz(config: &Config) -> String {
         },
         "resetGoneAfter": config.reset_gone_after.map(duration),
         "takeover": config.takeover,
+        "drainTimeout": duration(config.drain_timeout),
         "adminSocket": config.admin_socket,
     });
     json!({"kubeproxy.config.k8s.io": effective, "vipd": own}).to_string()

@@ -22,12 +22,12 @@ pub struct Inputs {
     pub tuning: watch::Receiver<Tuning>,
 }
 
-/// Writes until told to stop. Commits block, so this wants a thread of its own.
+/// Writes until told to stop, and returns the writer. Commits block, so this wants a thread of its own.
 pub async fn run<D: Dataplane, F: StaleFlows>(
     mut writer: Writer<D, F>,
     inputs: Inputs,
     stop: CancellationToken,
-) {
+) -> Writer<D, F> {
     let Inputs { mut batches, mut addresses, mut tuning } = inputs;
     let mut tuning_open = true;
     let mut foreign: Option<AsyncFd<OwnedFd>> = None;
@@ -37,7 +37,7 @@ pub async fn run<D: Dataplane, F: StaleFlows>(
         let wake_at = writer.schedule().wake_at();
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return writer,
             () = readable(foreign.as_ref()) => writer.repair(),
             changed = addresses.changed(), if addresses_open => match changed {
                 Ok(()) => {

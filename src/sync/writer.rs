@@ -175,6 +175,11 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         &mut self.dataplane
     }
 
+    /// Writes no more.
+    pub fn into_dataplane(self) -> D {
+        self.dataplane
+    }
+
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }

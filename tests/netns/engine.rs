@@ -83,6 +83,7 @@ impl<'w> Relay<'w> {
                 reach: Reach::Cluster,
                 cluster: targets.clone().into(),
                 local: Box::default(),
+                serving: Box::default(),
                 affinity: None,
                 balancer: self.balancer,
                 proxy_protocol: None,

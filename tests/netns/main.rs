@@ -26,6 +26,7 @@ mod nothing;
 mod path;
 mod pods;
 mod repair;
+mod replace;
 mod resets;
 mod rolling;
 mod scale;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         ("health", health::cases()),
         ("localhost", localhost::cases()),
         ("userspace", userspace::cases()),
+        ("replace", replace::cases()),
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),

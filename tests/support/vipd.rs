@@ -81,6 +81,24 @@ impl Vipd {
         self.child.try_wait().expect("own child")
     }
 
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(Instant::now() < end, "still running after {patience:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid is positive");
+        kill_process(pid, signal).expect("own child");
+    }
+
     /// At once, as by a crash.
     pub fn kill(mut self) {
         self.child.kill().ok();
@@ -90,16 +108,8 @@ impl Vipd {
     /// SIGTERM; its exit status. Fails if that takes longer than five seconds.
     #[track_caller]
     pub fn terminate(mut self) -> ExitStatus {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid is positive");
-        kill_process(pid, Signal::TERM).expect("own child");
-        let end = Instant::now() + Duration::from_secs(5);
-        loop {
-            if let Some(status) = self.ended() {
-                return status;
-            }
-            assert!(Instant::now() < end, "still running 5 s after SIGTERM:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.signal(Signal::TERM);
+        self.wait(Duration::from_secs(5))
     }
 
     /// Resident memory in bytes.

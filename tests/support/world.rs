@@ -20,6 +20,7 @@ use super::sniff::Sniffer;
 use super::topology::Topology;
 use super::trace::Trace;
 use super::vipd::{self, Flag, Vipd};
+use rustix::process::Signal;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -248,6 +249,27 @@ impl World {
         self.terminate();
         let flags = self.inside.flags.borrow().clone();
         self.start(&flags);
+    }
+
+    /// Starts another vipd in the place of the running one, and waits until it has the turn. Returns
+    /// the former one.
+    #[track_caller]
+    pub fn replace(&self) -> Vipd {
+        let former = self.take_vipd();
+        let mut flags = self.inside.flags.borrow().clone();
+        flags.retain(|(name, _)| *name != "--replace");
+        flags.push(("--replace", ""));
+        self.launch(&flags);
+        self.within(Duration::from_secs(20), || {
+            self.assert_running();
+            self.log().contains("started")
+        });
+        former
+    }
+
+    /// A signal to the running daemon.
+    pub fn signal(&self, signal: Signal) {
+        self.inside.vipd.borrow().as_ref().expect("vipd was started").signal(signal);
     }
 
     /// Of the running daemon.

@@ -16,6 +16,7 @@ use crate::nft::write::{
 };
 use crate::nft::{ChainDefinition, Definition, Element, With};
 use std::io;
+use std::os::fd::OwnedFd;
 
 /// Elements of one list, which must stay below 64 KiB, and of one transaction.
 pub(super) const AT_ONCE: usize = 1000;
@@ -57,6 +58,16 @@ impl Link {
         let socket = Socket::open().map_err(Error::Nftables)?;
         socket.set_nonblocking(true).map_err(Error::Nftables)?;
         Ok(Self { socket, buffer: Buffer::default(), table })
+    }
+
+    /// Over another process's socket.
+    pub(super) fn handed(socket: OwnedFd, table: Table) -> Result<Self, Error> {
+        let socket = Socket::handed(socket).map_err(Error::Nftables)?;
+        Ok(Self { socket, buffer: Buffer::default(), table })
+    }
+
+    pub(super) fn hand(&self) -> io::Result<OwnedFd> {
+        self.socket.hand()
     }
 
     pub(super) fn begin(&mut self) -> Transaction<'_> {

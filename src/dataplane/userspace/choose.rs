@@ -4,9 +4,9 @@
 
 use super::counts::{Endpoint, EndpointCounts, Held};
 use super::dials::{Dials, Failure};
-use super::eject::{Ejections, Judged};
+use super::eject::{Ejection, Ejections, Judged};
 use super::maglev::Maglev;
-use super::pins::{Pins, Visit};
+use super::pins::{PinAge, Pins, Visit};
 use crate::model::Balancer;
 use crate::planner::Target;
 use foldhash::HashMap;
@@ -23,6 +23,13 @@ pub(super) struct Picker {
     endpoints: HashMap<Target, Arc<Endpoint>>,
     /// Round robin goes on after this one.
     last: Option<Target>,
+}
+
+/// What of it outlives a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PickerMemory {
+    pub pins: Vec<PinAge>,
+    pub ejections: Vec<Ejection>,
 }
 
 /// What a choice depends on.
@@ -118,6 +125,21 @@ impl Picker {
         if active(&other) < active(&one) { other } else { one }
     }
 
+    pub(super) fn hold(&mut self, target: Target) -> Held {
+        Held::new(self.endpoint(target))
+    }
+
+    /// What the next process is to remember.
+    pub(super) fn memory(&self, now: Instant) -> PickerMemory {
+        PickerMemory { pins: self.pins.ages(now), ejections: self.ejections.out(now) }
+    }
+
+    /// Takes over what a former process remembered.
+    pub(super) fn remember(&mut self, memory: PickerMemory, now: Instant) {
+        self.pins.restore(memory.pins, now);
+        self.ejections.restore(memory.ejections, now);
+    }
+
     fn endpoint(&mut self, target: Target) -> &Arc<Endpoint> {
         self.endpoints.entry(target).or_insert_with(|| Arc::new(Endpoint::new(target)))
     }
@@ -141,6 +163,13 @@ impl Picker {
     pub(super) fn retain(&mut self, is_endpoint: impl Fn(Target) -> bool) {
         self.ejections.retain(&is_endpoint);
         self.endpoints.retain(|target, held| is_endpoint(*target) || Arc::strong_count(held) > 1);
+    }
+
+    /// Only with these connections stay open.
+    pub(super) fn end_others(&self, stays: impl Fn(Target) -> bool, ends_at: Instant) {
+        for (target, endpoint) in &self.endpoints {
+            if stays(*target) { endpoint.deadline.lift() } else { endpoint.deadline.set(ends_at) }
+        }
     }
 
     pub(super) fn unpin_all(&mut self) {

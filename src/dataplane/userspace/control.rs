@@ -7,21 +7,26 @@
 use super::budget::Budget;
 use super::engine::{Engine, EngineOptions};
 use super::error::Error;
-use super::intercept::Interception;
-use super::lower::{State, Turn, all_wanted, changes};
+use super::handover::{HandedTable, Handover};
+use super::intercept::{Interception, layout};
+use super::lower::{State, Turn, Wanted, all_wanted, changes};
 use super::routes::Routes;
 use crate::dataplane::Applied;
 use crate::model::Family;
-use crate::planner::{NodePlan, Plan, PlanDelta};
-use std::collections::BTreeSet;
+use crate::planner::{FrontendKey, NodePlan, Plan, PlanDelta};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Everything that only the relay needs. The engine starts with the first relayed frontend.
 #[derive(Debug)]
 pub struct Userspace {
     /// Files that the engine may hold open.
     budget: Arc<Budget>,
+    drain: Duration,
     engine: Arc<OnceLock<Engine>>,
     table: Option<Interception>,
     /// From the first resync on.
@@ -32,12 +37,46 @@ pub struct Userspace {
     /// Routed addresses without a frontend: their routes go when their last connection has ended.
     leaving: BTreeSet<IpAddr>,
     failure: Option<Arc<str>>,
+    /// Asked once, right before the first turn.
+    former: Option<Former>,
+    /// Cancelled when the process that was replaced has ended, and its connections with it.
+    former_ended: CancellationToken,
+}
+
+/// The process that is to be replaced.
+pub struct Former(Box<dyn FnOnce() -> Option<Inheritance> + Send>);
+
+/// What came of asking it.
+pub struct Inheritance {
+    pub handover: Handover,
+    /// Cancelled when it has ended.
+    pub ended: CancellationToken,
+}
+
+impl Former {
+    /// `ask` returns when the former process writes nothing any more. `None`: it had nothing to hand
+    /// over, or has ended.
+    pub fn new(ask: impl FnOnce() -> Option<Inheritance> + Send + 'static) -> Self {
+        Self(Box::new(ask))
+    }
+}
+
+impl fmt::Debug for Former {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Former")
+    }
 }
 
 impl Userspace {
-    pub fn new(budget: Arc<Budget>) -> Self {
+    /// `drain`: how long relayed connections may go on to an endpoint that serves no more.
+    pub fn new(budget: Arc<Budget>, drain: Duration) -> Self {
+        let former_ended = CancellationToken::new();
+        former_ended.cancel();
         Self {
             budget,
+            drain,
+            former: None,
+            former_ended,
             engine: Arc::default(),
             table: None,
             routes: None,
@@ -78,10 +117,22 @@ impl Userspace {
         }
     }
 
+    /// The first turn takes this one's place.
+    pub fn follow(&mut self, former: Former) {
+        self.former = Some(former);
+    }
+
     /// What leads from what is there to a plan.
     pub fn turn_to(&mut self, plan: &Plan) -> Result<Turn, Error> {
         let mut turn = Turn::default();
         let mut wanted = all_wanted(plan);
+        // As late as can be: from here on the former process accepts nothing.
+        if let Some(Former(ask)) = self.former.take()
+            && let Some(Inheritance { handover, ended }) = ask()
+        {
+            self.former_ended = ended;
+            self.inherit(handover, &wanted, plan);
+        }
         match &mut self.routes {
             Some(routes) => routes.observe()?,
             none => *none = Some(Routes::open()?),
@@ -99,10 +150,57 @@ impl Userspace {
         Ok(turn)
     }
 
+    /// Goes on where the former process stopped: who was relayed and still is finds the same sockets,
+    /// from now on.
+    fn inherit(&mut self, handed: Handover, wanted: &BTreeMap<FrontendKey, Wanted>, plan: &Plan) {
+        let Some(engine) = handed.engine else { return };
+        let layout = layout(engine.port);
+        let led = handed.table.as_ref().map(|table| &table.frontends[..]).unwrap_or_default();
+        let open =
+            led.iter().filter_map(|(at, _)| Some((*at, Some(wanted.get(at)?.relayed.clone()))));
+        match Engine::inherit(self.options(), engine, Arc::clone(&plan.node), open.collect()) {
+            Ok(engine) => {
+                tracing::info!(port = engine.port(), "the relay goes on");
+                let _ = self.engine.set(engine);
+            }
+            Err(error) => {
+                tracing::error!("the relay cannot go on: {error}");
+                return;
+            }
+        }
+        // One of another version goes with its socket, here.
+        if let Some(table) = handed.table.filter(|table| table.layout == layout) {
+            match Interception::inherit(table.link) {
+                Ok(link) => {
+                    self.table = Some(link);
+                    self.state = State::inherited(table.frontends, table.nodes);
+                }
+                Err(error) => tracing::warn!("what leads to the relay is made anew: {error}"),
+            }
+        }
+    }
+
+    /// Gives what only the relay has to the next process. Open connections go on in this one, whose
+    /// engine is not to be told anything any more.
+    pub fn hand_over(self) -> Handover {
+        let Some(engine) = self.engine.get() else { return Handover::default() };
+        let (frontends, nodes) = self.state.handed();
+        let link = self.table.as_ref().and_then(Interception::hand);
+        let layout = layout(engine.port());
+        let table = link.map(|link| HandedTable { link, layout, frontends, nodes });
+        Handover { engine: Some(engine.hand_over()), table }
+    }
+
+    fn options(&self) -> EngineOptions {
+        let mut options = EngineOptions::new(Arc::clone(&self.budget));
+        options.limits.drain = self.drain;
+        options
+    }
+
     /// Whether there is an engine, which is started if need be. What it cannot have the kernel has.
     fn is_ready(&mut self) -> bool {
         if self.engine.get().is_none() && self.failure.is_none() {
-            match Engine::start(EngineOptions::new(Arc::clone(&self.budget))) {
+            match Engine::start(self.options()) {
                 Ok(engine) => {
                     tracing::info!(port = engine.port(), "the relay has started");
                     // Nobody else sets it.
@@ -184,10 +282,12 @@ impl Userspace {
         self.leaving.iter().any(|address| self.may_go(*address))
     }
 
-    /// The route of an address that is the node's own by now is in nobody's way but the node's.
+    /// The route of an address that is the node's own by now is in nobody's way but the node's. Which
+    /// ones the connections of a former process need only that knows.
     fn may_go(&self, address: IpAddr) -> bool {
         let busy = |engine: &Engine| engine.is_busy(address);
-        self.state.is_own(address) || !self.engine.get().is_some_and(busy)
+        let needed = !self.former_ended.is_cancelled() || self.engine.get().is_some_and(busy);
+        self.state.is_own(address) || !needed
     }
 
     /// Removes the routes that can go. Returns their addresses: nothing is led here by them any more.

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::deadline::Deadline;
 use super::relayed::PortId;
 use crate::histogram::Histogram;
 use crate::model::ServiceKey;
@@ -30,6 +31,8 @@ pub(super) struct Endpoint {
     pub sent: Number,
     /// Bytes from it.
     pub received: Number,
+    /// Of its open connections.
+    pub deadline: Deadline,
 }
 
 /// A number that only grows.
@@ -56,6 +59,7 @@ impl Endpoint {
             ejections: Number::default(),
             sent: Number::default(),
             received: Number::default(),
+            deadline: Deadline::default(),
         }
     }
 

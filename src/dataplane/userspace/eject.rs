@@ -24,6 +24,16 @@ pub(super) struct Ejections {
     failing: BTreeMap<Target, State>,
 }
 
+/// An endpoint that is out, as another process is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ejection {
+    pub target: Target,
+    /// Until one connection may try it.
+    pub left: Duration,
+    pub times: u32,
+    pub failure: Failure,
+}
+
 #[derive(Debug)]
 enum State {
     /// So many times in a row.
@@ -130,6 +140,25 @@ impl Ejections {
     /// It took a connection.
     pub(super) fn connected(&mut self, target: Target) {
         self.failing.remove(&target);
+    }
+
+    pub(super) fn out(&self, now: Instant) -> Vec<Ejection> {
+        let out = |(target, state): (&Target, &State)| match state {
+            State::Out { until, times, failure } | State::Trial { until, times, failure } => {
+                let left = until.saturating_duration_since(now);
+                Some(Ejection { target: *target, left, times: *times, failure: *failure })
+            }
+            State::Failing(_) => None,
+        };
+        self.failing.iter().filter_map(out).collect()
+    }
+
+    /// Takes over what a former process knew.
+    pub(super) fn restore(&mut self, ejections: Vec<Ejection>, now: Instant) {
+        for Ejection { target, left, times, failure } in ejections {
+            let until = now + left.min(LONGEST);
+            self.failing.entry(target).or_insert(State::Out { until, times, failure });
+        }
     }
 
     /// Only these are endpoints still.

@@ -98,3 +98,18 @@ fn who_refuses_makes_room_for_who_says_nothing() {
     assert_eq!(slow(&mut ejections, 3), Some(Judged::Kept), "there is nobody to make room");
     assert_eq!(fail(&mut ejections, 1, &pool, now), Judged::Kept);
 }
+
+#[test]
+fn another_process_knows_who_is_out_and_for_how_long() {
+    let (mut ejections, pool, now) = (Ejections::default(), pool(1..=6), Instant::now());
+    fail(&mut ejections, 1, &pool, now);
+    ejections.failed(target(2), Failure::Refused, &pool, now);
+    let mut next = Ejections::default();
+    next.restore(ejections.out(now + FIRST / 2), now + FIRST / 2);
+    assert!(next.is_out(target(1), now + FIRST / 2) && !next.is_out(target(1), now + FIRST));
+    assert!(!next.is_out(target(2), now));
+    // The next time in a row lasts longer.
+    next.chosen(target(1), now + FIRST);
+    next.failed(target(1), Failure::Refused, &pool, now + FIRST);
+    assert!(next.is_out(target(1), now + FIRST * 2));
+}

@@ -1,6 +1,7 @@
 //! What is relayed at present, by frontend, and what is counted of it.
 
 use super::counts::{Counts, Number};
+use super::handover::PortMemory;
 use super::relayed::{PortId, Relayed};
 use super::served::{Open, Port, Served};
 use crate::model::{Family, Protocol, ServiceKey};
@@ -10,7 +11,7 @@ use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Read by all connections, written by one caller.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(super) struct Frontends {
     table: ArcSwap<Table>,
     node: ArcSwap<NodePlan>,
     known: Mutex<Known>,
+    drain: Duration,
     pub strays: Number,
 }
 
@@ -40,8 +42,10 @@ struct KnownPort {
 }
 
 impl Frontends {
-    pub(super) fn new() -> Self {
+    /// `drain`: how long what is open to an endpoint that serves no more may go on.
+    pub(super) fn new(drain: Duration) -> Self {
         Self {
+            drain,
             table: ArcSwap::default(),
             node: ArcSwap::new(Plan::empty().node),
             known: Mutex::default(),
@@ -107,8 +111,9 @@ impl Frontends {
                 table.insert(key, Arc::new(known.served(key, relayed)));
             }
         }
+        let ends_at = Instant::now() + self.drain;
         for port in touched {
-            known.settle(port, &table);
+            known.settle(port, &table, ends_at);
         }
         self.table.store(Arc::new(table));
     }
@@ -127,6 +132,29 @@ impl Frontends {
         drop(known);
         let ports = ports.iter().map(|port| port.counts(now)).collect();
         Counts { ports, strays: self.strays.get() }
+    }
+
+    /// What choices remember, for the next process.
+    pub(super) fn memory(&self, now: Instant) -> Vec<PortMemory> {
+        let ports: Vec<Arc<Port>> =
+            self.known().ports.values().filter_map(|known| known.port.upgrade()).collect();
+        let memory = |port: &Arc<Port>| PortMemory {
+            service: port.service.clone(),
+            port: port.id.clone(),
+            memory: port.picker().memory(now),
+        };
+        ports.iter().map(memory).collect()
+    }
+
+    /// Takes over what a former process remembered of ports that are relayed here.
+    pub(super) fn remember(&self, memory: Vec<PortMemory>, now: Instant) {
+        for PortMemory { service, port, memory } in memory {
+            let known =
+                self.known().ports.get(&(service, port)).and_then(|known| known.port.upgrade());
+            if let Some(port) = known {
+                port.picker().remember(memory, now);
+            }
+        }
     }
 
     /// A panic while it is held leaves nothing half-written that a later look-up would mind.
@@ -153,8 +181,9 @@ impl Known {
         Served::new(port, at_address, relayed)
     }
 
-    /// A port's endpoints may have gone, or its affinity, or the port.
-    fn settle(&mut self, port: PortKey, table: &Table) {
+    /// A port's endpoints may have gone, or its affinity, or the port. What is open to an endpoint that
+    /// serves no more has until `ends_at`.
+    fn settle(&mut self, port: PortKey, table: &Table, ends_at: Instant) {
         let Some(known) = self.ports.get(&port) else { return };
         let Some(living) = known.port.upgrade() else {
             self.ports.remove(&port);
@@ -167,6 +196,9 @@ impl Known {
         targets.sort_unstable();
         let mut picker = living.picker();
         picker.retain(|target| targets.binary_search(&target).is_ok());
+        targets.extend(frontends.iter().flat_map(|served| served.serving()));
+        targets.sort_unstable();
+        picker.end_others(|target| targets.binary_search(&target).is_ok(), ends_at);
         if !frontends.iter().any(|served| served.has_affinity()) {
             picker.unpin_all();
         }
@@ -213,6 +245,7 @@ mod tests {
             reach: Reach::Cluster,
             cluster: targets(lasts),
             local: Box::default(),
+            serving: Box::default(),
             affinity: NonZeroU32::new(600),
             balancer: Balancer::RoundRobin,
             proxy_protocol: None,
@@ -251,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_frontend_is_found_by_its_address_or_as_a_node_port() {
-        let frontends = Frontends::new();
+        let frontends = Frontends::new(Duration::from_secs(600));
         frontends.update(vec![
             (address("10.96.0.1:80"), Some(relayed("web", &[1]))),
             (address("192.0.2.1:30080"), Some(relayed("external", &[1]))),
@@ -288,7 +321,7 @@ mod tests {
 
     #[test]
     fn frontends_of_a_port_share_its_pins() {
-        let frontends = Frontends::new();
+        let frontends = Frontends::new(Duration::from_secs(600));
         frontends.update(vec![
             (address("10.96.0.1:80"), Some(relayed("web", &[1, 2, 3]))),
             (address("10.96.0.2:80"), Some(relayed("web", &[1, 2, 3]))),
@@ -304,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_frontend_that_another_service_takes_is_another_one() {
-        let frontends = Frontends::new();
+        let frontends = Frontends::new(Duration::from_secs(600));
         let key = address("10.96.0.1:80");
         frontends.update(vec![(key, Some(relayed("web", &[1])))]);
         let former = frontends.find(Protocol::Tcp, at("10.96.0.1:80")).unwrap();
@@ -320,7 +353,7 @@ mod tests {
 
     #[test]
     fn an_address_is_busy_while_a_connection_is_open() {
-        let frontends = Frontends::new();
+        let frontends = Frontends::new(Duration::from_secs(600));
         let (key, ip) = (address("10.96.0.1:80"), IpAddr::from([10, 96, 0, 1]));
         frontends.update(vec![(key, Some(relayed("web", &[1])))]);
         assert!(!frontends.is_busy(ip));

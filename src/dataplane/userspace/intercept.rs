@@ -8,9 +8,19 @@ use super::error::Error;
 use super::table::{Placed, Set, TABLE, chains};
 use crate::dataplane::Applied;
 use crate::nft::expr::NFPROTO_INET;
+use std::os::fd::OwnedFd;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// `NFT_TABLE_F_OWNER` (Linux 5.12): the kernel removes the table when the socket is closed.
 const OWNER: u32 = 2;
+
+const OF_RELAY: Table = Table { family: NFPROTO_INET, name: TABLE, flags: OWNER };
+
+/// What a table is but for its elements: two processes that say the same may share one.
+pub(super) fn layout(port: u16) -> u64 {
+    let sets = Set::ALL.map(|set| (set.name(), set.definition()));
+    xxh3_64(format!("{:?}{sets:?}", chains(port)).as_bytes())
+}
 
 #[derive(Debug)]
 pub(super) struct Interception(Link);
@@ -19,7 +29,7 @@ impl Interception {
     /// Makes the table, in the calling thread's network namespace, for a relay that listens at this
     /// port of the loopback addresses.
     pub(super) fn open(port: u16, elements: &[Placed]) -> Result<(Self, Applied), Error> {
-        let mut link = Link::open(Table { family: NFPROTO_INET, name: TABLE, flags: OWNER })?;
+        let mut link = Link::open(OF_RELAY)?;
         // One of this name that nobody owns; with one that somebody owns the next step fails.
         link.remove_table()?;
         let mut transaction = link.begin();
@@ -32,6 +42,16 @@ impl Interception {
         let mut made = Self(link);
         applied += made.change(&[], elements)?;
         Ok((made, applied))
+    }
+
+    /// Goes on with a table that another process made, over the socket that owns it.
+    pub(super) fn inherit(link: OwnedFd) -> Result<Self, Error> {
+        Ok(Self(Link::handed(link, OF_RELAY)?))
+    }
+
+    /// Gives it to another process: while one of both has the socket, there is the table.
+    pub(super) fn hand(&self) -> Option<OwnedFd> {
+        self.0.hand().ok()
     }
 
     /// Takes elements away, and adds others; each list in its order, a long one in several

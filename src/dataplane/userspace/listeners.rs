@@ -2,6 +2,7 @@
 
 use super::budget::Budget;
 use super::error::StartError;
+use super::handover::{HandedSession, Listeners};
 use super::relay::KEEPALIVE;
 use super::replies::Replies;
 use crate::listen;
@@ -37,7 +38,36 @@ pub(super) enum Interception {
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     pub tcp: Vec<std::net::TcpListener>,
-    pub udp: Vec<(std::net::UdpSocket, Replies)>,
+    pub udp: Vec<Datagrams>,
+}
+
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    pub socket: std::net::UdpSocket,
+    pub replies: Replies,
+    /// Of clients whose datagrams this socket gets.
+    pub sessions: Vec<HandedSession>,
+}
+
+/// Those of a former process, over as many threads as there are sockets for. All of them: each has
+/// connections and datagrams of its own waiting.
+pub(super) fn handed(
+    listeners: Vec<Listeners>,
+    threads: NonZeroUsize,
+    budget: &Arc<Budget>,
+) -> Vec<Sockets> {
+    let mut all: Vec<Sockets> = Vec::new();
+    all.resize_with(threads.get().min(listeners.len()), Sockets::default);
+    for (number, Listeners { tcp, udp }) in listeners.into_iter().enumerate() {
+        let count = all.len();
+        let sockets = &mut all[number % count];
+        sockets.tcp.extend(tcp.into_iter().map(std::net::TcpListener::from));
+        for (socket, sessions) in udp {
+            let replies = Replies::transparent(Arc::clone(budget));
+            sockets.udp.push(Datagrams { socket: socket.into(), replies, sessions });
+        }
+    }
+    all
 }
 
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -89,7 +119,8 @@ impl Opening<'_> {
                 let udp = self.udp(at);
                 let udp = udp.map_err(|error| StartError::Listen { at, error: error.into() })?;
                 sockets.tcp.push(listener);
-                sockets.udp.push(udp);
+                let (socket, replies) = udp;
+                sockets.udp.push(Datagrams { socket, replies, sessions: Vec::new() });
             }
         }
         if port == 0 {

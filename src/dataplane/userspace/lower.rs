@@ -49,6 +49,7 @@ pub fn wanted(plan: &ServicePlan) -> impl Iterator<Item = (FrontendKey, Wanted)>
             reach: forward.reach,
             cluster: targets(port, false),
             local: targets(port, true),
+            serving: port.serving.clone(),
             affinity: port.affinity,
             balancer: relay.balancer,
             proxy_protocol: relay.proxy_protocol,
@@ -123,6 +124,25 @@ pub struct State {
 }
 
 impl State {
+    /// What another process has left so; which addresses are the node's own is not known yet.
+    pub fn inherited(frontends: Vec<(FrontendKey, Guard)>, nodes: Vec<IpAddr>) -> Self {
+        let mut state = Self { nodes: nodes.into_iter().collect(), ..Self::default() };
+        for (at, guard) in frontends {
+            if state.frontends.insert(at, guard).is_none()
+                && let FrontendAddress::Address(address) = at.at
+            {
+                *state.addresses.entry(address).or_default() += 1;
+            }
+        }
+        state
+    }
+
+    /// The same, for another process.
+    pub fn handed(&self) -> (Vec<(FrontendKey, Guard)>, Vec<IpAddr>) {
+        let frontends = self.frontends.iter().map(|(at, guard)| (*at, *guard));
+        (frontends.collect(), self.nodes.iter().copied().collect())
+    }
+
     /// Makes these changes.
     pub fn turn(&mut self, changes: BTreeMap<FrontendKey, Option<Wanted>>, turn: &mut Turn) {
         for (at, wanted) in changes {

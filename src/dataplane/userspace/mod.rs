@@ -20,6 +20,7 @@ mod choose;
 mod choose_tests;
 mod control;
 mod counts;
+mod deadline;
 mod dials;
 mod eject;
 #[cfg(test)]
@@ -27,6 +28,9 @@ mod eject_tests;
 mod engine;
 mod error;
 mod frontends;
+mod handover;
+#[cfg(test)]
+mod handover_tests;
 mod header;
 mod intercept;
 mod listeners;
@@ -53,13 +57,15 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod written;
 
 pub use budget::{Budget, Files, ListenerFile};
-pub use control::Userspace;
+pub use control::{Former, Inheritance, Userspace};
 pub use counts::{Counts, EndpointCounts, PortCounts};
 pub use dials::{Dials, Failure};
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, StartError};
+pub use handover::{Handover, HandoverError, Part};
 pub use lower::Turn;
 pub use relay::KEEPALIVE;
 pub use relayed::{PortId, Relayed};

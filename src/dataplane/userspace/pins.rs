@@ -42,6 +42,14 @@ pub(super) struct Visit {
     pub lasts: Duration,
 }
 
+/// A client's endpoint, and how long ago it last connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PinAge {
+    pub client: IpAddr,
+    pub target: Target,
+    pub age: Duration,
+}
+
 impl Pin {
     fn is_over(&self, visit: &Visit) -> bool {
         self.target.is_none() || visit.now.saturating_duration_since(self.used) >= visit.lasts
@@ -77,6 +85,28 @@ impl Pins {
             && pin.target == Some(target)
         {
             pin.target = None;
+        }
+    }
+
+    /// All that have an endpoint, in the order in which they are to be looked at.
+    pub(super) fn ages(&self, now: Instant) -> Vec<PinAge> {
+        let age = |client: &IpAddr| {
+            let pin = self.clients.get(client)?;
+            let age = now.saturating_duration_since(pin.used);
+            Some(PinAge { client: *client, target: pin.target?, age })
+        };
+        self.order.iter().filter_map(age).collect()
+    }
+
+    /// Takes over what a former process knew; what is known here is newer.
+    pub(super) fn restore(&mut self, pins: Vec<PinAge>, now: Instant) {
+        for PinAge { client, target, age } in pins {
+            // On a machine that has run for a shorter time it would lie before all times.
+            let Some(used) = now.checked_sub(age) else { continue };
+            if self.clients.len() < MOST && !self.clients.contains_key(&client) {
+                self.clients.insert(client, Pin { target: Some(target), used });
+                self.order.push_back(client);
+            }
         }
     }
 

@@ -63,3 +63,21 @@ fn there_is_a_bound() {
     assert_eq!((pins.len(), pins.unpinned()), (MOST, 5));
     assert_eq!(pins.get(&visit(most + 1, now)), None);
 }
+
+#[test]
+fn another_process_goes_on_with_the_pins() {
+    let (mut pins, now) = (Pins::default(), Instant::now());
+    pins.set(&visit(1, now), target(1));
+    pins.set(&visit(2, now + Duration::from_secs(4)), target(2));
+    pins.set(&visit(3, now), target(3));
+    pins.reset(visit(3, now).client, target(3));
+    let later = now + Duration::from_secs(9);
+    let mut next = Pins::default();
+    next.set(&visit(2, later), target(9));
+    next.restore(pins.ages(later), later);
+    assert_eq!(next.get(&visit(1, later)), Some(target(1)));
+    assert_eq!(next.get(&visit(1, now + LASTS)), None, "it lasts no longer than before");
+    assert_eq!(next.get(&visit(2, later)), Some(target(9)), "what is known here is newer");
+    assert_eq!(next.get(&visit(3, later)), None);
+    assert_eq!(next.len(), 2);
+}

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 /// What is read in one go, at first and at most. It is also what a reader that does not keep up
 /// leaves here.
@@ -52,7 +52,8 @@ pub(super) struct Quiet {
 pub(super) enum Broken {
     /// The endpoint broke off before a byte went either way: another one may have the client.
     Untouched(io::Error),
-    /// An end broke off, or there was quiet for too long ([`io::ErrorKind::TimedOut`]).
+    /// An end broke off, or there was quiet for too long, or the endpoint's deadline has passed
+    /// ([`io::ErrorKind::TimedOut`]).
     Off(io::Error),
 }
 
@@ -68,8 +69,10 @@ pub(super) async fn relay(
     let (from_endpoint, to_endpoint) = endpoint.split();
     let mut there = Direction::new(from_client, to_endpoint, &counts.sent, pipes);
     let mut back = Direction::new(from_endpoint, to_client, &counts.received, pipes);
-    let mut watch = Watch { settled: false, half_open: false, seen: None, limit: quiet.open };
-    let mut timer = pin!(sleep(SETTLED.min(quiet.open)));
+    let due = Instant::now() + SETTLED.min(quiet.open);
+    let mut watch = Watch { settled: false, half_open: false, seen: NEVER, due, changes: NEVER };
+    let mut timer = pin!(sleep_until(due));
+    let mut changed = pin!(counts.deadline.changed());
     poll_fn(|cx| {
         let done = passing::through(|passing| {
             // The endpoint first: if it broke off, what the client says is still the client's.
@@ -86,33 +89,62 @@ pub(super) async fn relay(
             [Poll::Pending, Poll::Pending] => {}
             _ if watch.half_open => {}
             _ => {
-                (watch.half_open, watch.limit, watch.seen) = (true, quiet.half_open, Some(passed));
-                timer.as_mut().reset(Instant::now() + quiet.half_open);
+                (watch.half_open, watch.seen) = (true, passed);
+                watch.due = Instant::now() + quiet.half_open;
+                timer.as_mut().reset(watch.next(counts));
             }
         }
+        let changes = counts.deadline.changes();
+        if std::mem::replace(&mut watch.changes, changes) != changes {
+            // A task's waker stays the same: once registered, it is woken by the next change.
+            changed.set(counts.deadline.changed());
+            if changed.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+            timer.as_mut().reset(watch.next(counts));
+        }
         while timer.as_mut().poll(cx).is_ready() {
-            if watch.seen == Some(passed) {
+            let now = Instant::now();
+            let over = counts.deadline.get().is_some_and(|at| at <= now.into_std());
+            let looks = watch.due <= now;
+            if over || (looks && watch.seen == passed) {
                 return Poll::Ready(Err(Broken::Off(io::ErrorKind::TimedOut.into())));
             }
-            if !std::mem::replace(&mut watch.settled, true) {
-                let to: &TcpStream = there.to.as_ref();
-                let _ = SockRef::from(to).set_tcp_keepalive(&KEEPALIVE);
+            if looks {
+                if !std::mem::replace(&mut watch.settled, true) {
+                    let to: &TcpStream = there.to.as_ref();
+                    let _ = SockRef::from(to).set_tcp_keepalive(&KEEPALIVE);
+                }
+                watch.seen = passed;
+                watch.due = now + if watch.half_open { quiet.half_open } else { quiet.open };
             }
-            watch.seen = Some(passed);
-            timer.as_mut().reset(Instant::now() + watch.limit);
+            timer.as_mut().reset(watch.next(counts));
         }
         Poll::Pending
     })
     .await
 }
 
+/// No count of bytes or changes comes to it.
+const NEVER: u64 = u64::MAX;
+
 /// Looks now and then whether anything has passed: to read the clock for each read would cost more.
 struct Watch {
     settled: bool,
     half_open: bool,
     /// What had passed when it last looked.
-    seen: Option<u64>,
-    limit: Duration,
+    seen: u64,
+    /// When it looks again.
+    due: Instant,
+    /// Of the endpoint's deadline, so many.
+    changes: u64,
+}
+
+impl Watch {
+    fn next(&self, endpoint: &Endpoint) -> Instant {
+        let deadline = endpoint.deadline.get().map(Instant::from_std);
+        deadline.map_or(self.due, |deadline| deadline.min(self.due))
+    }
 }
 
 struct Direction<'a> {

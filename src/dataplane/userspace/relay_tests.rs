@@ -212,3 +212,33 @@ async fn many_connections_share_a_few_pipes() {
     assert!(pipes.made() < 50, "{}", pipes.made());
     assert_eq!(pipes.idle(), pipes.made());
 }
+
+#[tokio::test]
+async fn a_deadline_of_the_endpoint_ends_a_connection_unless_it_is_lifted() {
+    const SOON: Duration = Duration::from_millis(150);
+    let mut relayed = Relayed::new(PATIENT).await;
+    sent_and_received(&mut relayed.client, &mut relayed.endpoint, 10).await;
+    let after = |time| std::time::Instant::now() + time;
+    // Over and over, so that each change must find the connection waiting for it.
+    for _ in 0..3 {
+        relayed.counts.deadline.set(after(SOON));
+        relayed.counts.deadline.set(after(Duration::ZERO));
+        sleep(SOON / 3).await;
+        relayed.counts.deadline.lift();
+        sleep(SOON).await;
+        assert!(!relayed.relay.is_finished());
+        sent_and_received(&mut relayed.endpoint, &mut relayed.client, 10).await;
+    }
+    let began = Instant::now();
+    relayed.counts.deadline.set(after(SOON));
+    let ended = timeout(LONG / 2, relayed.relay).await.unwrap().unwrap();
+    assert!(is_too_quiet(&ended) && began.elapsed() >= SOON);
+}
+
+#[tokio::test]
+async fn a_deadline_from_before_counts_too() {
+    let relayed = Relayed::new(PATIENT).await;
+    relayed.counts.deadline.set(std::time::Instant::now());
+    let ended = timeout(LONG / 2, relayed.relay).await.unwrap().unwrap();
+    assert!(is_too_quiet(&ended));
+}

@@ -26,6 +26,8 @@ pub struct Relayed {
     pub cluster: Box<[Target]>,
     /// Sorted.
     pub local: Box<[Target]>,
+    /// Who keeps connections that are open: all that serve, also those that take no new ones.
+    pub serving: Box<[Target]>,
     /// Seconds that a client keeps its endpoint after its last new connection.
     pub affinity: Option<NonZeroU32>,
     pub balancer: Balancer,
@@ -75,6 +77,7 @@ mod tests {
             reach,
             cluster: Box::default(),
             local: Box::default(),
+            serving: Box::default(),
             affinity: None,
             balancer: Balancer::default(),
             proxy_protocol: None,

@@ -179,6 +179,11 @@ impl Served {
         self.port.picker().connected(endpoint.target);
     }
 
+    /// An endpoint that has a session from before.
+    pub(super) fn hold(&self, target: Target) -> Held {
+        self.port.picker().hold(target)
+    }
+
     /// Whether a client would still be sent there.
     pub(super) fn has(&self, caller: &Caller<'_>, target: Target) -> bool {
         let wanted = self.wanted.load();
@@ -206,6 +211,12 @@ impl Served {
         let lists =
             wanted.iter().flat_map(|wanted| [&wanted.relayed.cluster, &wanted.relayed.local]);
         lists.flatten().copied().collect()
+    }
+
+    /// Endpoints that keep their connections.
+    pub(super) fn serving(&self) -> Vec<Target> {
+        let wanted = self.wanted.load();
+        wanted.iter().flat_map(|wanted| &wanted.relayed.serving).copied().collect()
     }
 
     /// For one more connection; `None`: its Service has as many as it may.

@@ -2,6 +2,7 @@
 
 use super::counts::Held;
 use super::dials::{Dials, Failure};
+use super::handover::HandedSession;
 use super::passing;
 use super::replies::Reply;
 use super::served::{Caller, Served};
@@ -12,6 +13,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,6 +88,28 @@ impl Session {
             changed: Notify::new(),
             heard: AtomicBool::new(true),
         }
+    }
+
+    /// What another process needs to go on with this session; `None`: it has no endpoint.
+    pub(super) fn hand(&self) -> Option<HandedSession> {
+        let state = self.state();
+        let with = state.with.as_ref()?;
+        let socket = with.socket.as_fd().try_clone_to_owned().ok()?;
+        Some(HandedSession { ends: self.ends, target: with.endpoint.target, socket })
+    }
+
+    /// Goes on with a former process's, by its socket, so that the endpoint sees no difference.
+    /// `false`: the endpoint is none of the client's any more.
+    pub(super) fn resume(&self, handed: HandedSession) -> bool {
+        let node = self.shared.frontends.node();
+        let caller = Caller { client: self.ends.client.ip(), node: &node };
+        let socket = UdpSocket::from_std(handed.socket.into());
+        let (true, Ok(socket)) = (self.served.has(&caller, handed.target), socket) else {
+            return false;
+        };
+        let (socket, endpoint) = (Arc::new(socket), self.served.hold(handed.target));
+        self.state().with = Some(With { socket, endpoint, answered: false });
+        true
     }
 
     /// Passes a client's datagram on. `false`: the session is over.

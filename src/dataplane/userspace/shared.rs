@@ -7,6 +7,7 @@ use super::refusals::Refusals;
 use super::relay::Quiet;
 use super::served::{Opened, Served};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What relayed connections may take, and how long nothing may pass on them.
@@ -20,6 +21,8 @@ pub struct Limits {
     pub idle: Duration,
     /// A connection of which one end is done, while nothing comes from the other.
     pub half_open_idle: Duration,
+    /// What is open to an endpoint that serves no more.
+    pub drain: Duration,
     /// A client's UDP session, which is a port of this node towards the endpoint.
     pub session_idle: Duration,
 }
@@ -30,6 +33,7 @@ impl Default for Limits {
             per_service: u64::MAX,
             idle: Duration::from_secs(24 * 60 * 60),
             half_open_idle: Duration::from_secs(5 * 60),
+            drain: Duration::from_secs(10 * 60),
             session_idle: Duration::from_secs(60),
         }
     }
@@ -48,6 +52,8 @@ pub(super) struct Shared {
     pub budget: Arc<Budget>,
     pub pipes: Pipes,
     pub refusals: Refusals,
+    /// Sessions go on in another process.
+    handed_over: AtomicBool,
 }
 
 /// What a connection or session takes up until it ends.
@@ -60,12 +66,21 @@ pub(super) struct Admitted {
 impl Shared {
     pub(super) fn new(limits: Limits, budget: Arc<Budget>) -> Self {
         Self {
-            frontends: Frontends::new(),
+            frontends: Frontends::new(limits.drain),
             limits,
             pipes: Pipes::new(Arc::clone(&budget)),
             budget,
             refusals: Refusals::open(),
+            handed_over: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::SeqCst)
     }
 
     /// Room for one more, or what there is too little of, which is counted.

@@ -21,13 +21,13 @@ use tokio_util::task::TaskTracker;
 /// A connection has this end and the endpoint's.
 const FILES: u32 = 2;
 
-/// Accepts until `stop`; what is accepted goes on after that.
+/// Accepts until `stop`, and returns the socket; what is accepted goes on after that.
 pub(super) async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
     connections: TaskTracker,
     stop: CancellationToken,
-) {
+) -> TcpListener {
     let mut acceptor = Acceptor::new(listener);
     while let Some((stream, client)) = stop.run_until_cancelled(acceptor.next()).await {
         if let Some(accepted) = accept(&shared, &stream, client) {
@@ -36,6 +36,7 @@ pub(super) async fn serve(
             reset(&stream);
         }
     }
+    acceptor.into_listener()
 }
 
 /// A connection that is somebody's, and has room.

@@ -41,6 +41,7 @@ fn relayed(protocol: Protocol) -> Relayed {
         reach: Reach::Cluster,
         cluster: Box::default(),
         local: Box::default(),
+        serving: Box::default(),
         affinity: None,
         balancer: Balancer::default(),
         proxy_protocol: None,
@@ -408,6 +409,65 @@ async fn stopping_waits_for_what_is_open_as_long_as_it_may() {
         }
         timeout(LONG / 2, stopping).await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn another_engine_goes_on_with_the_sockets_and_what_waits_in_them() {
+    let mut world = World::new(Protocol::Tcp);
+    world.relayed.affinity = NonZeroU32::new(600);
+    let endpoints = [echo(1).await, echo(2).await, echo(3).await];
+    world.serve(&endpoints);
+    let at = world.at();
+    let mut open = world.connect().await;
+    let pinned = open.read_u8().await.unwrap();
+    let former = world.engine.clone();
+    let handed = tokio::task::spawn_blocking(move || former.hand_over()).await.unwrap();
+    assert_eq!(handed.listeners.len(), 2, "of each thread");
+
+    // Nobody accepts, and the kernel takes them all the same.
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(TcpStream::connect(at).await.unwrap());
+    }
+    let frontends = vec![(world.key(), Some(world.relayed.clone()))];
+    let node = Plan::empty().node;
+    // One thread for the sockets of two.
+    let options = EngineOptions { threads: NonZeroUsize::MIN, ..options(Limits::default(), 4096) };
+    let next = Engine::inherit(options, handed, node, frontends).unwrap();
+    assert_eq!(next.port(), at.port());
+    for mut client in waiting {
+        assert_eq!(timeout(LONG, client.read_u8()).await.unwrap().unwrap(), pinned);
+    }
+    assert_eq!(greeting(at).await.unwrap(), pinned);
+    // The old one's connection is still the old one's.
+    open.write_all(b"x").await.unwrap();
+    assert_eq!(open.read_u8().await.unwrap(), b'x');
+    let stopping = tokio::task::spawn_blocking(move || world.engine.stop(LONG));
+    drop(open);
+    timeout(LONG / 2, stopping).await.unwrap().unwrap();
+    assert_eq!(greeting(at).await.unwrap(), pinned);
+    tokio::task::spawn_blocking(move || next.stop(Duration::ZERO)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_open_to_an_endpoint_that_serves_no_more_ends_in_its_time() {
+    let limits = Limits { drain: Duration::from_millis(200), ..Limits::default() };
+    let mut world = World::with(Protocol::Tcp, options(limits, 4096));
+    let (one, other) = (echo(1).await, echo(2).await);
+    world.serve(&[one]);
+    let mut open = world.connect().await;
+    assert_eq!(open.read_u8().await.unwrap(), 1);
+    // It serves still, though it takes no new ones.
+    world.relayed.serving = [one].into();
+    world.serve(&[other]);
+    assert_eq!(world.greeting().await.unwrap(), 2);
+    tokio::time::sleep(limits.drain * 2).await;
+    open.write_all(b"x").await.unwrap();
+    assert_eq!(open.read_u8().await.unwrap(), b'x');
+    world.relayed.serving = Box::default();
+    world.serve(&[other]);
+    let ended = timeout(LONG, open.read_u8()).await.unwrap();
+    assert_eq!(kind(ended), Some(io::ErrorKind::ConnectionReset));
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Datagrams: received with where they were sent to, and given to their session.
 
+use super::handover::HandedSession;
 use super::replies::Replies;
+use super::served::Served;
 use super::session::{Ends, Session};
 use super::shared::{Full, Shared};
 use crate::model::Protocol;
@@ -30,18 +32,26 @@ const LOOKED_AT_WHEN_FULL: usize = 16;
 /// After an error of the listening socket, which should have none.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Passes datagrams on until `stop`. Then the sessions end too: what a client sends next must find
-/// another relay, or the kernel's translation.
+/// Passes datagrams on until `stop`, and returns the socket. Then the sessions end too: what a client
+/// sends next must find another relay, which gets them if it follows this one, or the kernel's
+/// translation.
 pub(super) async fn serve(
-    socket: UdpSocket,
+    (socket, sessions): (UdpSocket, Vec<HandedSession>),
     replies: Replies,
     shared: Arc<Shared>,
     stop: CancellationToken,
-) {
+) -> (UdpSocket, Vec<HandedSession>) {
     let table = Arc::new(Table::default());
-    let mut receiver = Receiver { shared, replies, table: Arc::clone(&table) };
+    let mut receiver = Receiver { shared: Arc::clone(&shared), replies, table: Arc::clone(&table) };
+    sessions.into_iter().for_each(|handed| receiver.resume(handed));
     let _ = stop.run_until_cancelled(receiver.run(&socket)).await;
-    table.end_all();
+    let open = table.take_all();
+    let handed = match shared.is_handed_over() {
+        true => open.iter().filter_map(|session| session.hand()).collect(),
+        false => Vec::new(),
+    };
+    open.iter().for_each(|session| session.end());
+    (socket, handed)
 }
 
 struct Receiver {
@@ -84,6 +94,16 @@ impl Receiver {
         }
     }
 
+    /// A former process's. If there is no place for it here, the client's next datagram opens one.
+    fn resume(&mut self, handed: HandedSession) {
+        let ends = handed.ends;
+        let Some(served) = self.shared.frontends.find(Protocol::Udp, ends.frontend) else { return };
+        let session = self.session(ends, served).filter(|session| session.resume(handed));
+        if let Some(session) = session {
+            self.run_session(&session);
+        }
+    }
+
     /// `None`: the datagram is lost.
     fn open(&mut self, ends: Ends, size: usize) -> Option<Arc<Session>> {
         let Some(served) = self.shared.frontends.find(Protocol::Udp, ends.frontend) else {
@@ -91,6 +111,12 @@ impl Receiver {
             self.shared.refusals.send(ends.client, ends.frontend, size);
             return None;
         };
+        let session = self.session(ends, served)?;
+        self.run_session(&session);
+        Some(session)
+    }
+
+    fn session(&mut self, ends: Ends, served: Arc<Served>) -> Option<Arc<Session>> {
         let admitted = match self.shared.admit(&served, FILES) {
             Err(Full::Files) => {
                 self.table.end_a_quiet_one();
@@ -111,14 +137,16 @@ impl Receiver {
             })
             .ok()?;
         let of = (Arc::clone(&self.shared), served);
-        let session = Arc::new(Session::new(ends, of, reply, admitted));
-        self.table.insert(&session);
-        let (table, own) = (Arc::clone(&self.table), Arc::clone(&session));
+        Some(Arc::new(Session::new(ends, of, reply, admitted)))
+    }
+
+    fn run_session(&self, session: &Arc<Session>) {
+        self.table.insert(session);
+        let (table, own) = (Arc::clone(&self.table), Arc::clone(session));
         tokio::spawn(async move {
             own.run().await;
             table.remove(&own);
         });
-        Some(session)
     }
 }
 
@@ -179,9 +207,8 @@ impl Table {
         }
     }
 
-    fn end_all(&self) {
-        let open = std::mem::take(&mut self.sessions().open);
-        open.into_values().for_each(|session| session.end());
+    fn take_all(&self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut self.sessions().open).into_values().collect()
     }
 }
 
