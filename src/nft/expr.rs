@@ -137,6 +137,8 @@ pub enum Expr {
     SourceType {
         to: Reg,
     },
+    /// Conntrack is not to see the packet. Only before it does.
+    NoTrack,
     MasqueradeRandom,
     RejectWithReset,
     RejectWithUnreachable,
@@ -219,6 +221,7 @@ impl Expr {
             Expr::Tproxy { .. } => "tproxy",
             Expr::SocketTransparent { .. } => "socket",
             Expr::SourceType { .. } => "fib",
+            Expr::NoTrack => "notrack",
             Expr::MasqueradeRandom => "masq",
             Expr::RejectWithReset | Expr::RejectWithUnreachable => "reject",
             Expr::Counter => "counter",
@@ -334,6 +337,7 @@ impl Expr {
                 out.attr_u32(2, 3); // NFT_FIB_RESULT_ADDRTYPE
                 out.attr_u32(3, 1); // NFTA_FIB_F_SADDR
             }
+            Expr::NoTrack => {}
             Expr::MasqueradeRandom => out.attr_u32(1, 0x10), // NF_NAT_RANGE_PROTO_RANDOM_FULLY
             Expr::RejectWithReset => {
                 out.attr_u32(1, 1); // NFT_REJECT_TCP_RST

@@ -211,7 +211,7 @@ impl<'a> Machine<'a> {
             }
             // No relay runs: no packet has such a socket.
             Expr::SocketTransparent { .. } => return Flow::Break,
-            Expr::Tproxy { .. } => panic!("only in the relay's own table"),
+            Expr::Tproxy { .. } | Expr::NoTrack => panic!("only in the relay's own table"),
             Expr::SourceType { to } => {
                 let (unicast, local) = (1u32, 2u32);
                 let kind = if (self.own)(self.packet.source) { local } else { unicast };

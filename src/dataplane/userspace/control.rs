@@ -86,12 +86,11 @@ impl Userspace {
             Some(routes) => routes.observe()?,
             none => *none = Some(Routes::open()?),
         }
-        // Another try for one that could not run.
-        self.failure = None;
         if wanted.is_empty() && self.state.is_empty() {
+            self.failure = None;
             return Ok(turn);
         }
-        if !self.is_ready() {
+        if !self.is_ready() && !self.revive() {
             wanted.clear();
         }
         self.turn_node(plan, &mut turn);
@@ -102,19 +101,35 @@ impl Userspace {
     /// Whether there is an engine, which is started if need be. What it cannot have the kernel has.
     fn is_ready(&mut self) -> bool {
         if self.engine.get().is_none() && self.failure.is_none() {
-            match Engine::start(EngineOptions::new(Arc::clone(&self.budget))) {
-                Ok(engine) => {
-                    tracing::info!(port = engine.port(), "the relay has started");
-                    // Nobody else sets it.
-                    let _ = self.engine.set(engine);
-                }
-                Err(error) => {
-                    tracing::error!("{error}; Services to be relayed are served by the kernel");
-                    self.failure = Some(error.to_string().into());
-                }
-            }
+            self.start();
         }
         self.engine.get().is_some()
+    }
+
+    /// Another try to start an engine that could not run; whether it does now.
+    pub fn revive(&mut self) -> bool {
+        if self.failure.is_some() {
+            self.start();
+        }
+        self.failure.is_none() && self.engine.get().is_some()
+    }
+
+    fn start(&mut self) {
+        match Engine::start(EngineOptions::new(Arc::clone(&self.budget))) {
+            Ok(engine) => {
+                tracing::info!(port = engine.port(), "the relay has started");
+                // Nobody else sets it.
+                let _ = self.engine.set(engine);
+                self.failure = None;
+            }
+            Err(error) => {
+                let failure = error.to_string();
+                if self.failure.as_deref() != Some(&failure) {
+                    tracing::error!("{error}; Services to be relayed are served by the kernel");
+                }
+                self.failure = Some(failure.into());
+            }
+        }
     }
 
     /// All addresses that are led here by a route, or shall be.

@@ -26,6 +26,9 @@ pub struct Relayed {
     pub cluster: Box<[Target]>,
     /// Sorted.
     pub local: Box<[Target]>,
+    /// UDP only: whom sessions may stay with, whatever the policy; sorted. New ones may go elsewhere
+    /// by then: an endpoint that terminates serves until it has ended.
+    pub serving: Box<[Target]>,
     /// Seconds that a client keeps its endpoint after its last new connection.
     pub affinity: Option<NonZeroU32>,
     pub balancer: Balancer,
@@ -75,6 +78,7 @@ mod tests {
             reach,
             cluster: Box::default(),
             local: Box::default(),
+            serving: Box::default(),
             affinity: None,
             balancer: Balancer::default(),
             proxy_protocol: None,

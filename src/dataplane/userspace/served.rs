@@ -179,12 +179,13 @@ impl Served {
         self.port.picker().connected(endpoint.target);
     }
 
-    /// Whether a client would still be sent there.
+    /// Whether a session may stay there.
     pub(super) fn has(&self, caller: &Caller<'_>, target: Target) -> bool {
         let wanted = self.wanted.load();
         wanted.as_ref().is_some_and(|wanted| {
             let scope = wanted.relayed.scope(caller.client, caller.node);
-            wanted.relayed.targets(scope).binary_search(&target).is_ok()
+            let lists = [wanted.relayed.targets(scope), &wanted.relayed.serving];
+            lists.iter().any(|targets| targets.binary_search(&target).is_ok())
         })
     }
 
@@ -203,8 +204,10 @@ impl Served {
     /// All endpoints, whoever comes.
     pub(super) fn targets(&self) -> Vec<Target> {
         let wanted = self.wanted.load();
-        let lists =
-            wanted.iter().flat_map(|wanted| [&wanted.relayed.cluster, &wanted.relayed.local]);
+        let lists = wanted.iter().flat_map(|wanted| {
+            let Relayed { cluster, local, serving, .. } = &wanted.relayed;
+            [cluster, local, serving]
+        });
         lists.flatten().copied().collect()
     }
 

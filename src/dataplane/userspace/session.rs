@@ -7,6 +7,7 @@ use super::replies::Reply;
 use super::served::{Caller, Served};
 use super::shared::{Admitted, Shared};
 use super::tcp::is_of_this_node;
+use crate::model::Protocol;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::future::pending;
 use std::io;
@@ -113,6 +114,12 @@ impl Session {
     /// Whether a datagram came since this was asked last.
     pub(super) fn was_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether what is sent there now would come here.
+    pub(super) fn has_its_frontend(&self) -> bool {
+        let holder = self.shared.frontends.find(Protocol::Udp, self.ends.frontend);
+        holder.is_some_and(|served| Arc::ptr_eq(&served, &self.served))
     }
 
     pub(super) fn end(&self) {
@@ -251,7 +258,11 @@ impl Session {
             }
         }
         drop(state);
-        self.reply.send(self.ends.client, datagram);
+        // A late answer, which conntrack sees again, would begin the flow the other way round, and the
+        // client's next datagram would belong to it untranslated.
+        if self.served.is_relayed() {
+            self.reply.send(self.ends.client, datagram);
+        }
     }
 
     fn refused(&self, socket: &Arc<UdpSocket>, error: &io::Error) {

@@ -2,6 +2,7 @@
 //! kernel removes it with the process, however that ends.
 //!
 //! ```text
+//!  raw, raw-output (filter, −300) ── UDP, of a frontend that everybody may ask ─► notrack
 //!  mangle (filter, prerouting −150) ── of a connection that is translated ─► accept
 //!                                  ── a relayed frontend or node port ─► tproxy, accept
 //!  output (nat −101) ── by lo; not everybody may ask ─► accept: the kernel guards and translates
@@ -9,13 +10,20 @@
 //! ```
 //! What the node itself sends is not translated by table `inet vipd` then (a connection is translated
 //! once), passes the loopback interface by its local route, and meets `mangle`.
+//!
+//! A UDP flow that conntrack knew untranslated would stay so as long as its client sends, also when the
+//! relay is gone. What is not tracked is judged packet by packet, so whoever carries a frontend has all
+//! of its flows from the next datagram on. But the nat chains of table `inet vipd`, which know who may
+//! ask, see only what is tracked: frontends that not everybody may ask, or that treat clients
+//! differently, stay tracked.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Ct, Expr, Find, Meta, Rule, Verdict};
 use crate::nft::words::{
-    destination, destination_port, frontend, is_family, is_protocol, nfproto, registers,
+    answering_frontend, destination, destination_port, frontend, is_family, is_protocol, nfproto,
+    registers, source, source_port,
 };
 use crate::nft::{
     ChainDefinition, Data, Definition, Element, Hook, Part, address_element, frontend_key,
@@ -38,13 +46,16 @@ pub enum Set {
     /// Where node ports answer.
     Nodes(Family),
     Ports(Family),
+    /// Of relayed UDP frontends and node ports, those that conntrack does not see.
+    Untracked(Family),
+    UntrackedPorts(Family),
 }
 
 /// An element with the set that it is in.
 pub type Placed = (Set, Element);
 
 impl Set {
-    pub const ALL: [Set; 8] = {
+    pub const ALL: [Set; 12] = {
         use Family::{V4, V6};
         [
             Set::Relayed(V4),
@@ -55,6 +66,10 @@ impl Set {
             Set::Nodes(V6),
             Set::Ports(V4),
             Set::Ports(V6),
+            Set::Untracked(V4),
+            Set::Untracked(V6),
+            Set::UntrackedPorts(V4),
+            Set::UntrackedPorts(V6),
         ]
     };
 
@@ -69,14 +84,25 @@ impl Set {
             Set::Nodes(V6) => "nodes6",
             Set::Ports(V4) => "relayedports4",
             Set::Ports(V6) => "relayedports6",
+            Set::Untracked(V4) => "untracked4",
+            Set::Untracked(V6) => "untracked6",
+            Set::UntrackedPorts(V4) => "untrackedports4",
+            Set::UntrackedPorts(V6) => "untrackedports6",
         }
+    }
+
+    /// Whether its elements lead packets to the relay, given that there are addresses of the node.
+    pub fn leads(self) -> bool {
+        matches!(self, Set::Relayed(_) | Set::Ports(_))
     }
 
     pub fn definition(self) -> Definition {
         let key = match self {
-            Set::Relayed(family) | Set::Guarded(family) => frontend_parts(family),
+            Set::Relayed(family) | Set::Guarded(family) | Set::Untracked(family) => {
+                frontend_parts(family)
+            }
             Set::Nodes(family) => vec![Part::Destination(family)],
-            Set::Ports(_) => vec![Part::Protocol, Part::Port],
+            Set::Ports(_) | Set::UntrackedPorts(_) => vec![Part::Protocol, Part::Port],
         };
         Definition::new(&key, &[], 0)
     }
@@ -84,13 +110,23 @@ impl Set {
 
 /// What leads a frontend's packets to the relay.
 pub fn relayed_element(at: FrontendKey) -> Placed {
+    placed(at, (Set::Relayed, Set::Ports))
+}
+
+/// What keeps a frontend's datagrams from conntrack.
+pub fn untracked_element(at: FrontendKey) -> Option<Placed> {
+    let udp = at.protocol == Protocol::Udp;
+    udp.then(|| placed(at, (Set::Untracked, Set::UntrackedPorts)))
+}
+
+type OfFamily = fn(Family) -> Set;
+
+fn placed(at: FrontendKey, (frontends, ports): (OfFamily, OfFamily)) -> Placed {
     let (set, key) = match at.at {
         FrontendAddress::Address(address) => {
-            (Set::Relayed(Family::of(address)), frontend_key(address, at.protocol, at.port))
+            (frontends(Family::of(address)), frontend_key(address, at.protocol, at.port))
         }
-        FrontendAddress::NodePort(family) => {
-            (Set::Ports(family), node_port_key(at.protocol, at.port))
-        }
+        FrontendAddress::NodePort(family) => (ports(family), node_port_key(at.protocol, at.port)),
     };
     (set, Element { key, data: Data::None })
 }
@@ -107,7 +143,7 @@ pub fn node_element(address: IpAddr) -> Placed {
 }
 
 /// All chains, of a relay that listens at this port of the loopback addresses.
-pub fn chains(port: u16) -> [ChainDefinition; 2] {
+pub fn chains(port: u16) -> [ChainDefinition; 4] {
     const NF_INET_PRE_ROUTING: u32 = 0;
     const NF_INET_LOCAL_OUT: u32 = 3;
     let mut arriving = vec![accept_translated()];
@@ -119,17 +155,20 @@ pub fn chains(port: u16) -> [ChainDefinition; 2] {
                 protocol,
                 (to_frontend(family, Set::Relayed(family)), port),
             ));
-            arriving.push(lead(family, protocol, (to_node_port(family), port)));
+            arriving.push(lead(family, protocol, (to_node_port(family, Set::Ports(family)), port)));
         }
         let mut guarded = on_loopback(family);
         guarded.extend(to_frontend(family, Set::Guarded(family)));
         guarded.push(Expr::Verdict(Verdict::Accept));
         own.push(Rule(guarded));
         own.push(stay(family, to_frontend(family, Set::Relayed(family))));
-        own.push(stay(family, to_node_port(family)));
+        own.push(stay(family, to_node_port(family, Set::Ports(family))));
     }
     let hook = |kind, number, priority| Hook { kind, number, priority };
+    let [raw, raw_output] = untracked();
     [
+        ChainDefinition::hooked("raw", hook("filter", NF_INET_PRE_ROUTING, -300), raw),
+        ChainDefinition::hooked("raw-output", hook("filter", NF_INET_LOCAL_OUT, -300), raw_output),
         ChainDefinition::hooked("mangle", hook("filter", NF_INET_PRE_ROUTING, -150), arriving),
         ChainDefinition::hooked("output", hook("nat", NF_INET_LOCAL_OUT, -101), own),
     ]
@@ -158,15 +197,61 @@ fn to_frontend(family: Family, set: Set) -> Vec<Expr> {
     out
 }
 
-/// `ip daddr @nodes meta l4proto . th dport @relayedports`
-fn to_node_port(family: Family) -> Vec<Expr> {
+/// `ip daddr @nodes meta l4proto . th dport @ports`
+fn to_node_port(family: Family, ports: Set) -> Vec<Expr> {
     vec![
         destination(family, 1),
         lookup(Set::Nodes(family)),
         Expr::MetaLoad(Meta::Protocol, 1),
         destination_port(9),
-        lookup(Set::Ports(family)),
+        lookup(ports),
     ]
+}
+
+/// What arrives, and what the node sends: its own datagrams to frontends, and the relay's answers.
+fn untracked() -> [Vec<Rule>; 2] {
+    let (mut arriving, mut sent) = (vec![accept_others()], vec![accept_others()]);
+    for family in Family::BOTH {
+        let (frontends, ports) = (Set::Untracked(family), Set::UntrackedPorts(family));
+        let asked = [to_frontend(family, frontends), to_node_port(family, ports)];
+        arriving.extend(asked.clone().map(|which| no_track(is_family(family).to_vec(), which)));
+        sent.extend(asked.map(|which| no_track(on_loopback(family), which)));
+        let mut of_frontend = answering_frontend(family, registers(family)).to_vec();
+        of_frontend.push(lookup(frontends));
+        let of_node_port = vec![
+            source(family, 1),
+            lookup(Set::Nodes(family)),
+            Expr::MetaLoad(Meta::Protocol, 1),
+            source_port(9),
+            lookup(ports),
+        ];
+        let answers =
+            [of_frontend, of_node_port].map(|which| no_track(of_the_relay(family), which));
+        sent.extend(answers);
+    }
+    [arriving, sent]
+}
+
+/// `meta l4proto != udp accept`
+fn accept_others() -> Rule {
+    Rule(vec![
+        Expr::MetaLoad(Meta::Protocol, 1),
+        Expr::Compare(Comparison::NotEqual, 1, vec![Protocol::Udp as u8]),
+        Expr::Verdict(Verdict::Accept),
+    ])
+}
+
+fn no_track(mut rule: Vec<Expr>, which: Vec<Expr>) -> Rule {
+    rule.extend(which);
+    rule.push(Expr::NoTrack);
+    Rule(rule)
+}
+
+/// `meta nfproto F socket transparent 1`: not of a process that has a frontend's port by chance.
+fn of_the_relay(family: Family) -> Vec<Expr> {
+    let mut rule = is_family(family).to_vec();
+    rule.extend([Expr::SocketTransparent { to: 1 }, Expr::Compare(Comparison::Equal, 1, vec![1])]);
+    rule
 }
 
 /// `meta l4proto P … tproxy ip to 127.0.0.1:PORT accept`
@@ -237,7 +322,7 @@ mod tests {
     /// A packet of a translated connection must not meet a rule that gives it a socket.
     #[test]
     fn what_is_translated_is_let_through_first() {
-        let [mangle, output] = chains(1234);
+        let [.., mangle, output] = chains(1234);
         assert_eq!(mangle.rules[0], accept_translated());
         let gives = |rule: &&Rule| rule.0.iter().any(|e| matches!(e, Expr::Tproxy { .. }));
         assert_eq!(mangle.rules.iter().filter(gives).count(), 8);

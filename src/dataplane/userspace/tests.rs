@@ -41,6 +41,7 @@ fn relayed(protocol: Protocol) -> Relayed {
         reach: Reach::Cluster,
         cluster: Box::default(),
         local: Box::default(),
+        serving: Box::default(),
         affinity: None,
         balancer: Balancer::default(),
         proxy_protocol: None,
@@ -508,6 +509,11 @@ async fn a_session_leaves_an_endpoint_that_goes() {
     assert_eq!(asked(&client, b"x").await, 2);
     world.serve(&[one]);
     assert_eq!(asked(&client, b"x").await, 1);
+    // It terminates, and serves until it has ended.
+    world.relayed.serving = Box::from([one]);
+    world.serve(&[two]);
+    assert_eq!(asked(&client, b"x").await, 1);
+    assert_eq!(asked(&self::client(world.at()).await, b"x").await, 2);
     world.serve(&[one, two]);
     first.abort();
     tokio::task::yield_now().await;

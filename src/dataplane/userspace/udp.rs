@@ -39,9 +39,19 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let table = Arc::new(Table::default());
+    let ending = end_strayed(Arc::clone(&shared), Arc::clone(&table));
     let mut receiver = Receiver { shared, replies, table: Arc::clone(&table) };
-    let _ = stop.run_until_cancelled(receiver.run(&socket)).await;
+    let serving = async { tokio::join!(receiver.run(&socket), ending) };
+    let _ = stop.run_until_cancelled(serving).await;
     table.end_all();
+}
+
+/// Ends sessions whose frontend is relayed no more, or is none of theirs any more.
+async fn end_strayed(shared: Arc<Shared>, table: Arc<Table>) {
+    let mut strayed = shared.frontends.strayed();
+    while strayed.changed().await.is_ok() {
+        table.end_where(|session| !session.has_its_frontend());
+    }
 }
 
 struct Receiver {
@@ -177,6 +187,14 @@ impl Table {
                 return session.end();
             }
         }
+    }
+
+    fn end_where(&self, ends: impl Fn(&Session) -> bool) {
+        let open: Vec<Arc<Session>> = self.sessions().open.values().cloned().collect();
+        open.iter().filter(|session| ends(session)).for_each(|session| {
+            self.remove(session);
+            session.end();
+        });
     }
 
     fn end_all(&self) {
