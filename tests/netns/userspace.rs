@@ -8,7 +8,10 @@ use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, V6, Who
 use super::support::runner::{Case, case, soak};
 use super::support::servers::{Proto, Tcp, Udp};
 use super::support::world::World;
-use std::net::{IpAddr, SocketAddr};
+use socket2::SockRef;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const TABLE: &str = "table inet vipd-relay";
@@ -234,6 +237,23 @@ pub fn cases() -> Vec<Case> {
             w.servers(L1).close(Udp, SocketAddr::new(w.address(L1), 8080));
             w.serve(svc().named("udp", 42).relayed().udp().on([L1, R1]));
             w.udp(L2, w.family.cluster_ip(42), 80).times(60).only([R1]);
+        }),
+        case("an endpoint that takes connections and breaks them off is left out", |w| {
+            let at = SocketAddr::new(w.address(L1), 8080);
+            w.servers(L1).close(Tcp, at);
+            let listener = w.netns(L1).enter(|| TcpListener::bind(at)).expect("nobody listens");
+            let broken = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&broken);
+            std::thread::spawn(move || {
+                while let Ok((stream, _)) = listener.accept() {
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            w.serve(svc().relayed().on([L1, R1]));
+            w.tcp(L2, w.cip(), 80).times(200).in_turn().only([R1]);
+            let broken = broken.load(Ordering::Relaxed);
+            assert!((3..20).contains(&broken), "{broken} of 200 went where they are broken off");
         }),
         case("others in the kernel, one by one, while it goes on", |w| {
             w.write(svc().named("other", 42).on([L1, R1]));

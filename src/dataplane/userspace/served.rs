@@ -168,6 +168,14 @@ impl Served {
         }
     }
 
+    /// The endpoint took a connection, and broke it off before it said anything.
+    pub(super) fn broke_off(&self, caller: &Caller<'_>, target: Target) {
+        let (wanted, tried) = (self.wanted.load(), Dials::default());
+        if let Some(wanted) = wanted.as_ref() {
+            self.port.picker().broke_off(&wanted.ask(caller, &tried), target);
+        }
+    }
+
     pub(super) fn connected(&self, endpoint: &Held, took: Duration) {
         endpoint.opened.add(1);
         self.port.connect_times.observe(took);
