@@ -21,6 +21,8 @@ pub enum Meta {
     InputName = 6,
     Family = 15,
     Protocol = 16,
+    /// `iifkind`: what made the interface, 16 bytes (Linux 5.5).
+    InputKind = 26,
 }
 
 /// Conntrack keys (`enum nft_ct_keys`).

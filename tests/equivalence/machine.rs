@@ -232,7 +232,7 @@ impl<'a> Machine<'a> {
         let name = self.packet.in_interface.clone();
         match key {
             Meta::Priority => self.write(to, &self.packet.priority.to_ne_bytes()),
-            Meta::OutputIndex => panic!("only in the relay's own table"),
+            Meta::OutputIndex | Meta::InputKind => panic!("only in the relay's own table"),
             Meta::InputIndex => self.write(to, &u32::from(name.is_some()).to_ne_bytes()),
             Meta::InputName => {
                 let mut name = name.unwrap_or_default().into_bytes();

@@ -4,6 +4,7 @@
 //! elements, routes.
 //! Never: a connection; a cost where nothing is relayed.
 
+use super::bridged::Bridged;
 use super::budget::Budget;
 use super::engine::{Engine, EngineOptions};
 use super::error::Error;
@@ -24,6 +25,8 @@ pub struct Userspace {
     budget: Arc<Budget>,
     engine: Arc<OnceLock<Engine>>,
     table: Option<Interception>,
+    /// What the table was made for.
+    bridged: Bridged,
     /// From the first resync on.
     routes: Option<Routes>,
     state: State,
@@ -40,6 +43,7 @@ impl Userspace {
             budget,
             engine: Arc::default(),
             table: None,
+            bridged: Bridged::default(),
             routes: None,
             state: State::default(),
             node: None,
@@ -175,11 +179,17 @@ impl Userspace {
             let open = turn.open.into_iter().map(|(at, relayed)| (at, Some(relayed)));
             engine.update(open.collect());
         }
+        let bridged = Bridged::read();
+        if std::mem::replace(&mut self.bridged, bridged) != bridged {
+            // Its rules are for the others.
+            self.table = None;
+        }
         match &mut self.table {
             Some(table) => applied += table.change(&[], &turn.come)?,
             None if self.state.is_empty() => {}
             none => {
-                let (table, made) = Interception::open(engine.port(), &self.state.elements())?;
+                let (table, made) =
+                    Interception::open((engine.port(), bridged), &self.state.elements())?;
                 *none = Some(table);
                 applied += made;
             }

@@ -4,6 +4,7 @@
 //! Never: a look at what the kernel holds: nobody else can change it.
 
 use super::batch::{AT_ONCE, Link, Move, Table};
+use super::bridged::Bridged;
 use super::error::Error;
 use super::table::{Placed, Set, TABLE, chains};
 use crate::dataplane::Applied;
@@ -18,7 +19,10 @@ pub(super) struct Interception(Link);
 impl Interception {
     /// Makes the table, in the calling thread's network namespace, for a relay that listens at this
     /// port of the loopback addresses.
-    pub(super) fn open(port: u16, elements: &[Placed]) -> Result<(Self, Applied), Error> {
+    pub(super) fn open(
+        (port, bridged): (u16, Bridged),
+        elements: &[Placed],
+    ) -> Result<(Self, Applied), Error> {
         let mut link = Link::open(Table { family: NFPROTO_INET, name: TABLE, flags: OWNER })?;
         // One of this name that nobody owns; with one that somebody owns the next step fails.
         link.remove_table()?;
@@ -27,7 +31,7 @@ impl Interception {
         for (set, id) in Set::ALL.into_iter().zip(1..) {
             transaction.set((set.name(), id), &set.definition());
         }
-        chains(port).iter().for_each(|chain| transaction.chain(chain));
+        chains(port, bridged.0).iter().for_each(|chain| transaction.chain(chain));
         let mut applied = transaction.commit()?;
         let mut made = Self(link);
         applied += made.change(&[], elements)?;

@@ -14,6 +14,7 @@
 
 mod arp;
 mod batch;
+mod bridged;
 mod budget;
 mod choose;
 #[cfg(test)]
@@ -53,6 +54,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod untracked;
 
 pub use budget::{Budget, Files, ListenerFile};
 pub use control::Userspace;

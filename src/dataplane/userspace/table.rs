@@ -2,7 +2,8 @@
 //! kernel removes it with the process, however that ends.
 //!
 //! ```text
-//!  raw, raw-output (filter, −300) ── UDP, of a frontend that everybody may ask ─► notrack
+//!  raw, raw-output (filter, −300) ── UDP, of a frontend that everybody may ask ─► see `untracked`
+//!  raw, mangle ── from a bridge, where that has passed these hooks too early ─► accept: the kernel
 //!  mangle (filter, prerouting −150) ── of a connection that is translated ─► accept
 //!                                  ── a relayed frontend or node port ─► tproxy, accept
 //!  output (nat −101) ── by lo; not everybody may ask ─► accept: the kernel guards and translates
@@ -10,20 +11,14 @@
 //! ```
 //! What the node itself sends is not translated by table `inet vipd` then (a connection is translated
 //! once), passes the loopback interface by its local route, and meets `mangle`.
-//!
-//! A UDP flow that conntrack knew untranslated would stay so as long as its client sends, also when the
-//! relay is gone. What is not tracked is judged packet by packet, so whoever carries a frontend has all
-//! of its flows from the next datagram on. But the nat chains of table `inet vipd`, which know who may
-//! ask, see only what is tracked: frontends that not everybody may ask, or that treat clients
-//! differently, stay tracked.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::untracked;
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Ct, Expr, Find, Meta, Rule, Verdict};
 use crate::nft::words::{
-    answering_frontend, destination, destination_port, frontend, is_family, is_protocol, nfproto,
-    registers, source, source_port,
+    destination, destination_port, frontend, is_family, is_protocol, nfproto, registers,
 };
 use crate::nft::{
     ChainDefinition, Data, Definition, Element, Hook, Part, address_element, frontend_key,
@@ -142,11 +137,14 @@ pub fn node_element(address: IpAddr) -> Placed {
     (Set::Nodes(Family::of(address)), address_element(address))
 }
 
-/// All chains, of a relay that listens at this port of the loopback addresses.
-pub fn chains(port: u16) -> [ChainDefinition; 4] {
+/// All chains, of a relay that listens at this port of the loopback addresses. `bridged`: families whose
+/// packets from bridges tproxy cannot lead.
+pub fn chains(port: u16, bridged: [bool; 2]) -> [ChainDefinition; 4] {
     const NF_INET_PRE_ROUTING: u32 = 0;
     const NF_INET_LOCAL_OUT: u32 = 3;
-    let mut arriving = vec![accept_translated()];
+    let bridged = Family::BOTH.into_iter().filter(|family| bridged[family.index()]);
+    let bridged: Vec<Rule> = bridged.map(accept_bridged).collect();
+    let mut arriving = [vec![accept_untracked(), accept_translated()], bridged.clone()].concat();
     let mut own = Vec::new();
     for family in Family::BOTH {
         for protocol in PROTOCOLS {
@@ -165,7 +163,7 @@ pub fn chains(port: u16) -> [ChainDefinition; 4] {
         own.push(stay(family, to_node_port(family, Set::Ports(family))));
     }
     let hook = |kind, number, priority| Hook { kind, number, priority };
-    let [raw, raw_output] = untracked();
+    let [raw, raw_output] = untracked::rules(port, bridged);
     [
         ChainDefinition::hooked("raw", hook("filter", NF_INET_PRE_ROUTING, -300), raw),
         ChainDefinition::hooked("raw-output", hook("filter", NF_INET_LOCAL_OUT, -300), raw_output),
@@ -174,8 +172,19 @@ pub fn chains(port: u16) -> [ChainDefinition; 4] {
     ]
 }
 
-fn lookup(set: Set) -> Expr {
+pub(super) fn lookup(set: Set) -> Expr {
     Expr::Lookup { set: set.name().into(), from: 1, find: Find::Present }
+}
+
+/// `ct state untracked accept`: led already.
+fn accept_untracked() -> Rule {
+    const UNTRACKED: u32 = 1 << 6;
+    Rule(vec![
+        Expr::CtLoad(Ct::State, 1),
+        Expr::Mask { register: 1, mask: UNTRACKED.to_ne_bytes().to_vec() },
+        Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
+        Expr::Verdict(Verdict::Accept),
+    ])
 }
 
 /// `ct status dnat accept`: translated to an endpoint from before the frontend was relayed. Led to a
@@ -191,14 +200,14 @@ fn accept_translated() -> Rule {
 }
 
 /// `ip daddr . meta l4proto . th dport @set`
-fn to_frontend(family: Family, set: Set) -> Vec<Expr> {
+pub(super) fn to_frontend(family: Family, set: Set) -> Vec<Expr> {
     let mut out = frontend(family, registers(family)).to_vec();
     out.push(lookup(set));
     out
 }
 
 /// `ip daddr @nodes meta l4proto . th dport @ports`
-fn to_node_port(family: Family, ports: Set) -> Vec<Expr> {
+pub(super) fn to_node_port(family: Family, ports: Set) -> Vec<Expr> {
     vec![
         destination(family, 1),
         lookup(Set::Nodes(family)),
@@ -208,73 +217,45 @@ fn to_node_port(family: Family, ports: Set) -> Vec<Expr> {
     ]
 }
 
-/// What arrives, and what the node sends: its own datagrams to frontends, and the relay's answers.
-fn untracked() -> [Vec<Rule>; 2] {
-    let (mut arriving, mut sent) = (vec![accept_others()], vec![accept_others()]);
-    for family in Family::BOTH {
-        let (frontends, ports) = (Set::Untracked(family), Set::UntrackedPorts(family));
-        let asked = [to_frontend(family, frontends), to_node_port(family, ports)];
-        arriving.extend(asked.clone().map(|which| no_track(is_family(family).to_vec(), which)));
-        sent.extend(asked.map(|which| no_track(on_loopback(family), which)));
-        let mut of_frontend = answering_frontend(family, registers(family)).to_vec();
-        of_frontend.push(lookup(frontends));
-        let of_node_port = vec![
-            source(family, 1),
-            lookup(Set::Nodes(family)),
-            Expr::MetaLoad(Meta::Protocol, 1),
-            source_port(9),
-            lookup(ports),
-        ];
-        let answers =
-            [of_frontend, of_node_port].map(|which| no_track(of_the_relay(family), which));
-        sent.extend(answers);
-    }
-    [arriving, sent]
-}
-
-/// `meta l4proto != udp accept`
-fn accept_others() -> Rule {
-    Rule(vec![
-        Expr::MetaLoad(Meta::Protocol, 1),
-        Expr::Compare(Comparison::NotEqual, 1, vec![Protocol::Udp as u8]),
-        Expr::Verdict(Verdict::Accept),
-    ])
-}
-
-fn no_track(mut rule: Vec<Expr>, which: Vec<Expr>) -> Rule {
-    rule.extend(which);
-    rule.push(Expr::NoTrack);
-    Rule(rule)
-}
-
-/// `meta nfproto F socket transparent 1`: not of a process that has a frontend's port by chance.
-fn of_the_relay(family: Family) -> Vec<Expr> {
+/// `meta nfproto F iifkind bridge accept`
+fn accept_bridged(family: Family) -> Rule {
+    let mut kind = b"bridge".to_vec();
+    kind.resize(16, 0);
     let mut rule = is_family(family).to_vec();
-    rule.extend([Expr::SocketTransparent { to: 1 }, Expr::Compare(Comparison::Equal, 1, vec![1])]);
-    rule
-}
-
-/// `meta l4proto P … tproxy ip to 127.0.0.1:PORT accept`
-fn lead(family: Family, protocol: Protocol, (which, port): (Vec<Expr>, u16)) -> Rule {
-    let listener = match family {
-        Family::V4 => Ipv4Addr::LOCALHOST.octets().to_vec(),
-        Family::V6 => Ipv6Addr::LOCALHOST.octets().to_vec(),
-    };
-    let mut rule = is_protocol(protocol).to_vec();
-    rule.extend(is_family(family));
-    rule.extend(which);
     rule.extend([
-        Expr::ImmediateValue(1, listener),
-        Expr::ImmediateValue(2, port.to_be_bytes().to_vec()),
-        Expr::Tproxy { family: nfproto(family), address: 1, port: 2 },
+        Expr::MetaLoad(Meta::InputKind, 1),
+        Expr::Compare(Comparison::Equal, 1, kind),
         Expr::Verdict(Verdict::Accept),
     ]);
     Rule(rule)
 }
 
+/// `meta l4proto P … tproxy ip to 127.0.0.1:PORT accept`
+fn lead(family: Family, protocol: Protocol, (which, port): (Vec<Expr>, u16)) -> Rule {
+    let mut rule = is_protocol(protocol).to_vec();
+    rule.extend(is_family(family));
+    rule.extend(which);
+    rule.extend(tproxy(family, port));
+    rule.push(Expr::Verdict(Verdict::Accept));
+    Rule(rule)
+}
+
+/// Ends the rule where nobody listens there.
+pub(super) fn tproxy(family: Family, port: u16) -> [Expr; 3] {
+    let listener = match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.octets().to_vec(),
+        Family::V6 => Ipv6Addr::LOCALHOST.octets().to_vec(),
+    };
+    [
+        Expr::ImmediateValue(1, listener),
+        Expr::ImmediateValue(2, port.to_be_bytes().to_vec()),
+        Expr::Tproxy { family: nfproto(family), address: 1, port: 2 },
+    ]
+}
+
 /// `meta nfproto F oif lo`. An IPv6 socket that is connected since before its route came goes on by the
 /// one that it remembers (6.18): the kernel has it.
-fn on_loopback(family: Family) -> Vec<Expr> {
+pub(super) fn on_loopback(family: Family) -> Vec<Expr> {
     const LOOPBACK: u32 = 1;
     let mut rule = is_family(family).to_vec();
     rule.extend([
@@ -322,10 +303,14 @@ mod tests {
     /// A packet of a translated connection must not meet a rule that gives it a socket.
     #[test]
     fn what_is_translated_is_let_through_first() {
-        let [.., mangle, output] = chains(1234);
-        assert_eq!(mangle.rules[0], accept_translated());
+        let [.., mangle, output] = chains(1234, [false; 2]);
+        assert_eq!(mangle.rules[..2], [accept_untracked(), accept_translated()]);
         let gives = |rule: &&Rule| rule.0.iter().any(|e| matches!(e, Expr::Tproxy { .. }));
         assert_eq!(mangle.rules.iter().filter(gives).count(), 8);
-        assert_eq!((mangle.rules.len(), output.rules.len()), (9, 6));
+        assert_eq!((mangle.rules.len(), output.rules.len()), (10, 6));
+        let [raw, _, mangle, _] = chains(1234, [false, true]);
+        let left = accept_bridged(Family::V6);
+        assert_eq!((&raw.rules[1], &mangle.rules[2]), (&left, &left));
+        assert!(!raw.rules.contains(&accept_bridged(Family::V4)));
     }
 }
