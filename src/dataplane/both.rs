@@ -147,6 +147,10 @@ impl Dataplane for Both {
         self.userspace.failure()
     }
 
+    fn revive(&mut self) -> bool {
+        self.userspace.revive()
+    }
+
     fn cleanup(&mut self) -> Result<Applied, Error> {
         let applied = self.userspace.cleanup()?;
         Ok(applied + self.nftables.cleanup()?)

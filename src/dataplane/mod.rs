@@ -93,6 +93,11 @@ pub trait Dataplane {
         None
     }
 
+    /// Tries once more what could not be started; whether it has, so that a resync is wanted now.
+    fn revive(&mut self) -> bool {
+        false
+    }
+
     /// Removes everything of vipd's from the kernel.
     fn cleanup(&mut self) -> Result<Applied, Self::Error>;
 }

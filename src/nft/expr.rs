@@ -21,6 +21,8 @@ pub enum Meta {
     InputName = 6,
     Family = 15,
     Protocol = 16,
+    /// `iifkind`: what made the interface, 16 bytes (Linux 5.5).
+    InputKind = 26,
 }
 
 /// Conntrack keys (`enum nft_ct_keys`).
@@ -138,6 +140,8 @@ pub enum Expr {
     SourceType {
         to: Reg,
     },
+    /// Conntrack is not to see the packet. Only before it does.
+    NoTrack,
     MasqueradeRandom,
     RejectWithReset,
     RejectWithUnreachable,
@@ -220,6 +224,7 @@ impl Expr {
             Expr::Tproxy { .. } => "tproxy",
             Expr::Socket { .. } => "socket",
             Expr::SourceType { .. } => "fib",
+            Expr::NoTrack => "notrack",
             Expr::MasqueradeRandom => "masq",
             Expr::RejectWithReset | Expr::RejectWithUnreachable => "reject",
             Expr::Counter => "counter",
@@ -339,6 +344,7 @@ impl Expr {
                 out.attr_u32(2, 3); // NFT_FIB_RESULT_ADDRTYPE
                 out.attr_u32(3, 1); // NFTA_FIB_F_SADDR
             }
+            Expr::NoTrack => {}
             Expr::MasqueradeRandom => out.attr_u32(1, 0x10), // NF_NAT_RANGE_PROTO_RANDOM_FULLY
             Expr::RejectWithReset => {
                 out.attr_u32(1, 1); // NFT_REJECT_TCP_RST

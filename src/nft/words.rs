@@ -45,9 +45,18 @@ pub fn destination_port(to: Reg) -> Expr {
     Expr::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to }
 }
 
+pub fn source_port(to: Reg) -> Expr {
+    Expr::Payload { base: PayloadBase::Transport, offset: 0, length: 2, to }
+}
+
 /// `ip daddr . meta l4proto . th dport`, into these registers.
 pub fn frontend(family: Family, (address, protocol, port): (Reg, Reg, Reg)) -> [Expr; 3] {
     [destination(family, address), Expr::MetaLoad(Meta::Protocol, protocol), destination_port(port)]
+}
+
+/// `ip saddr . meta l4proto . th sport`: of an answer, the frontend that gives it.
+pub fn answering_frontend(family: Family, (address, protocol, port): (Reg, Reg, Reg)) -> [Expr; 3] {
+    [source(family, address), Expr::MetaLoad(Meta::Protocol, protocol), source_port(port)]
 }
 
 /// The transport match that nft asks for where ports are mapped.

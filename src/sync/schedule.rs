@@ -10,11 +10,16 @@ pub(super) const SETTLE: Duration = Duration::from_millis(50);
 pub(super) const TRIM: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Before the first try to start what could not be started: what it lacks comes from elsewhere (a
+/// loopback interface, files), and no packet waits for it.
+pub(super) const FIRST_REVIVAL: Duration = Duration::from_millis(500);
 
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     Nothing,
+    /// Starts what could not be started.
+    Revive,
     /// Removes classes that have not been used for long.
     Trim,
     /// Deletes what the last commit left to packets in flight.
@@ -33,6 +38,9 @@ pub struct Schedule {
     settle_at: Option<Instant>,
     trim_at: Option<Instant>,
     failures: u32,
+    /// When to try again to start what could not be started, and how often that was done.
+    revive_at: Option<Instant>,
+    revivals: u32,
 }
 
 impl Schedule {
@@ -45,6 +53,8 @@ impl Schedule {
             settle_at: None,
             trim_at: None,
             failures: 0,
+            revive_at: None,
+            revivals: 0,
         }
     }
 
@@ -65,6 +75,8 @@ impl Schedule {
             Work::Settle
         } else if reached(self.trim_at) && self.failures == 0 {
             Work::Trim
+        } else if reached(self.revive_at) && self.failures == 0 {
+            Work::Revive
         } else {
             Work::Nothing
         }
@@ -73,7 +85,8 @@ impl Schedule {
     /// When `due` may next say something else than it does now without a request.
     pub fn wake_at(&self) -> Option<Instant> {
         let write = self.not_before.filter(|_| self.pending > Work::Nothing);
-        let quiet = if self.failures == 0 { [self.settle_at, self.trim_at] } else { [None; 2] };
+        let quiet = [self.settle_at, self.trim_at, self.revive_at];
+        let quiet = if self.failures == 0 { quiet } else { [None; 3] };
         write.into_iter().chain(quiet.into_iter().flatten()).min()
     }
 
@@ -82,6 +95,7 @@ impl Schedule {
         match work {
             Work::Settle => self.settle_at = None,
             Work::Trim => self.trim_at = None,
+            Work::Revive => self.revive_at = None,
             _ => {
                 self.pending = Work::Nothing;
                 self.failures = 0;
@@ -91,6 +105,17 @@ impl Schedule {
         }
         if deferred {
             self.settle_at = Some(now + SETTLE);
+        }
+    }
+
+    /// Something could not be started, or all is there.
+    pub fn set_lacking(&mut self, now: Instant, lacking: bool) {
+        if !lacking {
+            (self.revive_at, self.revivals) = (None, 0);
+        } else if self.revive_at.is_none() {
+            let pause = FIRST_REVIVAL * 2u32.saturating_pow(self.revivals.min(16));
+            self.revivals = self.revivals.saturating_add(1);
+            self.revive_at = Some(now + pause.min(LONGEST_PAUSE));
         }
     }
 

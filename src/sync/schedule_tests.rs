@@ -1,6 +1,6 @@
 //! When the writer writes.
 
-use super::schedule::{LONGEST_PAUSE, SETTLE, Schedule, TRIM, Work};
+use super::schedule::{FIRST_REVIVAL, LONGEST_PAUSE, SETTLE, Schedule, TRIM, Work};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -64,4 +64,32 @@ fn another_least_period_counts_from_the_next_write_on() {
     schedule.request(Work::Apply);
     assert_eq!(schedule.due(now), Work::Nothing);
     assert_eq!(schedule.due(now + period), Work::Apply);
+}
+
+#[test]
+fn what_cannot_be_started_is_tried_again_ever_less_often() {
+    let mut now = Instant::now();
+    let mut schedule = Schedule::new(Duration::ZERO);
+    let mut last = Duration::ZERO;
+    for _ in 0..12 {
+        schedule.succeeded(now, Work::Revive, false);
+        schedule.set_lacking(now, true);
+        // Other writes do not put it off.
+        schedule.set_lacking(now + FIRST_REVIVAL / 2, true);
+        let pause = schedule.wake_at().expect("a try is planned") - now;
+        assert!(pause >= last && pause <= LONGEST_PAUSE);
+        last = pause;
+        now += pause;
+        assert_eq!(schedule.due(now), Work::Revive);
+    }
+    assert_eq!(last, LONGEST_PAUSE);
+    schedule.request(Work::Apply);
+    assert_eq!(schedule.due(now), Work::Apply, "what changed is written first");
+    schedule.failed(now);
+    assert_eq!(schedule.wake_at().map(|at| schedule.due(at)), Some(Work::Resync));
+    schedule.succeeded(now, Work::Resync, false);
+    schedule.set_lacking(now, false);
+    assert_eq!(schedule.due(now), Work::Nothing);
+    schedule.set_lacking(now, true);
+    assert_eq!(schedule.wake_at(), Some(now + FIRST_REVIVAL));
 }

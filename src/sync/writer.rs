@@ -281,12 +281,16 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         if !self.status.synced {
             return;
         }
-        let work = self.schedule.due(now);
+        let mut work = self.schedule.due(now);
         if work > Work::Nothing {
             self.status.at_work.begin(now);
         }
+        if work == Work::Revive && self.dataplane.revive() {
+            work = Work::Resync;
+        }
         let outcome = match work {
             Work::Nothing => return,
+            Work::Revive => Ok(Applied::default()),
             Work::Trim => self.dataplane.trim(),
             Work::Settle => self.dataplane.settle(),
             Work::Apply | Work::Resync => {
@@ -411,6 +415,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             Ok(applied) => {
                 let deferred = self.dataplane.has_deferred();
                 self.schedule.succeeded(now, work, deferred);
+                self.schedule.set_lacking(now, self.dataplane.relay_failure().is_some());
                 self.status.applied += applied;
                 self.status.commits += u64::from(applied.transactions > 0);
                 if work >= Work::Apply {
@@ -450,7 +455,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         let kind = match work {
             Work::Apply => &durations.partial,
             Work::Resync => &durations.full,
-            Work::Nothing | Work::Trim | Work::Settle => return,
+            Work::Nothing | Work::Revive | Work::Trim | Work::Settle => return,
         };
         kind.observe(took);
         durations.syncs.observe(took);

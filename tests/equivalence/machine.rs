@@ -211,7 +211,7 @@ impl<'a> Machine<'a> {
             }
             // No relay runs: no packet has such a socket.
             Expr::Socket { .. } => return Flow::Break,
-            Expr::Tproxy { .. } => panic!("only in the relay's own table"),
+            Expr::Tproxy { .. } | Expr::NoTrack => panic!("only in the relay's own table"),
             Expr::SourceType { to } => {
                 let (unicast, local) = (1u32, 2u32);
                 let kind = if (self.own)(self.packet.source) { local } else { unicast };
@@ -232,7 +232,7 @@ impl<'a> Machine<'a> {
         let name = self.packet.in_interface.clone();
         match key {
             Meta::Priority => self.write(to, &self.packet.priority.to_ne_bytes()),
-            Meta::OutputIndex => panic!("only in the relay's own table"),
+            Meta::OutputIndex | Meta::InputKind => panic!("only in the relay's own table"),
             Meta::InputIndex => self.write(to, &u32::from(name.is_some()).to_ne_bytes()),
             Meta::InputName => {
                 let mut name = name.unwrap_or_default().into_bytes();

@@ -196,6 +196,33 @@ pub fn cases() -> Vec<Case> {
             },
         )
         .flag("--detect-local-mode", "BridgeInterface")
-        .flag("--pod-bridge-interface", "cni0"),
+        .flag("--pod-bridge-interface", "cni0")
+        .kernel_only("what comes by such a bridge cannot be led to the relay; see the next case"),
+        case(
+            "with br_netfilter the kernel carries what comes by a bridge, the relay the rest",
+            |w| {
+                bridge(w, [L2, L3]);
+                bridged_packets_pass_nftables(w, Passing::No);
+                w.write(svc().named("udp", 42).relayed().udp().on([L1, R1]));
+                w.serve(svc().relayed().on([L1, R1]));
+                let udp = w.family.cluster_ip(42);
+                let peers = |who, expected: Who| {
+                    let tcp = w.tcp(who, w.cip(), 80).untraced().times(20).only([L1, R1]);
+                    let udp = w.udp(who, udp, 80).untraced().times(20).only([L1, R1]);
+                    for replies in [tcp, udp] {
+                        let seen = replies.peers();
+                        replies.check(seen == [w.address(expected)].into(), "the peer's address");
+                    }
+                };
+                peers(L2, Node);
+                bridged_packets_pass_nftables(w, Passing::Yes);
+                // It is noticed with the next change.
+                w.serve(svc().named("other", 43).relayed().on([L1]));
+                peers(L2, L2);
+                peers(Ext, Node);
+                peers(Node, Node);
+            },
+        )
+        .names_its_carrier(),
     ]
 }

@@ -227,7 +227,7 @@ fn node_port(w: &World, proto: Proto) {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![
+    let cases = vec![
         case("engine TCP: connections from everywhere are relayed", |w| relayed(w, Tcp))
             .without_vipd(),
         case("engine UDP: datagrams from everywhere are relayed", |w| relayed(w, Udp))
@@ -321,5 +321,6 @@ pub fn cases() -> Vec<Case> {
             assert!(relay.engine().counts().strays >= 2);
         })
         .without_vipd(),
-    ]
+    ];
+    cases.into_iter().map(Case::names_its_carrier).collect()
 }

@@ -8,8 +8,10 @@ use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, V6, Who
 use super::support::runner::{Case, case, soak};
 use super::support::servers::{Proto, Tcp, Udp};
 use super::support::world::World;
-use socket2::{Domain, Socket, Type};
-use std::net::{IpAddr, SocketAddr};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const TABLE: &str = "table inet vipd-relay";
@@ -84,7 +86,7 @@ fn flow(w: &World, who: Who, proto: Proto) -> Flow {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![
+    let cases = vec![
         case("TCP: a relayed cluster IP leads to every endpoint, from wherever one asks", |w| {
             w.serve(svc().relayed().on([L1, R1]));
             for who in [L1, L2, Ext, Node] {
@@ -256,6 +258,27 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]).masqueraded();
             w.tcp(Node, w.vip(), 80).times(40).only([L1, R1]).masqueraded();
         }),
+        case("what the relay lacks may come later: until then the kernel serves", |w| {
+            w.serve(everywhere(w).on([L1, R1]).annotated("dataplane", "nftables"));
+            let open = w.sh(Node, &format!("ls /proc/{}/fd", w.pid())).lines().count();
+            let files = |most: usize| {
+                w.sh(Node, &format!("prlimit --pid {} --nofile={most}:", w.pid()));
+            };
+            // Enough for a manifest, too few for the listeners.
+            files(open + 4);
+            w.serve(everywhere(w).on([L1, R1]));
+            w.tcp(L2, w.cip(), 80).untraced().times(40).only([L1, R1]).source_kept();
+            w.within(Duration::from_secs(2), || w.log().contains("served by the kernel"));
+            files(1024);
+            let relayed = || {
+                let replies = w.tcp(L2, w.cip(), 80).untraced().replies();
+                replies.peers() == [w.address(Node)].into()
+            };
+            w.within(Duration::from_secs(5), relayed);
+            for who in [L2, Ext, Node] {
+                w.tcp(who, w.vip(), 80).times(40).only([L1, R1]).masqueraded();
+            }
+        }),
         case("nft prints what leads to the relay, and lets nobody change it", |w| {
             w.serve(everywhere(w).on([L1]));
             let printed = w.sh(Node, "nft list table inet vipd-relay");
@@ -294,6 +317,23 @@ pub fn cases() -> Vec<Case> {
             w.serve(svc().named("udp", 42).relayed().udp().on([L1, R1]));
             w.udp(L2, w.family.cluster_ip(42), 80).times(60).only([R1]);
         }),
+        case("an endpoint that takes connections and breaks them off is left out", |w| {
+            let at = SocketAddr::new(w.address(L1), 8080);
+            w.servers(L1).close(Tcp, at);
+            let listener = w.netns(L1).enter(|| TcpListener::bind(at)).expect("nobody listens");
+            let broken = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&broken);
+            std::thread::spawn(move || {
+                while let Ok((stream, _)) = listener.accept() {
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            w.serve(svc().relayed().on([L1, R1]));
+            w.tcp(L2, w.cip(), 80).times(200).in_turn().only([R1]);
+            let broken = broken.load(Ordering::Relaxed);
+            assert!((3..20).contains(&broken), "{broken} of 200 went where they are broken off");
+        }),
         case("others in the kernel, one by one, while it goes on", |w| {
             w.write(svc().named("other", 42).on([L1, R1]));
             w.serve(svc().on([L1, R1]));
@@ -312,20 +352,37 @@ pub fn cases() -> Vec<Case> {
             relayed.undisturbed(start);
             assert!(has_route(w, w.cip()), "the relayed one needs it");
         }),
-        case("a UDP flow follows the service to the relay and back", |w| {
+        case("a UDP flow goes to the relay and back with the next datagram", |w| {
             w.serve(svc().udp().on([L1]));
-            let (pod, own) = (flow(w, L2, Udp), flow(w, Node, Udp));
-            for service in [svc().relayed().udp(), svc().udp(), svc().relayed().udp()] {
+            let flows = [L2, Ext, Node].map(|who| flow(w, who, Udp));
+            let start = Instant::now();
+            let carriers = [svc().relayed().udp(), svc().udp(), svc().relayed().udp()];
+            let changes = carriers.len();
+            for service in carriers {
                 w.serve(service.on([L1]));
-                w.answered_by(&pod, L1);
-                w.answered_by(&own, L1);
-                // Until conntrack has forgotten who answered before, some are lost.
-                let goes_on = |flow: &Flow| {
-                    let since = Instant::now();
-                    w.sleep(300);
-                    flow.errors(since).is_empty() && flow.servers(since).len() == 1
-                };
-                w.within(Duration::from_secs(5), || goes_on(&pod) && goes_on(&own));
+                w.sleep(300);
+            }
+            for flow in &flows {
+                // What is on its way through the relay when that ends, may be lost.
+                let (lost, errors) = (flow.lost(), flow.errors(start));
+                assert!(lost.len() <= changes && errors.is_empty(), "{lost:?} {errors:?}");
+                assert_eq!(flow.servers(start), ["L1".into()].into());
+            }
+        }),
+        case("a UDP flow outlives the relay", |w| {
+            w.serve(svc().relayed().udp().on([L1]));
+            let flows = [L2, Ext, Node].map(|who| flow(w, who, Udp));
+            flows.iter().for_each(|flow| w.answered_by(flow, L1));
+            let start = Instant::now();
+            w.kill();
+            w.sleep(300);
+            w.start(&[]);
+            w.sleep(300);
+            for flow in &flows {
+                // What the process had read went with it.
+                let (lost, errors) = (flow.lost(), flow.errors(start));
+                assert!(lost.len() <= 2 && errors.is_empty(), "{lost:?} {errors:?}");
+                assert_eq!(flow.servers(start), ["L1".into()].into());
             }
         }),
         case("UDP follows the endpoints", |w| {
@@ -499,5 +556,6 @@ pub fn cases() -> Vec<Case> {
             }
         })
         .once(),
-    ]
+    ];
+    cases.into_iter().map(Case::names_its_carrier).collect()
 }

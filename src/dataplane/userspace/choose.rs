@@ -146,8 +146,19 @@ impl Picker {
 
     /// A dial that counts against the endpoint: it loses the client, and if that goes on, all.
     pub(super) fn failed(&mut self, ask: &Ask<'_>, target: Target, failure: Failure) {
-        self.pins.reset(ask.client, target);
         let judged = self.ejections.failed(target, failure, ask.targets, ask.now);
+        self.lost((ask.client, target), judged);
+    }
+
+    /// The same of a connection that the endpoint took, and broke off before it said anything.
+    pub(super) fn broke_off(&mut self, ask: &Ask<'_>, target: Target) {
+        let heard = self.endpoint(target).received.get();
+        let judged = self.ejections.broke_off(target, heard, ask.targets, ask.now);
+        self.lost((ask.client, target), judged);
+    }
+
+    fn lost(&mut self, (client, target): (IpAddr, Target), judged: Judged) {
+        self.pins.reset(client, target);
         let endpoint = self.endpoint(target);
         endpoint.failed.add(1);
         if judged == Judged::Ejected {

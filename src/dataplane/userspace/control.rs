@@ -4,6 +4,7 @@
 //! elements, routes.
 //! Never: a connection; a cost where nothing is relayed.
 
+use super::bridged::Bridged;
 use super::budget::Budget;
 use super::engine::{Engine, EngineOptions};
 use super::error::Error;
@@ -29,6 +30,8 @@ pub struct Userspace {
     drain: Duration,
     engine: Arc<OnceLock<Engine>>,
     table: Option<Interception>,
+    /// What the table was made for.
+    bridged: Bridged,
     /// From the first resync on.
     routes: Option<Routes>,
     state: State,
@@ -79,6 +82,7 @@ impl Userspace {
             former_ended,
             engine: Arc::default(),
             table: None,
+            bridged: Bridged::default(),
             routes: None,
             state: State::default(),
             node: None,
@@ -137,12 +141,11 @@ impl Userspace {
             Some(routes) => routes.observe()?,
             none => *none = Some(Routes::open()?),
         }
-        // Another try for one that could not run.
-        self.failure = None;
         if wanted.is_empty() && self.state.is_empty() {
+            self.failure = None;
             return Ok(turn);
         }
-        if !self.is_ready() {
+        if !self.is_ready() && !self.revive() {
             wanted.clear();
         }
         self.turn_node(plan, &mut turn);
@@ -154,7 +157,8 @@ impl Userspace {
     /// from now on.
     fn inherit(&mut self, handed: Handover, wanted: &BTreeMap<FrontendKey, Wanted>, plan: &Plan) {
         let Some(engine) = handed.engine else { return };
-        let layout = layout(engine.port);
+        let bridged = Bridged::read();
+        let layout = layout(engine.port, bridged);
         let led = handed.table.as_ref().map(|table| &table.frontends[..]).unwrap_or_default();
         let open =
             led.iter().filter_map(|(at, _)| Some((*at, Some(wanted.get(at)?.relayed.clone()))));
@@ -172,7 +176,7 @@ impl Userspace {
         if let Some(table) = handed.table.filter(|table| table.layout == layout) {
             match Interception::inherit(table.link) {
                 Ok(link) => {
-                    self.table = Some(link);
+                    (self.table, self.bridged) = (Some(link), bridged);
                     self.state = State::inherited(table.frontends, table.nodes);
                 }
                 Err(error) => tracing::warn!("what leads to the relay is made anew: {error}"),
@@ -186,7 +190,7 @@ impl Userspace {
         let Some(engine) = self.engine.get() else { return Handover::default() };
         let (frontends, nodes) = self.state.handed();
         let link = self.table.as_ref().and_then(Interception::hand);
-        let layout = layout(engine.port());
+        let layout = layout(engine.port(), self.bridged);
         let table = link.map(|link| HandedTable { link, layout, frontends, nodes });
         Handover { engine: Some(engine.hand_over()), table }
     }
@@ -200,19 +204,35 @@ impl Userspace {
     /// Whether there is an engine, which is started if need be. What it cannot have the kernel has.
     fn is_ready(&mut self) -> bool {
         if self.engine.get().is_none() && self.failure.is_none() {
-            match Engine::start(self.options()) {
-                Ok(engine) => {
-                    tracing::info!(port = engine.port(), "the relay has started");
-                    // Nobody else sets it.
-                    let _ = self.engine.set(engine);
-                }
-                Err(error) => {
-                    tracing::error!("{error}; Services to be relayed are served by the kernel");
-                    self.failure = Some(error.to_string().into());
-                }
-            }
+            self.start();
         }
         self.engine.get().is_some()
+    }
+
+    /// Another try to start an engine that could not run; whether it does now.
+    pub fn revive(&mut self) -> bool {
+        if self.failure.is_some() {
+            self.start();
+        }
+        self.failure.is_none() && self.engine.get().is_some()
+    }
+
+    fn start(&mut self) {
+        match Engine::start(self.options()) {
+            Ok(engine) => {
+                tracing::info!(port = engine.port(), "the relay has started");
+                // Nobody else sets it.
+                let _ = self.engine.set(engine);
+                self.failure = None;
+            }
+            Err(error) => {
+                let failure = error.to_string();
+                if self.failure.as_deref() != Some(&failure) {
+                    tracing::error!("{error}; Services to be relayed are served by the kernel");
+                }
+                self.failure = Some(failure.into());
+            }
+        }
     }
 
     /// All addresses that are led here by a route, or shall be.
@@ -258,11 +278,17 @@ impl Userspace {
             let open = turn.open.into_iter().map(|(at, relayed)| (at, Some(relayed)));
             engine.update(open.collect());
         }
+        let bridged = Bridged::read();
+        if std::mem::replace(&mut self.bridged, bridged) != bridged {
+            // Its rules are for the others.
+            self.table = None;
+        }
         match &mut self.table {
             Some(table) => applied += table.change(&[], &turn.come)?,
             None if self.state.is_empty() => {}
             none => {
-                let (table, made) = Interception::open(engine.port(), &self.state.elements())?;
+                let (table, made) =
+                    Interception::open((engine.port(), bridged), &self.state.elements())?;
                 *none = Some(table);
                 applied += made;
             }

@@ -7,7 +7,8 @@ use crate::planner::Target;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Failed dials in a row that eject an endpoint.
+/// Failed dials in a row that eject an endpoint, or connections in a row that it took and broke off
+/// with nothing heard of it in between.
 pub(super) const STREAK: u32 = 3;
 
 /// The first ejection lasts this long, each further one in a row twice as long as the one before.
@@ -22,6 +23,7 @@ pub(super) const TRIAL: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Ejections {
     failing: BTreeMap<Target, State>,
+    breaking: BTreeMap<Target, Breaks>,
 }
 
 /// An endpoint that is out, as another process is told.
@@ -39,9 +41,25 @@ enum State {
     /// So many times in a row.
     Failing(u32),
     /// For the `times`th time in a row.
-    Out { until: Instant, times: u32, failure: Failure },
+    Out { until: Instant, times: u32, cause: Cause },
     /// Out for others than the connection that tries.
-    Trial { until: Instant, times: u32, failure: Failure },
+    Trial { until: Instant, times: u32, cause: Cause },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Dial(Failure),
+    Break,
+}
+
+/// Of an endpoint that takes connections and breaks them off. That it takes one says nothing for it.
+#[derive(Debug, Default)]
+struct Breaks {
+    in_a_row: u32,
+    /// Ejections in a row.
+    times: u32,
+    /// Bytes that all its connections had brought at the last break: more of them end the row.
+    heard: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,12 +98,19 @@ impl Ejections {
 
     /// A connection goes there.
     pub(super) fn chosen(&mut self, target: Target, now: Instant) {
-        if let Some(state) = self.failing.get_mut(&target)
-            && let State::Out { until, times, failure } | State::Trial { until, times, failure } =
-                *state
-            && until <= now
-        {
-            *state = State::Trial { until: now + TRIAL, times, failure };
+        let Some(state) = self.failing.get_mut(&target) else { return };
+        match *state {
+            State::Out { until, times, cause } | State::Trial { until, times, cause }
+                if until <= now =>
+            {
+                match cause {
+                    Cause::Dial(_) => *state = State::Trial { until: now + TRIAL, times, cause },
+                    // That a connection is not broken off may never be heard of: all try again, and
+                    // the first break ejects it again.
+                    Cause::Break => drop(self.failing.remove(&target)),
+                }
+            }
+            _ => {}
         }
     }
 
@@ -111,10 +136,40 @@ impl Ejections {
             State::Out { until, .. } if now < *until => return Judged::Kept,
             State::Out { times, .. } | State::Trial { times, .. } => *times,
         };
+        self.eject(target, (Cause::Dial(failure), times), now);
+        Judged::Ejected
+    }
+
+    /// It took a connection, and broke it off before it said anything. `heard`: bytes that it ever
+    /// sent.
+    pub(super) fn broke_off(
+        &mut self,
+        target: Target,
+        heard: u64,
+        pool: &[Target],
+        now: Instant,
+    ) -> Judged {
+        let breaks = self.breaking.entry(target).or_default();
+        if breaks.heard != heard {
+            *breaks = Breaks { heard, ..Breaks::default() };
+        }
+        breaks.in_a_row = breaks.in_a_row.saturating_add(1);
+        let enough = breaks.in_a_row >= STREAK;
+        if !enough || self.is_out(target, now) || !self.has_room(Failure::Refused, pool, now) {
+            return Judged::Kept;
+        }
+        let breaks = self.breaking.entry(target).or_default();
+        let times = breaks.times;
+        (breaks.in_a_row, breaks.times) = (STREAK - 1, times.saturating_add(1));
+        self.eject(target, (Cause::Break, times), now);
+        Judged::Ejected
+    }
+
+    /// `times`: in a row before this one.
+    fn eject(&mut self, target: Target, (cause, times): (Cause, u32), now: Instant) {
         let until = now + FIRST.saturating_mul(1 << times.min(16)).min(LONGEST);
         let times = times.saturating_add(1);
-        self.failing.insert(target, State::Out { until, times, failure });
-        Judged::Ejected
+        self.failing.insert(target, State::Out { until, times, cause });
     }
 
     /// For one more of a pool. Who refuses makes room for who says nothing.
@@ -124,7 +179,8 @@ impl Ejections {
         }
         let refusing = self.failing.iter_mut().find(|(target, state)| {
             let refuses = |state: &State| {
-                matches!(state, State::Out { until, failure: Failure::Refused, .. } if now < *until)
+                let State::Out { until, cause, .. } = state else { return false };
+                *cause != Cause::Dial(Failure::Slow) && now < *until
             };
             pool.binary_search(target).is_ok() && refuses(state)
         });
@@ -139,14 +195,20 @@ impl Ejections {
 
     /// It took a connection.
     pub(super) fn connected(&mut self, target: Target) {
-        self.failing.remove(&target);
+        if !matches!(self.failing.get(&target), Some(State::Out { cause: Cause::Break, .. })) {
+            self.failing.remove(&target);
+        }
     }
 
     pub(super) fn out(&self, now: Instant) -> Vec<Ejection> {
         let out = |(target, state): (&Target, &State)| match state {
-            State::Out { until, times, failure } | State::Trial { until, times, failure } => {
+            State::Out { until, times, cause } | State::Trial { until, times, cause } => {
                 let left = until.saturating_duration_since(now);
-                Some(Ejection { target: *target, left, times: *times, failure: *failure })
+                let failure = match cause {
+                    Cause::Dial(failure) => *failure,
+                    Cause::Break => Failure::Refused,
+                };
+                Some(Ejection { target: *target, left, times: *times, failure })
             }
             State::Failing(_) => None,
         };
@@ -157,13 +219,15 @@ impl Ejections {
     pub(super) fn restore(&mut self, ejections: Vec<Ejection>, now: Instant) {
         for Ejection { target, left, times, failure } in ejections {
             let until = now + left.min(LONGEST);
-            self.failing.entry(target).or_insert(State::Out { until, times, failure });
+            let cause = Cause::Dial(failure);
+            self.failing.entry(target).or_insert(State::Out { until, times, cause });
         }
     }
 
     /// Only these are endpoints still.
     pub(super) fn retain(&mut self, is_endpoint: impl Fn(Target) -> bool) {
         self.failing.retain(|target, _| is_endpoint(*target));
+        self.breaking.retain(|target, _| is_endpoint(*target));
     }
 
     fn out_of(&self, pool: &[Target], now: Instant) -> usize {

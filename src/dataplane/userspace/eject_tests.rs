@@ -113,3 +113,44 @@ fn another_process_knows_who_is_out_and_for_how_long() {
     next.failed(target(1), Failure::Refused, &pool, now + FIRST);
     assert!(next.is_out(target(1), now + FIRST * 2));
 }
+
+#[test]
+fn who_takes_connections_and_breaks_them_off_is_ejected() {
+    let (mut ejections, pool, mut now) = (Ejections::default(), pool(1..=2), Instant::now());
+    let take_and_break = |ejections: &mut Ejections, heard, now| {
+        ejections.chosen(target(1), now);
+        ejections.connected(target(1));
+        ejections.broke_off(target(1), heard, &pool, now)
+    };
+    for _ in 1..STREAK {
+        assert_eq!(take_and_break(&mut ejections, 0, now), Judged::Kept);
+    }
+    assert_eq!(take_and_break(&mut ejections, 7, now), Judged::Kept, "one it served meanwhile");
+    for _ in 2..STREAK {
+        assert_eq!(take_and_break(&mut ejections, 7, now), Judged::Kept);
+    }
+    assert_eq!(take_and_break(&mut ejections, 7, now), Judged::Ejected);
+    ejections.connected(target(1));
+    assert!(ejections.is_out(target(1), now), "who was on the way says nothing");
+    for seconds in [1, 2, 4] {
+        now += Duration::from_secs(seconds);
+        assert!(!ejections.is_out(target(1), now));
+        ejections.chosen(target(1), now);
+        assert!(!ejections.is_out(target(1), now), "all try");
+        assert_eq!(take_and_break(&mut ejections, 7, now), Judged::Ejected);
+        assert!(ejections.is_out(target(1), now + Duration::from_secs(seconds)));
+    }
+    now += Duration::from_secs(60);
+    assert_eq!(take_and_break(&mut ejections, 8, now), Judged::Kept, "it serves again");
+    assert_eq!(ejections.broke_off(target(2), 0, &pool, now), Judged::Kept);
+}
+
+#[test]
+fn who_breaks_off_is_no_more_than_half_either() {
+    let (mut ejections, pool, now) = (Ejections::default(), pool(1..=3), Instant::now());
+    let breaks = |ejections: &mut Ejections, last| {
+        (0..STREAK).map(|_| ejections.broke_off(target(last), 0, &pool, now)).last()
+    };
+    assert_eq!(breaks(&mut ejections, 1), Some(Judged::Ejected));
+    assert_eq!(breaks(&mut ejections, 2), Some(Judged::Kept));
+}

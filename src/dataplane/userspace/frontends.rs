@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Read by all connections, written by one caller.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Frontends {
     known: Mutex<Known>,
     drain: Duration,
     pub strays: Number,
+    /// Changes when sessions may have lost their frontend.
+    strayed: watch::Sender<()>,
 }
 
 type Table = OrdMap<FrontendKey, Arc<Served>>;
@@ -50,11 +53,23 @@ impl Frontends {
             node: ArcSwap::new(Plan::empty().node),
             known: Mutex::default(),
             strays: Number::default(),
+            strayed: watch::Sender::new(()),
         }
     }
 
     pub(super) fn set_node(&self, node: Arc<NodePlan>) {
-        self.node.store(node);
+        let before = self.node.swap(Arc::clone(&node));
+        let answers =
+            |node: &NodePlan| (node.node_port_addresses.clone(), node.localhost_node_ports);
+        if !Arc::ptr_eq(&before, &node) && answers(&before) != answers(&node) {
+            self.strayed.send_replace(());
+        }
+    }
+
+    /// For who ends sessions: each holds the address that it answers from, and would take what is sent
+    /// to who has that by then.
+    pub(super) fn strayed(&self) -> watch::Receiver<()> {
+        self.strayed.subscribe()
     }
 
     pub(super) fn node(&self) -> Arc<NodePlan> {
@@ -88,7 +103,7 @@ impl Frontends {
     pub(super) fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
         let mut known = self.known();
         let mut table = Table::clone(&self.table.load());
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut strayed) = (BTreeSet::new(), false);
         for (key, relayed) in changes {
             let before = table.get(&key);
             if let (Some(served), Some(relayed)) = (before, &relayed)
@@ -100,6 +115,8 @@ impl Frontends {
                 continue;
             }
             if let Some(served) = table.remove(&key) {
+                // The former table has it, and who is served.
+                strayed |= key.protocol == Protocol::Udp && Arc::strong_count(&served) > 2;
                 served.update(None);
                 let port = port_key(&served.port);
                 if let Some(port) = known.ports.get_mut(&port) {
@@ -116,6 +133,9 @@ impl Frontends {
             known.settle(port, &table, ends_at);
         }
         self.table.store(Arc::new(table));
+        if strayed {
+            self.strayed.send_replace(());
+        }
     }
 
     pub(super) fn is_busy(&self, address: IpAddr) -> bool {

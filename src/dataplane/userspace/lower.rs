@@ -6,11 +6,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::relayed::{PortId, Relayed};
-use super::table::{Placed, guarded_element, node_element, relayed_element};
+use super::table::{Placed, guarded_element, node_element, relayed_element, untracked_element};
 use crate::model::{Family, ProxyMode};
 use crate::planner::{
-    Action, Carrier, FrontendAddress, FrontendKey, NodePlan, Plan, PortPlan, ServiceDelta,
-    ServicePlan, Target,
+    Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Outsiders, Plan, PortPlan,
+    Reach, ServiceDelta, ServicePlan, Target,
 };
 use foldhash::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +20,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
     Open,
+    /// All may ask, but not all are sent to the same endpoints, and some to none: the kernel's rules
+    /// must have a look at each client.
+    Judged,
     /// Not everybody may ask: the rule that knows who may is the kernel's, and what the node sends
     /// would step over it.
     Guarded,
+}
+
+impl Guard {
+    fn of(frontend: &Frontend, reach: Reach) -> Self {
+        match (&frontend.allow, reach) {
+            (Some(_), _) => Guard::Guarded,
+            (None, Reach::LocalFromOutside) => Guard::Judged,
+            (None, Reach::Cluster | Reach::Local) => Guard::Open,
+        }
+    }
 }
 
 /// What shall be relayed at a frontend.
@@ -54,7 +67,7 @@ pub fn wanted(plan: &ServicePlan) -> impl Iterator<Item = (FrontendKey, Wanted)>
             balancer: relay.balancer,
             proxy_protocol: relay.proxy_protocol,
         };
-        let guard = if frontend.allow.is_some() { Guard::Guarded } else { Guard::Open };
+        let guard = Guard::of(frontend, forward.reach);
         Some((frontend.at, Wanted { relayed, guard }))
     })
 }
@@ -121,6 +134,8 @@ pub struct State {
     nodes: BTreeSet<IpAddr>,
     /// Addresses that need no route of vipd's.
     own: Vec<IpAddr>,
+    /// Who may ask at cluster IPs, which of a packet the kernel's rules tell.
+    outsiders: Outsiders,
 }
 
 impl State {
@@ -150,25 +165,20 @@ impl State {
                 (None, None) => {}
                 (None, Some(Wanted { relayed, guard })) => {
                     self.frontends.insert(at, guard);
-                    turn.come.extend(guarded_element(at).filter(|_| guard == Guard::Guarded));
-                    turn.come.push(relayed_element(at));
+                    turn.come.extend(self.elements_of(at, guard));
                     turn.open.push((at, relayed));
                     self.enter(at, turn);
                 }
                 (Some(before), Some(Wanted { relayed, guard })) => {
                     self.frontends.insert(at, guard);
-                    let element = guarded_element(at);
-                    match (before, guard) {
-                        (Guard::Open, Guard::Guarded) => turn.come.extend(element),
-                        (Guard::Guarded, Guard::Open) => turn.gone.extend(element),
-                        _ => {}
-                    }
+                    let [old, new] = [before, guard].map(|guard| self.elements_of(at, guard));
+                    turn.gone.extend(old.iter().filter(|one| !new.contains(one)).cloned());
+                    turn.come.extend(new.into_iter().filter(|one| !old.contains(one)));
                     turn.open.push((at, relayed));
                 }
                 (Some(guard), None) => {
                     self.frontends.remove(&at);
-                    turn.gone.push(relayed_element(at));
-                    turn.gone.extend(guarded_element(at).filter(|_| guard == Guard::Guarded));
+                    turn.gone.extend(self.elements_of(at, guard).into_iter().rev());
                     turn.closed.push(at);
                     self.leave(at, turn);
                 }
@@ -190,6 +200,15 @@ impl State {
         turn.gone.extend(self.nodes.difference(&nodes).copied().map(node_element));
         turn.come.extend(nodes.difference(&self.nodes).copied().map(node_element));
         self.nodes = nodes;
+        if self.outsiders != node.outsiders {
+            let open = self.frontends.iter().filter(|(_, guard)| **guard == Guard::Open);
+            let untracked = open.filter_map(|(at, _)| untracked_element(*at));
+            match node.outsiders {
+                Outsiders::Served => turn.come.extend(untracked),
+                Outsiders::Dropped => turn.gone.extend(untracked),
+            }
+            self.outsiders = node.outsiders;
+        }
         if self.own == node.own_addresses {
             return;
         }
@@ -202,6 +221,16 @@ impl State {
                 _ => {}
             }
         }
+    }
+
+    /// What the table holds of a frontend; guards first, and last what leads there.
+    fn elements_of(&self, at: FrontendKey, guard: Guard) -> Vec<Placed> {
+        let beside = match guard {
+            Guard::Guarded => guarded_element(at),
+            Guard::Open if self.outsiders == Outsiders::Served => untracked_element(at),
+            Guard::Open | Guard::Judged => None,
+        };
+        beside.into_iter().chain([relayed_element(at)]).collect()
     }
 
     fn enter(&mut self, at: FrontendKey, turn: &mut Turn) {
@@ -244,11 +273,12 @@ impl State {
 
     /// All that the table shall hold; guards first.
     pub fn elements(&self) -> Vec<Placed> {
-        let guarded = self.frontends.iter().filter(|(_, guard)| **guard == Guard::Guarded);
-        let guarded = guarded.filter_map(|(at, _)| guarded_element(*at));
-        let relayed = self.frontends.keys().map(|at| relayed_element(*at));
+        let of_frontends =
+            self.frontends.iter().flat_map(|(at, guard)| self.elements_of(*at, *guard));
+        let (leads, guards): (Vec<Placed>, Vec<Placed>) =
+            of_frontends.partition(|(set, _)| set.leads());
         let nodes = self.nodes.iter().map(|address| node_element(*address));
-        guarded.chain(nodes).chain(relayed).collect()
+        guards.into_iter().chain(nodes).chain(leads).collect()
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod arp;
 mod batch;
+mod bridged;
 mod budget;
 mod choose;
 #[cfg(test)]
@@ -57,6 +58,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod untracked;
 mod written;
 
 pub use budget::{Budget, Files, ListenerFile};

@@ -52,6 +52,8 @@ pub(super) struct Quiet {
 pub(super) enum Broken {
     /// The endpoint broke off before a byte went either way: another one may have the client.
     Untouched(io::Error),
+    /// The endpoint broke off, and has said nothing to what the client sent.
+    Unanswered(io::Error),
     /// An end broke off, or there was quiet for too long, or the endpoint's deadline has passed
     /// ([`io::ErrorKind::TimedOut`]).
     Off(io::Error),
@@ -77,8 +79,9 @@ pub(super) async fn relay(
         let done = passing::through(|passing| {
             // The endpoint first: if it broke off, what the client says is still the client's.
             let back =
-                back.poll(cx, passing).map_err(|error| match back.passed + there.passed {
-                    0 => Broken::Untouched(error),
+                back.poll(cx, passing).map_err(|error| match (back.passed, there.passed) {
+                    (0, 0) => Broken::Untouched(error),
+                    (0, _) => Broken::Unanswered(error),
                     _ => Broken::Off(error),
                 })?;
             Ok([back, there.poll(cx, passing).map_err(Broken::Off)?])

@@ -162,9 +162,16 @@ async fn an_end_that_breaks_off_is_an_error() {
         let ended = timeout(LONG, relayed.relay).await.unwrap().unwrap();
         match ended.unwrap_err() {
             Broken::Untouched(_) => assert!(said == 0 && !client_first),
-            Broken::Off(_) => assert!(said > 0 || client_first),
+            Broken::Unanswered(_) => assert!(said > 0 && !client_first),
+            Broken::Off(_) => assert!(client_first),
         }
     }
+    let mut relayed = Relayed::new(PATIENT).await;
+    sent_and_received(&mut relayed.endpoint, &mut relayed.client, 1).await;
+    relayed.endpoint.set_zero_linger().unwrap();
+    drop(relayed.endpoint);
+    let ended = timeout(LONG, relayed.relay).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(Broken::Off(_))), "it has answered: {ended:?}");
 }
 
 #[tokio::test]

@@ -26,7 +26,8 @@ pub struct Relayed {
     pub cluster: Box<[Target]>,
     /// Sorted.
     pub local: Box<[Target]>,
-    /// Who keeps connections that are open: all that serve, also those that take no new ones.
+    /// Who keeps connections and sessions that are open, whatever the policy; sorted. New ones may go
+    /// elsewhere by then: an endpoint that terminates serves until it has ended.
     pub serving: Box<[Target]>,
     /// Seconds that a client keeps its endpoint after its last new connection.
     pub affinity: Option<NonZeroU32>,

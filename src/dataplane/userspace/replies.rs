@@ -68,6 +68,12 @@ fn bound(frontend: SocketAddr) -> io::Result<Socket> {
         socket.set_ip_transparent_v4(true)?;
     }
     socket.bind(&frontend.into())?;
+    // Bound it needs that no more, since the address is led here by a route. To the kernel's rules a
+    // transparent socket at a frontend is the relay's, which takes all that comes there.
+    match frontend {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(false)?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(false)?,
+    }
     Ok(socket)
 }
 

@@ -168,6 +168,14 @@ impl Served {
         }
     }
 
+    /// The endpoint took a connection, and broke it off before it said anything.
+    pub(super) fn broke_off(&self, caller: &Caller<'_>, target: Target) {
+        let (wanted, tried) = (self.wanted.load(), Dials::default());
+        if let Some(wanted) = wanted.as_ref() {
+            self.port.picker().broke_off(&wanted.ask(caller, &tried), target);
+        }
+    }
+
     pub(super) fn connected(&self, endpoint: &Held, took: Duration) {
         endpoint.opened.add(1);
         self.port.connect_times.observe(took);
@@ -184,12 +192,13 @@ impl Served {
         self.port.picker().hold(target)
     }
 
-    /// Whether a client would still be sent there.
+    /// Whether a session may stay there.
     pub(super) fn has(&self, caller: &Caller<'_>, target: Target) -> bool {
         let wanted = self.wanted.load();
         wanted.as_ref().is_some_and(|wanted| {
             let scope = wanted.relayed.scope(caller.client, caller.node);
-            wanted.relayed.targets(scope).binary_search(&target).is_ok()
+            let lists = [wanted.relayed.targets(scope), &wanted.relayed.serving];
+            lists.iter().any(|targets| targets.binary_search(&target).is_ok())
         })
     }
 
@@ -208,8 +217,10 @@ impl Served {
     /// All endpoints, whoever comes.
     pub(super) fn targets(&self) -> Vec<Target> {
         let wanted = self.wanted.load();
-        let lists =
-            wanted.iter().flat_map(|wanted| [&wanted.relayed.cluster, &wanted.relayed.local]);
+        let lists = wanted.iter().flat_map(|wanted| {
+            let Relayed { cluster, local, serving, .. } = &wanted.relayed;
+            [cluster, local, serving]
+        });
         lists.flatten().copied().collect()
     }
 

@@ -140,6 +140,12 @@ impl Session {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether what is sent there now would come here.
+    pub(super) fn has_its_frontend(&self) -> bool {
+        let holder = self.shared.frontends.find(Protocol::Udp, self.ends.frontend);
+        holder.is_some_and(|served| Arc::ptr_eq(&served, &self.served))
+    }
+
     pub(super) fn end(&self) {
         self.end_state(&mut self.state());
     }
@@ -282,7 +288,11 @@ impl Session {
             }
         }
         drop(state);
-        self.reply.send(self.ends.client, datagram);
+        // A late answer, which conntrack sees again, would begin the flow the other way round, and the
+        // client's next datagram would belong to it untranslated.
+        if self.served.is_relayed() {
+            self.reply.send(self.ends.client, datagram);
+        }
     }
 
     fn refused(&self, socket: &Arc<UdpSocket>, error: &io::Error) {

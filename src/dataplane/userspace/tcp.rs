@@ -70,7 +70,13 @@ async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream)
             // It had a place in the queue of a process that ended, say.
             Err(Broken::Untouched(error)) => {
                 tracing::debug!(%target, %error, "an endpoint broke off at once");
-                failed(&shared, &accepted, (&mut dials, target));
+                broke_off(&shared, &accepted, target);
+                dials.failed(target, Failure::Refused);
+            }
+            Err(Broken::Unanswered(error)) => {
+                tracing::debug!(%target, %error, "an endpoint broke off without an answer");
+                broke_off(&shared, &accepted, target);
+                break;
             }
             Err(Broken::Off(error)) => {
                 tracing::trace!(%target, %error, "a connection broke off");
@@ -105,17 +111,17 @@ async fn connect(
             Ok(()) => return Some((stream, endpoint)),
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.target, %error, "an endpoint broke off at once");
-                failed(shared, accepted, (dials, endpoint.target));
+                broke_off(shared, accepted, endpoint.target);
+                dials.failed(endpoint.target, Failure::Refused);
             }
         }
     }
 }
 
-fn failed(shared: &Shared, accepted: &Accepted, (dials, target): (&mut Dials, Target)) {
+fn broke_off(shared: &Shared, accepted: &Accepted, target: Target) {
     let node = shared.frontends.node();
     let caller = Caller { client: accepted.client.ip(), node: &node };
-    accepted.served.failed(&caller, target, Failure::Refused);
-    dials.failed(target, Failure::Refused);
+    accepted.served.broke_off(&caller, target);
 }
 
 async fn dial(

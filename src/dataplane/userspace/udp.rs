@@ -42,9 +42,11 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> (UdpSocket, Vec<HandedSession>) {
     let table = Arc::new(Table::default());
+    let ending = end_strayed(Arc::clone(&shared), Arc::clone(&table));
     let mut receiver = Receiver { shared: Arc::clone(&shared), replies, table: Arc::clone(&table) };
     sessions.into_iter().for_each(|handed| receiver.resume(handed));
-    let _ = stop.run_until_cancelled(receiver.run(&socket)).await;
+    let serving = async { tokio::join!(receiver.run(&socket), ending) };
+    let _ = stop.run_until_cancelled(serving).await;
     let open = table.take_all();
     let handed = match shared.is_handed_over() {
         true => open.iter().filter_map(|session| session.hand()).collect(),
@@ -52,6 +54,14 @@ pub(super) async fn serve(
     };
     open.iter().for_each(|session| session.end());
     (socket, handed)
+}
+
+/// Ends sessions whose frontend is relayed no more, or is none of theirs any more.
+async fn end_strayed(shared: Arc<Shared>, table: Arc<Table>) {
+    let mut strayed = shared.frontends.strayed();
+    while strayed.changed().await.is_ok() {
+        table.end_where(|session| !session.has_its_frontend());
+    }
 }
 
 struct Receiver {
@@ -205,6 +215,14 @@ impl Table {
                 return session.end();
             }
         }
+    }
+
+    fn end_where(&self, ends: impl Fn(&Session) -> bool) {
+        let open: Vec<Arc<Session>> = self.sessions().open.values().cloned().collect();
+        open.iter().filter(|session| ends(session)).for_each(|session| {
+            self.remove(session);
+            session.end();
+        });
     }
 
     fn take_all(&self) -> Vec<Arc<Session>> {
