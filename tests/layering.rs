@@ -83,6 +83,8 @@ const PURE: &[&str] = &[
     "dataplane/userspace/pins",
     "dataplane/userspace/refusal",
     "dataplane/userspace/relayed",
+    "dataplane/userspace/requests/answers",
+    "dataplane/userspace/requests/heads",
     "events/findings",
     "events/ledger",
     "events/notice",

@@ -2,6 +2,7 @@
 
 use super::endpoints::{Choice, PortRef, without};
 use super::policy::disjoint;
+use super::relay::balanced;
 use super::{
     Action, ExternalIps, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
     HealthCheck, Masquerade, Policy, Pool, PortPlan, Reach, Scope, ServicePlan,
@@ -138,13 +139,15 @@ impl Site<'_> {
         if unpooled.is_none() {
             *unpooled = pools.choice.unpooled([&cluster, &local]);
         }
+        let carrier = self.policy.carrier(self.service, port.protocol);
         Some(PortPlan {
             name: port.name.clone(),
             protocol: port.protocol,
             port: port.port,
             family,
             affinity: self.service.affinity,
-            carrier: self.policy.carrier(self.service, port.protocol),
+            carrier,
+            balanced: balanced(self.service, port, carrier),
             serving: match port.protocol {
                 Protocol::Udp => pools.choice.serving(),
                 Protocol::Tcp | Protocol::Sctp => Box::default(),

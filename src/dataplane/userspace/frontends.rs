@@ -160,7 +160,9 @@ impl Known {
             frontends.iter().flat_map(|served| served.targets()).collect();
         targets.sort_unstable();
         let mut picker = living.picker();
-        picker.retain(|target| targets.binary_search(&target).is_ok());
+        let is_endpoint = |target| targets.binary_search(&target).is_ok();
+        picker.retain(is_endpoint);
+        living.upstreams.retain(is_endpoint);
         if !frontends.iter().any(|served| served.has_affinity()) {
             picker.unpin_all();
         }
@@ -210,6 +212,7 @@ mod tests {
             affinity: NonZeroU32::new(600),
             balancer: Balancer::RoundRobin,
             proxy_protocol: None,
+            requests: None,
         }
     }
 
