@@ -15,6 +15,7 @@ mod external;
 mod harness;
 mod health;
 mod hints;
+mod http;
 mod invalid;
 mod lifecycle;
 mod loadbalancer;
@@ -26,6 +27,7 @@ mod nothing;
 mod path;
 mod pods;
 mod repair;
+mod requests;
 mod resets;
 mod rolling;
 mod scale;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         ("health", health::cases()),
         ("localhost", localhost::cases()),
         ("userspace", userspace::cases()),
+        ("requests", requests::cases()),
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),
