@@ -145,7 +145,9 @@ async fn dial(
         let node = shared.frontends.node();
         let caller = Caller { client: client.ip(), node: &node };
         let Some(chosen) = served.choose(&caller, dials) else { break };
+        let began = Instant::now();
         if let Some(stream) = dial_once(served, &caller, dials, &chosen).await {
+            served.connected(&chosen.endpoint, began.elapsed());
             return Some((stream, chosen.endpoint));
         }
     }
@@ -154,7 +156,8 @@ async fn dial(
     None
 }
 
-/// The endpoint that was chosen, and what is to be known if it does not take the connection.
+/// The endpoint that was chosen. If it does not take the connection, this is told; if it does, the
+/// caller tells, for whom that may be too early.
 pub(super) async fn dial_once(
     served: &Served,
     caller: &Caller<'_>,
@@ -162,13 +165,10 @@ pub(super) async fn dial_once(
     chosen: &Chosen,
 ) -> Option<TcpStream> {
     let target = chosen.endpoint.target;
-    let (began, patience) = (Instant::now(), dials.patience(target, chosen.candidates));
+    let patience = dials.patience(target, chosen.candidates);
     let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
     let failure = match tokio::time::timeout(patience, connecting).await {
-        Ok(Ok(stream)) => {
-            served.connected(&chosen.endpoint, began.elapsed());
-            return Some(stream);
-        }
+        Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) if is_of_this_node(&error) => {
             tracing::debug!(%target, %error, "this node cannot dial");
             served.port.refused.add(1);

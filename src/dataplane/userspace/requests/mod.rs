@@ -36,14 +36,22 @@ use tokio_util::sync::CancellationToken;
 /// besides. It is also what is read of a body in one go.
 const HEAD_MOST: usize = 64 << 10;
 
-/// Of an HTTP/2 stream, in bytes that wait for their reader.
-const STREAM_WINDOW: u32 = 256 << 10;
+/// Of an HTTP/2 stream, in bytes that wait for their reader: what one stream can carry is this much for
+/// each round trip.
+const STREAM_WINDOW: u32 = 128 << 10;
+
+/// Bytes of a stream that are ready to be written.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Requests at a time on one connection, a client's or an endpoint's.
 const STREAMS: u32 = 100;
 
-/// Room for what all streams of a connection may leave: readers that do not keep up hold up no others.
-const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+/// Of an endpoint's connection: room for what all streams may leave. Clients that do not keep up hold
+/// up no others.
+const ENDPOINT_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+
+/// Of a client's connection, who holds up nobody else: what it can leave here without being read.
+const CLIENT_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// Until the client is done, or breaks off. When the frontend is relayed no more, or at `stop`, what
 /// was asked is answered, and nothing is asked after that.
@@ -77,8 +85,8 @@ pub(super) async fn serve(session: Session, stream: TcpStream, stop: Cancellatio
             let connection = http2::Builder::new(TokioExecutor::new())
                 .max_concurrent_streams(STREAMS)
                 .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_send_buf_size(STREAM_WINDOW as usize)
+                .initial_connection_window_size(CLIENT_WINDOW)
+                .max_send_buf_size(SEND_BUFFER)
                 .max_header_list_size(HEAD_MOST as u32)
                 .auto_date_header(false)
                 .serve_connection(io, service);

@@ -1,6 +1,7 @@
 //! A client's connection, and how each of its requests finds an endpoint.
 
 use super::super::choose::Chosen;
+use super::super::counts::Held;
 use super::super::dials::{Dials, Failure};
 use super::super::served::{Caller, Served};
 use super::super::shared::Shared;
@@ -11,13 +12,12 @@ use super::heads::{self, Wish};
 use super::tunnel::{self, Tunnel};
 use super::upstreams::{Connection, Lease, Upstream, prepare};
 use super::wire::Wire;
-use crate::dataplane::userspace::counts::Held;
 use crate::model::HttpVersion;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use std::error::Error as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
 /// A connection to an endpoint is one file.
@@ -159,6 +159,7 @@ impl Session {
             self.served().port.refused.add(1);
             return Err(Refusal::Full);
         };
+        let began = Instant::now();
         let Some(stream) = dial_once(self.served(), caller, dials, chosen).await else {
             return Ok(None);
         };
@@ -172,7 +173,10 @@ impl Session {
             }
         };
         let failure = match begun {
-            Ok(Ok(connection)) => return Ok(Some(Found { connection, age: Age::New })),
+            Ok(Ok(connection)) => {
+                self.served().connected(&chosen.endpoint, began.elapsed());
+                return Ok(Some(Found { connection, age: Age::New }));
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%target, %error, "an endpoint broke off at once");
                 Failure::Refused

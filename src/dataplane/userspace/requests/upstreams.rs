@@ -4,7 +4,7 @@
 
 use super::super::relay::KEEPALIVE;
 use super::wire::{Hand, Wire};
-use super::{CONNECTION_WINDOW, HEAD_MOST, STREAM_WINDOW, STREAMS};
+use super::{ENDPOINT_WINDOW, HEAD_MOST, SEND_BUFFER, STREAM_WINDOW, STREAMS};
 use crate::planner::Target;
 use foldhash::HashMap;
 use hyper::body::Incoming;
@@ -169,8 +169,8 @@ impl Upstream {
         let wire = Arc::new(wire);
         let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(STREAM_WINDOW as usize)
+            .initial_connection_window_size(ENDPOINT_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(HEAD_MOST as u32)
             // Before it has said so nothing is sent that it would have to refuse.
             .initial_max_send_streams(0)

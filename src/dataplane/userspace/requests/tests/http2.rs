@@ -50,6 +50,13 @@ async fn an_endpoint_that_speaks_no_http_2_is_asked_nothing() {
     assert_eq!(tally(in_turn(&world, H2c, 12).await).get("a"), Some(&12));
     assert_eq!(old.requests(), 0);
     assert!(world.count(old.target).failed > 0);
+    let mute = world
+        .counts()
+        .endpoints
+        .iter()
+        .find(|one| one.target.port == mute.local_addr().unwrap().port())
+        .copied();
+    assert_eq!(mute.unwrap().opened, 0, "what says nothing has taken nothing");
     let client = multiplexed(&world).await;
     world.serve(&[old.target]);
     let answer = client.clone().send_request(post("/", nothing())).await.unwrap();

@@ -7,7 +7,7 @@ mod http2;
 use super::super::tests::{LONG, LOOPBACK, Silent, World, options, refusing, target_at};
 use crate::dataplane::userspace::Limits;
 use crate::model::HttpVersion::{self, H2c, Http1};
-use crate::model::Protocol;
+use crate::model::{Balancer, Protocol};
 use endpoint::{
     Endpoint, Plain, ask, balancing, bytes, endless, frames, multiplexed, nothing, post, text,
     world,
@@ -76,6 +76,24 @@ async fn affinity_keeps_requests_where_the_first_one_went() {
         let mut names = in_turn(&world, version, 20).await;
         names.extend(in_turn(&world, version, 20).await);
         assert_eq!(tally(names).len(), 1, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_in_flight_are_what_least_connections_counts() {
+    for version in [Http1, H2c] {
+        let mut world = world(version);
+        let (one, other) = (Endpoint::new("a", version).await, Endpoint::new("b", version).await);
+        world.relayed.balancer = Balancer::LeastConnections;
+        world.serve(&[one.target]);
+        let busy = multiplexed_or_plain(&world, version).await;
+        let busy = tokio::spawn(async move { busy.get("/held").await.1 });
+        one.until("the request arrives", |one| one.requests() == 1).await;
+        world.serve(&[one.target, other.target]);
+        assert_eq!(tally(in_turn(&world, version, 20).await).get("b"), Some(&20), "{version:?}");
+        assert_eq!(world.count(one.target).active, 1);
+        one.answer_held(1);
+        assert_eq!(busy.await.unwrap(), "a");
     }
 }
 
