@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use vipd::admin::{self, Client, ClientError, Error, TraceQuery};
 use vipd::metrics::Metrics;
 use vipd::model::{
-    Annotations, ClusterIps, Created, Known, Protocol, Service, ServiceKey, ServicePort,
-    ServiceType, Shown, TargetPort, TrafficPolicy,
+    Annotations, AppProtocol, ClusterIps, Created, Known, Protocol, Service, ServiceKey,
+    ServicePort, ServiceType, Shown, TargetPort, TrafficPolicy,
 };
 use vipd::planner::{DetectLocal, Planner, Policy};
 use vipd::sync::{Snapshot, SyncStatus};
@@ -34,6 +34,7 @@ fn service(number: u16) -> Service {
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
+            app_protocol: AppProtocol::default(),
             target_port: TargetPort::Unset,
         }]
         .into(),

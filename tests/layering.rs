@@ -84,6 +84,8 @@ const PURE: &[&str] = &[
     "dataplane/userspace/pins",
     "dataplane/userspace/refusal",
     "dataplane/userspace/relayed",
+    "dataplane/userspace/requests/answers",
+    "dataplane/userspace/requests/heads",
     "dataplane/userspace/written",
     "events/findings",
     "events/ledger",

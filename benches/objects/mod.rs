@@ -28,6 +28,7 @@ pub fn service(number: usize) -> Object {
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
+            app_protocol: AppProtocol::default(),
             target_port: TargetPort::Number(8080),
         }]
         .into(),

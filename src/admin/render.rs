@@ -89,9 +89,15 @@ fn render_frontend(frontend: &FrontendView) -> String {
         if let Some(version) = &relay.proxy_protocol {
             let _ = write!(text, " with PROXY protocol {version}");
         }
+        if let Some(version) = &relay.requests {
+            let _ = write!(text, ", {version} request by request");
+        }
     }
     if let Some(why) = &frontend.unrelayed {
         let _ = write!(text, ", not relayed ({why})");
+    }
+    if let Some(why) = &frontend.unsplit {
+        let _ = write!(text, ", not request by request ({why})");
     }
     text
 }

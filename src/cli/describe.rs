@@ -218,6 +218,13 @@ fn render_frontend(out: &mut String, port: &DescribedPort, frontend: &FrontendVi
     if let Some(why) = &frontend.unrelayed {
         line("Relay:", &format!("none, the kernel translates: {why}"));
     }
+    if let Some(version) = frontend.relay.as_ref().and_then(|relay| relay.requests.as_ref()) {
+        let told = "an endpoint finds the client in X-Forwarded-For";
+        line("Requests:", &format!("balanced one by one, {version}; {told}"));
+    }
+    if let Some(why) = &frontend.unsplit {
+        line("Requests:", &format!("connections are balanced: {why}"));
+    }
     if let Some(seconds) = port.affinity_seconds {
         line("Affinity:", &format!("a client keeps its endpoint for {seconds} s"));
     }
@@ -253,8 +260,12 @@ fn render_endpoint(endpoint: &DescribedEndpoint) -> String {
     let not = if endpoint.used { "" } else { "not used: " };
     let relayed = endpoint.relayed.map(|counted| {
         let ejected = if counted.ejected { ", left out for failing" } else { "" };
+        let requests = match (counted.requests, counted.broken) {
+            (0, _) => String::new(),
+            (all, broken) => format!(", {all} requests, {broken} broken off"),
+        };
         format!(
-            "; relayed: {} open, {} in all, {} failed{ejected}",
+            "; relayed: {} open, {} in all, {} failed{requests}{ejected}",
             counted.active, counted.opened, counted.failed
         )
     });

@@ -94,8 +94,8 @@ fn lost((before, after): (&Contests, &Contests), now: &Snapshot) -> Vec<Notice> 
 mod tests {
     use super::*;
     use crate::model::{
-        Annotations, ClusterIps, Created, Kind, ObjectRef, Origin, Protocol, Service, ServicePort,
-        ServiceType, Shown, TargetPort, TrafficPolicy,
+        Annotations, AppProtocol, ClusterIps, Created, Kind, ObjectRef, Origin, Protocol, Service,
+        ServicePort, ServiceType, Shown, TargetPort, TrafficPolicy,
     };
     use crate::planner::{Planner, Policy};
     use crate::sync::SyncStatus;
@@ -162,6 +162,7 @@ mod tests {
             protocol: Protocol::Tcp,
             port,
             node_port: None,
+            app_protocol: AppProtocol::default(),
             target_port: TargetPort::Unset,
         };
         let service = Service {

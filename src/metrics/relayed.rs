@@ -14,7 +14,10 @@ pub(super) fn relayed(text: &mut Text, counts: &Counts) {
         })
     };
     text.labelled(
-        gauge("vipd_relay_connections", "Relayed connections and UDP sessions, by endpoint."),
+        gauge(
+            "vipd_relay_connections",
+            "Relayed connections, UDP sessions and, where requests are balanced, requests in flight, by endpoint.",
+        ),
         endpoints(|one| one.active),
     );
     text.labelled(
@@ -27,6 +30,31 @@ pub(super) fn relayed(text: &mut Text, counts: &Counts) {
             "Connections that an endpoint did not take in time or refused, and refused datagrams.",
         ),
         endpoints(|one| one.failed),
+    );
+    let requests = |value: fn(&EndpointCounts) -> u64| {
+        let asked = |one: &&EndpointCounts| one.requests + one.retried > 0;
+        counts.ports.iter().flat_map(move |port| {
+            let endpoints = port.endpoints.iter().filter(asked);
+            endpoints.map(move |one| (of_endpoint(port, one), value(one)))
+        })
+    };
+    text.labelled(
+        counter("vipd_relay_requests_total", "HTTP requests given to an endpoint one by one."),
+        requests(|one| one.requests),
+    );
+    text.labelled(
+        counter(
+            "vipd_relay_requests_failed_total",
+            "HTTP requests that an endpoint was given and did not answer whole.",
+        ),
+        requests(|one| one.broken),
+    );
+    text.labelled(
+        counter(
+            "vipd_relay_requests_retried_total",
+            "HTTP requests that could not be sent to an endpoint and were tried elsewhere.",
+        ),
+        requests(|one| one.retried),
     );
     text.labelled(
         counter("vipd_relay_sent_bytes_total", "Bytes towards an endpoint."),

@@ -1,7 +1,7 @@
 //! What the annotations of a Service ask of this proxy, in one byte: most Services ask for nothing,
 //! and there is one of these for each.
 
-use super::{Balancer, ProxyProtocol};
+use super::{Balancer, ProxyProtocol, Unit};
 use std::fmt;
 
 /// What serves Services: `--proxy-mode` for all, `vipd.io/dataplane` for one.
@@ -51,12 +51,14 @@ impl ProxyProtocol {
 }
 
 /// Two bits for the mode, three for the balancer, two for the PROXY protocol; each 0 where nothing is
-/// said, else one more than its place among `ALL`.
+/// said, else one more than its place among `ALL`. One bit for requests, which nobody asks for where
+/// nothing is said.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Annotations(u8);
 
 const BALANCER: u32 = 2;
 const PROXY_PROTOCOL: u32 = 5;
+const REQUESTS: u8 = 1 << 7;
 
 impl Annotations {
     pub fn new(
@@ -70,6 +72,13 @@ impl Annotations {
         Self(mode | balancer << BALANCER | proxy_protocol << PROXY_PROTOCOL)
     }
 
+    pub fn with_unit(self, unit: Unit) -> Self {
+        match unit {
+            Unit::Connections => Self(self.0 & !REQUESTS),
+            Unit::Requests => Self(self.0 | REQUESTS),
+        }
+    }
+
     pub fn mode(self) -> Option<ProxyMode> {
         at(self.0 & 0b11, &ProxyMode::ALL)
     }
@@ -80,6 +89,10 @@ impl Annotations {
 
     pub fn proxy_protocol(self) -> Option<ProxyProtocol> {
         at(self.0 >> PROXY_PROTOCOL & 0b11, &ProxyProtocol::ALL)
+    }
+
+    pub fn unit(self) -> Unit {
+        if self.0 & REQUESTS == 0 { Unit::Connections } else { Unit::Requests }
     }
 }
 
@@ -102,6 +115,7 @@ impl fmt::Debug for Annotations {
             .field("mode", &self.mode())
             .field("balancer", &self.balancer())
             .field("proxy_protocol", &self.proxy_protocol())
+            .field("unit", &self.unit())
             .finish()
     }
 }
@@ -109,7 +123,7 @@ impl fmt::Debug for Annotations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Service;
+    use crate::model::{Service, ServicePort};
 
     fn and_none<T: Copy>(all: &[T]) -> Vec<Option<T>> {
         std::iter::once(None).chain(all.iter().copied().map(Some)).collect()
@@ -123,6 +137,12 @@ mod tests {
                     let all = Annotations::new(mode, balancer, proxy);
                     let read = (all.mode(), all.balancer(), all.proxy_protocol());
                     assert_eq!(read, (mode, balancer, proxy));
+                    assert_eq!(all.unit(), Unit::Connections);
+                    let requests = all.with_unit(Unit::Requests);
+                    let read = (requests.mode(), requests.balancer(), requests.proxy_protocol());
+                    assert_eq!(read, (mode, balancer, proxy));
+                    assert_eq!(requests.unit(), Unit::Requests);
+                    assert_eq!(requests.with_unit(Unit::Connections), all);
                 }
             }
         }
@@ -133,5 +153,6 @@ mod tests {
     #[test]
     fn a_service_is_no_larger_for_them() {
         assert_eq!(size_of::<Service>(), 80);
+        assert_eq!(size_of::<ServicePort>(), 40);
     }
 }

@@ -27,7 +27,7 @@ pub use node::{Node, NodeFacts, ServiceCidr};
 pub use pod::Pod;
 pub use ports::Ports;
 pub use problem::{Origin, Problem, Severity};
-pub use relay::{Balancer, ProxyProtocol};
+pub use relay::{AppProtocol, Balancer, HttpVersion, ProxyProtocol, Unit};
 pub use service::{
     ClusterIps, Created, External, Family, PortName, Protocol, Service, ServicePort, ServiceType,
     Shown, TargetPort, TrafficPolicy,

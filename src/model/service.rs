@@ -1,6 +1,6 @@
 //! A Service, as the API server would have defaulted it.
 
-use super::{Annotations, Ports, ServiceKey};
+use super::{Annotations, AppProtocol, Ports, ServiceKey};
 use arcstr::ArcStr;
 use ipnet::IpNet;
 use std::fmt;
@@ -153,6 +153,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     pub port: u16,
     pub node_port: Option<NonZeroU16>,
+    /// The Service's own; what slices say of it does not count.
+    pub app_protocol: AppProtocol,
     /// What makes endpoints of pods. Slices and Endpoints objects carry the port that counts
     /// (discovery/v1 `ports[].port`), and this is then only shown.
     pub target_port: TargetPort,

@@ -2,6 +2,7 @@
 
 use super::endpoints::{Choice, PortRef, without};
 use super::policy::disjoint;
+use super::relay::balanced;
 use super::{
     Action, Carrier, ExternalIps, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
     HealthCheck, Masquerade, Policy, Pool, PortPlan, Reach, Scope, ServicePlan,
@@ -147,6 +148,7 @@ impl Site<'_> {
             family,
             affinity: self.service.affinity,
             carrier,
+            balanced: balanced(self.service, port, carrier),
             serving: match (port.protocol, carrier) {
                 (Protocol::Udp, _) | (_, Carrier::Relay(_)) => pools.choice.serving(),
                 (Protocol::Tcp | Protocol::Sctp, _) => Box::default(),

@@ -1,6 +1,6 @@
 //! What this node must do, in terms that know nothing of Kubernetes objects or of a dataplane.
 
-use super::{Carrier, Claims, Outsiders, Policy, plan_service};
+use super::{Balanced, Carrier, Claims, Outsiders, Policy, plan_service};
 use crate::model::{Created, Family, Known, NodeFacts, PortName, Protocol, ProxyMode, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -57,6 +57,8 @@ pub struct PortPlan {
     pub affinity: Option<NonZeroU32>,
     /// Who takes connections to the endpoints; of a single frontend see [`PortPlan::relay_of`].
     pub carrier: Carrier,
+    /// Of a single frontend see [`PortPlan::requests_of`].
+    pub balanced: Balanced,
     /// Endpoints under policy Cluster; empty also where no frontend uses them.
     pub cluster: Pool,
     /// Endpoints under policy Local; empty also where no frontend uses them.

@@ -1,7 +1,10 @@
 //! Who takes connections to their endpoints: the kernel, or vipd's relay; and why not the relay.
 
 use super::{Action, DetectLocal, Forward, Frontend, Policy, PortPlan, Reach};
-use crate::model::{Balancer, Protocol, ProxyMode, ProxyProtocol, Service};
+use crate::model::{
+    AppProtocol, Balancer, HttpVersion, Protocol, ProxyMode, ProxyProtocol, Service, ServicePort,
+    Unit,
+};
 use std::fmt;
 
 /// Who carries a port's connections.
@@ -61,6 +64,51 @@ impl fmt::Display for Unrelayed {
     }
 }
 
+/// What of a port's traffic is given to an endpoint as one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Balanced {
+    #[default]
+    Connections,
+    /// The same, although requests are asked for.
+    ConnectionsFor(Unsplit),
+    /// Of a frontend that is relayed: see [`PortPlan::requests_of`].
+    Requests(HttpVersion),
+}
+
+/// Why connections are not taken apart into requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unsplit {
+    NotTcp,
+    NotRelayed,
+    NoAppProtocol,
+    /// appProtocol `https`
+    Encrypted,
+    OtherAppProtocol,
+    ProxyProtocol,
+}
+
+impl fmt::Display for Unsplit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unsplit::NotTcp => "the port is not TCP",
+            Unsplit::NotRelayed => {
+                "the kernel carries it; vipd.io/dataplane or --proxy-mode userspace is needed"
+            }
+            Unsplit::NoAppProtocol => {
+                "the Service's port has no appProtocol; http, kubernetes.io/h2c or grpc is needed"
+            }
+            Unsplit::Encrypted => "its appProtocol is https, and what is encrypted is not read",
+            Unsplit::OtherAppProtocol => {
+                "its appProtocol is none of http, kubernetes.io/h2c and grpc"
+            }
+            Unsplit::ProxyProtocol => {
+                "vipd.io/proxy-protocol names one client for a connection, and requests of several \
+                 share one"
+            }
+        })
+    }
+}
+
 impl Policy {
     /// What serves a Service: its annotation, or what all are served by.
     pub fn mode_of(&self, service: &Service) -> ProxyMode {
@@ -90,6 +138,30 @@ impl Policy {
     }
 }
 
+/// `carrier` is the port's.
+pub(super) fn balanced(service: &Service, port: &ServicePort, carrier: Carrier) -> Balanced {
+    if service.annotations.unit() == Unit::Connections {
+        return Balanced::Connections;
+    }
+    let relay = match carrier {
+        Carrier::Relay(relay) if port.protocol == Protocol::Tcp => relay,
+        Carrier::Relay(_) => return Balanced::ConnectionsFor(Unsplit::NotTcp),
+        Carrier::Kernel | Carrier::KernelFor(_) => {
+            return Balanced::ConnectionsFor(Unsplit::NotRelayed);
+        }
+    };
+    if relay.proxy_protocol.is_some() {
+        return Balanced::ConnectionsFor(Unsplit::ProxyProtocol);
+    }
+    match port.app_protocol {
+        AppProtocol::Http => Balanced::Requests(HttpVersion::Http1),
+        AppProtocol::H2c | AppProtocol::Grpc => Balanced::Requests(HttpVersion::H2c),
+        AppProtocol::Unset => Balanced::ConnectionsFor(Unsplit::NoAppProtocol),
+        AppProtocol::Https => Balanced::ConnectionsFor(Unsplit::Encrypted),
+        AppProtocol::Other => Balanced::ConnectionsFor(Unsplit::OtherAppProtocol),
+    }
+}
+
 impl PortPlan {
     /// How a frontend of this port is relayed; `None`: the kernel has it, as it has all that is
     /// refused or met with silence.
@@ -99,6 +171,26 @@ impl PortPlan {
             return None;
         };
         (!frontend.foreign && !is_blind(relay, forward)).then_some(relay)
+    }
+
+    /// How the requests are spoken that are balanced one by one at a frontend; `None`: connections
+    /// are.
+    pub fn requests_of(&self, frontend: &Frontend) -> Option<HttpVersion> {
+        match self.balanced {
+            Balanced::Requests(version) => self.relay_of(frontend).map(|_| version),
+            Balanced::Connections | Balanced::ConnectionsFor(_) => None,
+        }
+    }
+
+    /// Why connections are, although requests are asked for.
+    pub fn unsplit(&self, frontend: &Frontend) -> Option<Unsplit> {
+        match (self.balanced, frontend.action) {
+            (Balanced::ConnectionsFor(why), Action::Forward(_)) => Some(why),
+            (Balanced::Requests(_), Action::Forward(_)) if self.relay_of(frontend).is_none() => {
+                Some(Unsplit::NotRelayed)
+            }
+            _ => None,
+        }
     }
 
     /// Why it is not relayed, although that is asked for.

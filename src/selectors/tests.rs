@@ -21,7 +21,14 @@ fn service(name: &str, selector: &str) -> Service {
 }
 
 fn port(name: &str, protocol: Protocol, target_port: TargetPort) -> ServicePort {
-    ServicePort { name: name.into(), protocol, port: 80, node_port: None, target_port }
+    ServicePort {
+        name: name.into(),
+        protocol,
+        port: 80,
+        node_port: None,
+        app_protocol: AppProtocol::default(),
+        target_port,
+    }
 }
 
 fn pod(name: &str, labels: &str) -> Pod {

@@ -15,6 +15,7 @@ fn service(name: &str, port: u16) -> Object {
             protocol: Protocol::Tcp,
             port,
             node_port: None,
+            app_protocol: AppProtocol::default(),
             target_port: TargetPort::Unset,
         }]
         .into(),

@@ -3,7 +3,7 @@
 use super::{NoLocalEndpoints, StickyServices};
 use crate::model::TrafficPolicy::{self, Cluster, Local};
 use crate::model::{
-    Annotations, ClusterIps, Conditions, Created, Endpoint, EndpointPort, EndpointSet,
+    Annotations, AppProtocol, ClusterIps, Conditions, Created, Endpoint, EndpointPort, EndpointSet,
     EndpointSlice, Family, Hints, Kind, NodeFacts, Object, ObjectRef, Place, Protocol, Service,
     ServiceKey, ServicePort, ServiceType, Shown, SliceKey, SliceOrigin, TargetPort,
 };
@@ -27,6 +27,7 @@ fn service(number: u8, internal_policy: TrafficPolicy, external_policy: TrafficP
             protocol: Protocol::Tcp,
             port: 80,
             node_port: NonZeroU16::new(30_000 + u16::from(number)),
+            app_protocol: AppProtocol::default(),
             target_port: TargetPort::Unset,
         }]
         .into(),

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use vipd::model::{Family, NodeFacts, Protocol, ServiceKey};
 use vipd::planner::{
-    Action, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade,
-    Plan, PlanDelta, PodsToldBy, Policy, PortPlan, Reach, Relay, Served, ServiceDelta, ServicePlan,
-    Target,
+    Action, Balanced, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
+    Masquerade, Plan, PlanDelta, PodsToldBy, Policy, PortPlan, Reach, Relay, Served, ServiceDelta,
+    ServicePlan, Target,
 };
 
 pub const NODE: &str = "192.0.2.1";
@@ -66,6 +66,7 @@ pub fn of_protocol(
         family: frontends.first().map_or(Family::V4, |f| f.at.at.family()),
         affinity: None,
         carrier: Carrier::default(),
+        balanced: Balanced::default(),
         cluster: Default::default(),
         local: Default::default(),
         serving: serving.into(),

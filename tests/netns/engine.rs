@@ -87,6 +87,7 @@ impl<'w> Relay<'w> {
                 affinity: None,
                 balancer: self.balancer,
                 proxy_protocol: None,
+                requests: None,
             };
             let cluster_ip = FrontendAddress::Address(self.w.cip());
             let node_port = FrontendAddress::NodePort(model(self.w));

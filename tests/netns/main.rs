@@ -15,6 +15,7 @@ mod external;
 mod harness;
 mod health;
 mod hints;
+mod http;
 mod invalid;
 mod lifecycle;
 mod loadbalancer;
@@ -27,6 +28,7 @@ mod path;
 mod pods;
 mod repair;
 mod replace;
+mod requests;
 mod resets;
 mod rolling;
 mod scale;
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         ("localhost", localhost::cases()),
         ("userspace", userspace::cases()),
         ("replace", replace::cases()),
+        ("requests", requests::cases()),
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),

@@ -186,6 +186,7 @@ fn known(text: &str) -> Known {
                 protocol: *protocol,
                 port: *port,
                 node_port: NonZeroU16::new(node_port).map(|first| first.saturating_add(nth)),
+                app_protocol: AppProtocol::default(),
                 target_port: TargetPort::Unset,
             })
             .collect(),

@@ -121,6 +121,7 @@ impl Example {
                 protocol: self.protocol,
                 port: self.port,
                 node_port: None,
+                app_protocol: AppProtocol::default(),
                 target_port: TargetPort::Unset,
             }]
             .into(),

@@ -207,6 +207,7 @@ fn service() -> BoxedStrategy<Service> {
                             protocol,
                             port,
                             node_port: node_port.and_then(NonZeroU16::new),
+                            app_protocol: AppProtocol::default(),
                             target_port,
                         })
                         .collect(),

@@ -127,6 +127,7 @@ pub struct Port {
     pub proto: Proto,
     pub target: Option<u16>,
     pub node_port: Option<u16>,
+    pub app_protocol: Option<&'static str>,
 }
 
 impl Port {
@@ -140,6 +141,9 @@ impl Port {
         }
         if let Some(node_port) = self.node_port {
             value["nodePort"] = json!(node_port);
+        }
+        if let Some(spoken) = self.app_protocol {
+            value["appProtocol"] = json!(spoken);
         }
         value
     }
@@ -171,7 +175,7 @@ pub fn udp(name: &'static str, number: u16) -> Port {
 }
 
 pub fn port(name: &'static str, number: u16, proto: Proto) -> Port {
-    Port { name, number, proto, target: None, node_port: None }
+    Port { name, number, proto, target: None, node_port: None, app_protocol: None }
 }
 
 /// An EndpointSlice of the service `svc`.
@@ -399,6 +403,12 @@ impl Svc {
     /// `vipd.io/name`
     pub fn annotated(mut self, name: &str, value: &str) -> Svc {
         self.annotations.insert(format!("vipd.io/{name}"), json!(value));
+        self
+    }
+
+    /// `appProtocol` of its first port: after `ports`.
+    pub fn speaking(mut self, protocol: &'static str) -> Svc {
+        self.ports[0].app_protocol = Some(protocol);
         self
     }
 

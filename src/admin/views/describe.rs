@@ -78,12 +78,18 @@ pub struct DescribedEndpoint {
     pub relayed: Option<RelayedView>,
 }
 
-/// Connections, and UDP sessions.
+/// Connections, and UDP sessions; of requests where these are balanced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayedView {
     pub active: u64,
     pub opened: u64,
     pub failed: u64,
+    /// HTTP requests, where they are balanced.
+    #[serde(default)]
+    pub requests: u64,
+    /// Of these, not answered whole.
+    #[serde(default)]
+    pub broken: u64,
     /// Left out for failing, while others can take connections.
     pub ejected: bool,
 }
@@ -121,6 +127,8 @@ impl DescribeView {
                     active: one.active,
                     opened: one.opened,
                     failed: one.failed,
+                    requests: one.requests,
+                    broken: one.broken,
                     ejected: one.ejected,
                 });
             }
@@ -177,8 +185,11 @@ fn described_port(snapshot: &Snapshot, known: &Known, port: &PortPlan) -> Descri
 fn described_frontend(snapshot: &Snapshot, port: &PortPlan, frontend: &Frontend) -> FrontendView {
     let mut view = FrontendView::from((port, frontend));
     if let Some(failure) = snapshot.status.relay_failure.as_deref()
-        && view.relay.take().is_some()
+        && let Some(relay) = view.relay.take()
     {
+        if relay.requests.is_some() {
+            view.unsplit = Some(planner::Unsplit::NotRelayed.to_string());
+        }
         view.unrelayed = Some(format!("for now: {failure}"));
     }
     view

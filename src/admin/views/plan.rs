@@ -94,6 +94,9 @@ pub struct FrontendView {
     /// Why it is the kernel, although a relay is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unrelayed: Option<String>,
+    /// Why connections are balanced, although requests are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsplit: Option<String>,
     /// `namespace/name` of the service with the older claim; then nothing is done here.
     pub lost_to: Option<String>,
 }
@@ -105,6 +108,9 @@ pub struct RelayView {
     pub balancer: String,
     /// `v1` or `v2`
     pub proxy_protocol: Option<String>,
+    /// `HTTP/1.1` or `HTTP/2`, where requests are balanced; `None`: connections are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,8 +209,10 @@ impl From<(&PortPlan, &Frontend)> for FrontendView {
             relay: port.relay_of(frontend).map(|relay| RelayView {
                 balancer: relay.balancer.name().to_owned(),
                 proxy_protocol: relay.proxy_protocol.map(|version| version.name().to_owned()),
+                requests: port.requests_of(frontend).map(|version| version.name().to_owned()),
             }),
             unrelayed: port.unrelayed(frontend).map(|why| why.to_string()),
+            unsplit: port.unsplit(frontend).map(|why| why.to_string()),
             lost_to: frontend.lost_to.as_ref().map(ToString::to_string),
         }
     }

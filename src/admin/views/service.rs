@@ -2,7 +2,7 @@
 
 use crate::model::{
     Annotations, Balancer, Known, ProxyMode, ProxyProtocol, Service, ServicePort, TargetPort,
-    TrafficPolicy,
+    TrafficPolicy, Unit,
 };
 use crate::planner::ServicePlan;
 use serde::{Deserialize, Serialize};
@@ -107,6 +107,7 @@ fn annotations(given: Annotations) -> Vec<String> {
         ("dataplane", given.mode().map(ProxyMode::name)),
         ("balancer", given.balancer().map(Balancer::name)),
         ("proxy-protocol", given.proxy_protocol().map(ProxyProtocol::name)),
+        ("requests", (given.unit() == Unit::Requests).then_some("true")),
     ];
     let given = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
     given.map(|(name, value)| format!("vipd.io/{name}: {value}")).collect()

@@ -422,8 +422,8 @@ mod tests {
     use crate::dataplane::nftables::state::State;
     use crate::model::{Family, Protocol, ServiceKey};
     use crate::planner::{
-        Action, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, Locality,
-        Masquerade, Member, Pool, PortPlan, Reach, ServicePlan, Target,
+        Action, Balanced, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
+        Locality, Masquerade, Member, Pool, PortPlan, Reach, ServicePlan, Target,
     };
     use std::collections::BTreeSet;
     use std::net::IpAddr;
@@ -458,6 +458,7 @@ mod tests {
             family: Family::V4,
             affinity: None,
             carrier: Carrier::default(),
+            balanced: Balanced::default(),
             cluster: endpoints.map(endpoint).collect(),
             local: Pool::new(),
             serving: Box::default(),

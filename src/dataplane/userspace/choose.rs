@@ -201,6 +201,9 @@ impl Picker {
             sent: endpoint.sent.get(),
             received: endpoint.received.get(),
             ejections: endpoint.ejections.get(),
+            requests: endpoint.requests.get(),
+            broken: endpoint.broken.get(),
+            retried: endpoint.retried.get(),
             ejected: self.ejections.is_out(endpoint.target, now),
         };
         let mut all: Vec<_> = self.endpoints.values().map(counts).collect();

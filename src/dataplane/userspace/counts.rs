@@ -33,6 +33,9 @@ pub(super) struct Endpoint {
     pub received: Number,
     /// Of its open connections.
     pub deadline: Deadline,
+    pub requests: Number,
+    pub broken: Number,
+    pub retried: Number,
 }
 
 /// A number that only grows.
@@ -60,16 +63,19 @@ impl Endpoint {
             sent: Number::default(),
             received: Number::default(),
             deadline: Deadline::default(),
+            requests: Number::default(),
+            broken: Number::default(),
+            retried: Number::default(),
         }
     }
 
-    /// Connections, those included that are dialled.
+    /// Connections, those included that are dialled; where requests are balanced, requests.
     pub(super) fn active(&self) -> u64 {
         self.active.load(Ordering::Relaxed)
     }
 }
 
-/// A connection to an endpoint, or a dial: active until this is dropped.
+/// A connection to an endpoint, a dial, or a request: active until this is dropped.
 #[derive(Debug)]
 pub(super) struct Held(Arc<Endpoint>);
 
@@ -77,6 +83,11 @@ impl Held {
     pub(super) fn new(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.active.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(endpoint))
+    }
+
+    /// The endpoint, active or not: what a connection counts on that waits for requests.
+    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.0)
     }
 }
 
@@ -129,6 +140,7 @@ impl PortCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointCounts {
     pub target: Target,
+    /// Connections and sessions; where requests are balanced, requests.
     pub active: u64,
     pub opened: u64,
     /// Dials that it did not take, and refused datagrams.
@@ -138,6 +150,12 @@ pub struct EndpointCounts {
     /// Bytes from it.
     pub received: u64,
     pub ejections: u64,
+    /// Requests given to it, where requests are balanced.
+    pub requests: u64,
+    /// Of these, those that it did not answer whole.
+    pub broken: u64,
+    /// Requests that could not be sent to it and went elsewhere.
+    pub retried: u64,
     /// Out now: it gets no connection while others can have it.
     pub ejected: bool,
 }

@@ -46,6 +46,11 @@ impl Dials {
         self.refused.is_empty() && self.slow.is_empty()
     }
 
+    /// Whether an endpoint said nothing, rather than all saying no.
+    pub fn timed_out(&self) -> bool {
+        !self.slow.is_empty()
+    }
+
     /// Where the next dial may go; nowhere, when it is time to give up.
     pub fn candidates(&self, targets: &[Target]) -> Vec<Target> {
         if self.slow.len() >= PATIENCE.len() || self.slow.len() + self.refused.len() >= MOST {

@@ -215,7 +215,9 @@ impl Known {
             frontends.iter().flat_map(|served| served.targets()).collect();
         targets.sort_unstable();
         let mut picker = living.picker();
-        picker.retain(|target| targets.binary_search(&target).is_ok());
+        let is_endpoint = |target| targets.binary_search(&target).is_ok();
+        picker.retain(is_endpoint);
+        living.upstreams.retain(is_endpoint);
         targets.extend(frontends.iter().flat_map(|served| served.serving()));
         targets.sort_unstable();
         picker.end_others(|target| targets.binary_search(&target).is_ok(), ends_at);
@@ -269,6 +271,7 @@ mod tests {
             affinity: NonZeroU32::new(600),
             balancer: Balancer::RoundRobin,
             proxy_protocol: None,
+            requests: None,
         }
     }
 

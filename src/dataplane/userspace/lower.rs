@@ -66,6 +66,7 @@ pub fn wanted(plan: &ServicePlan) -> impl Iterator<Item = (FrontendKey, Wanted)>
             affinity: port.affinity,
             balancer: relay.balancer,
             proxy_protocol: relay.proxy_protocol,
+            requests: port.requests_of(frontend),
         };
         let guard = Guard::of(frontend, forward.reach);
         Some((frontend.at, Wanted { relayed, guard }))
@@ -294,10 +295,10 @@ fn node_addresses(node: &NodePlan) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Balancer, PortName, Protocol, ProxyProtocol, ServiceKey};
+    use crate::model::{Balancer, HttpVersion, PortName, Protocol, ProxyProtocol, ServiceKey};
     use crate::planner::{
-        Forward, Frontend, FrontendKind, Locality, Masquerade, Member, PodsToldBy, Pool, Reach,
-        Relay,
+        Balanced, Forward, Frontend, FrontendKind, Locality, Masquerade, Member, PodsToldBy, Pool,
+        Reach, Relay,
     };
     use std::sync::Arc;
 
@@ -342,6 +343,7 @@ mod tests {
             family: Family::V4,
             affinity: None,
             carrier,
+            balanced: Balanced::default(),
             cluster: [(target, member)].into_iter().collect(),
             local: Pool::new(),
             serving: Box::default(),
@@ -353,6 +355,17 @@ mod tests {
 
     fn relayed(frontends: &[&str]) -> ServicePlan {
         plan("web", Carrier::Relay(RELAY), frontends)
+    }
+
+    #[test]
+    fn requests_are_told_to_the_engine() {
+        let mut plan = relayed(&["10.96.0.1:80"]);
+        let requests = |plan: &ServicePlan| wanted(plan).next().unwrap().1.relayed.requests;
+        assert_eq!(requests(&plan), None);
+        plan.ports[0].balanced = Balanced::Requests(HttpVersion::H2c);
+        assert_eq!(requests(&plan), Some(HttpVersion::H2c));
+        plan.ports[0].carrier = Carrier::Kernel;
+        assert!(wanted(&plan).next().is_none());
     }
 
     fn delta(old: Option<ServicePlan>, new: Option<ServicePlan>) -> ServiceDelta {

@@ -8,6 +8,7 @@
 //! ```text
 //! control: lower ─► what changes ─► intercept (table, batch), routes (arp), the engine's frontends
 //! tcp: accept ─► frontends: whose? ─► choose ─► dial, next ─► header ─► relay: copy, splice
+//!                                            └► requests: each one ─► choose ─► pooled connection, or dial
 //! udp: receive ─► session of (client, frontend) ─► choose ─► socket to the endpoint
 //! choose: pins (affinity) ─► eject (outliers out) ─► balancer
 //! ```
@@ -49,6 +50,7 @@ mod relay;
 mod relay_tests;
 mod relayed;
 mod replies;
+mod requests;
 mod routes;
 mod served;
 mod session;

@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::model::{Balancer, Family, PortName, Protocol, ProxyProtocol, ServiceKey};
+use crate::model::{Balancer, Family, HttpVersion, PortName, Protocol, ProxyProtocol, ServiceKey};
 use crate::planner::{LocalDetector, NodePlan, Reach, Scope, Target};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -34,6 +34,8 @@ pub struct Relayed {
     pub balancer: Balancer,
     /// TCP only.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Requests are balanced, spoken so; `None`: connections are. TCP only, without PROXY protocol.
+    pub requests: Option<HttpVersion>,
 }
 
 impl Relayed {
@@ -82,6 +84,7 @@ mod tests {
             affinity: None,
             balancer: Balancer::default(),
             proxy_protocol: None,
+            requests: None,
         }
     }
 

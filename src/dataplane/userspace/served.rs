@@ -5,8 +5,9 @@ use super::counts::{Held, Number, PortCounts, connect_times};
 use super::dials::{Dials, Failure};
 use super::maglev::Maglev;
 use super::relayed::{PortId, Relayed};
+use super::requests::Upstreams;
 use crate::histogram::Histogram;
-use crate::model::{Balancer, ProxyProtocol, ServiceKey};
+use crate::model::{Balancer, HttpVersion, ProxyProtocol, ServiceKey};
 use crate::planner::{NodePlan, Scope, Target};
 use arc_swap::ArcSwapOption;
 use std::hash::{BuildHasher, RandomState};
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// A Service port in one family.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) struct Port {
     picker: Mutex<Picker>,
     /// Connections and sessions of the whole Service.
     open: Arc<Open>,
+    /// What requests are sent on.
+    pub upstreams: Upstreams,
     pub refused: Number,
     pub unserved: Number,
     connect_times: Histogram,
@@ -35,6 +39,7 @@ impl Port {
             id,
             picker: Mutex::default(),
             open,
+            upstreams: Upstreams::default(),
             refused: Number::default(),
             unserved: Number::default(),
             connect_times: connect_times(),
@@ -107,6 +112,8 @@ pub(super) struct Served {
     at_address: Option<Arc<Open>>,
     /// `None`: it is relayed no more.
     wanted: ArcSwapOption<Wanted>,
+    /// It is not, and will not be again: who comes back to the frontend finds another one.
+    closed: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -145,11 +152,14 @@ impl Wanted {
 impl Served {
     pub(super) fn new(port: Arc<Port>, at_address: Option<Arc<Open>>, relayed: Relayed) -> Self {
         let wanted = ArcSwapOption::from_pointee(Wanted::new(relayed));
-        Self { port, at_address, wanted }
+        Self { port, at_address, wanted, closed: CancellationToken::new() }
     }
 
     /// New connections go by this; open ones stay where they are. `None`: there are no new ones.
     pub(super) fn update(&self, relayed: Option<Relayed>) {
+        if relayed.is_none() {
+            self.closed.cancel();
+        }
         self.wanted.store(relayed.map(|relayed| Arc::new(Wanted::new(relayed))));
     }
 
@@ -204,6 +214,16 @@ impl Served {
 
     pub(super) fn is_relayed(&self) -> bool {
         self.wanted.load().is_some()
+    }
+
+    /// Until the frontend is relayed no more.
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// How requests are spoken, where they are balanced.
+    pub(super) fn requests(&self) -> Option<HttpVersion> {
+        self.wanted.load().as_ref()?.relayed.requests
     }
 
     pub(super) fn proxy_protocol(&self) -> Option<ProxyProtocol> {

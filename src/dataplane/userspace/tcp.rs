@@ -1,9 +1,11 @@
 //! Connections: accepted, dialled on, relayed.
 
+use super::choose::Chosen;
 use super::counts::Held;
 use super::dials::{Dials, Failure};
 use super::header::header;
 use super::relay::{Broken, relay};
+use super::requests::{self, Session};
 use super::served::{Caller, Served};
 use super::shared::{Admitted, Shared};
 use crate::listen::Acceptor;
@@ -21,6 +23,9 @@ use tokio_util::task::TaskTracker;
 /// A connection has this end and the endpoint's.
 const FILES: u32 = 2;
 
+/// One of which the requests are balanced has this end; what they are sent on is others' too.
+const FILES_OF_CLIENT: u32 = 1;
+
 /// Accepts until `stop`, and returns the socket; what is accepted goes on after that.
 pub(super) async fn serve(
     listener: TcpListener,
@@ -30,19 +35,28 @@ pub(super) async fn serve(
 ) -> TcpListener {
     let mut acceptor = Acceptor::new(listener);
     while let Some((stream, client)) = stop.run_until_cancelled(acceptor.next()).await {
-        if let Some(accepted) = accept(&shared, &stream, client) {
-            connections.spawn(pass_on(Arc::clone(&shared), accepted, stream));
-        } else {
+        let Some(accepted) = accept(&shared, &stream, client) else {
             reset(&stream);
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        match accepted.served.requests() {
+            None => {
+                connections.spawn(pass_on(shared, accepted, stream));
+            }
+            Some(version) => {
+                let session = Session { shared, accepted, version, tunnels: connections.clone() };
+                connections.spawn(requests::serve(session, stream, stop.clone()));
+            }
         }
     }
     acceptor.into_listener()
 }
 
 /// A connection that is somebody's, and has room.
-struct Accepted {
-    served: Arc<Served>,
-    client: SocketAddr,
+pub(super) struct Accepted {
+    pub served: Arc<Served>,
+    pub client: SocketAddr,
     /// Where the client connected to: tproxy leaves the packet's destination as it is.
     frontend: SocketAddr,
     _admitted: Admitted,
@@ -54,7 +68,11 @@ fn accept(shared: &Shared, stream: &TcpStream, client: SocketAddr) -> Option<Acc
         shared.frontends.strays.add(1);
         return None;
     };
-    let admitted = shared.admit(&served, FILES).ok()?;
+    let files = match served.requests() {
+        None => FILES,
+        Some(_) => FILES_OF_CLIENT,
+    };
+    let admitted = shared.admit(&served, files).ok()?;
     Some(Accepted { served, client, frontend, _admitted: admitted })
 }
 
@@ -89,7 +107,7 @@ async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream)
 }
 
 /// Closing sends RST instead of FIN from now on.
-fn reset(stream: &TcpStream) {
+pub(super) fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
@@ -134,40 +152,53 @@ async fn dial(
         let node = shared.frontends.node();
         let caller = Caller { client: client.ip(), node: &node };
         let Some(chosen) = served.choose(&caller, dials) else { break };
-        let target = chosen.endpoint.target;
-        if shared.frontends.leads_back(Protocol::Tcp, target) {
-            tracing::debug!(%target, "an endpoint is a relayed Service's own address");
-            served.failed(&caller, target, Failure::Refused);
-            dials.failed(target, Failure::Refused);
-            continue;
+        let began = Instant::now();
+        if let Some(stream) = dial_once((shared, served), &caller, dials, &chosen).await {
+            served.connected(&chosen.endpoint, began.elapsed());
+            return Some((stream, chosen.endpoint));
         }
-        let (began, patience) = (Instant::now(), dials.patience(target, chosen.candidates));
-        let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
-        let failure = match tokio::time::timeout(patience, connecting).await {
-            Ok(Ok(stream)) => {
-                served.connected(&chosen.endpoint, began.elapsed());
-                return Some((stream, chosen.endpoint));
-            }
-            Ok(Err(error)) if is_of_this_node(&error) => {
-                tracing::debug!(%target, %error, "this node cannot dial");
-                served.port.refused.add(1);
-                dials.failed(target, Failure::Refused);
-                continue;
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%target, %error, "an endpoint does not take a connection");
-                Failure::Refused
-            }
-            Err(_) => {
-                tracing::debug!(%target, "an endpoint does not answer in time");
-                Failure::Slow
-            }
-        };
-        served.failed(&caller, target, failure);
-        dials.failed(target, failure);
     }
     served.port.unserved.add(1);
     tracing::debug!(service = %served.port.service, "no endpoint takes a connection");
+    None
+}
+
+/// The endpoint that was chosen. If it does not take the connection, this is told; if it does, the
+/// caller tells, for whom that may be too early.
+pub(super) async fn dial_once(
+    (shared, served): (&Shared, &Served),
+    caller: &Caller<'_>,
+    dials: &mut Dials,
+    chosen: &Chosen,
+) -> Option<TcpStream> {
+    let target = chosen.endpoint.target;
+    if shared.frontends.leads_back(Protocol::Tcp, target) {
+        tracing::debug!(%target, "an endpoint is a relayed Service's own address");
+        served.failed(caller, target, Failure::Refused);
+        dials.failed(target, Failure::Refused);
+        return None;
+    }
+    let patience = dials.patience(target, chosen.candidates);
+    let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
+    let failure = match tokio::time::timeout(patience, connecting).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) if is_of_this_node(&error) => {
+            tracing::debug!(%target, %error, "this node cannot dial");
+            served.port.refused.add(1);
+            dials.failed(target, Failure::Refused);
+            return None;
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%target, %error, "an endpoint does not take a connection");
+            Failure::Refused
+        }
+        Err(_) => {
+            tracing::debug!(%target, "an endpoint does not answer in time");
+            Failure::Slow
+        }
+    };
+    served.failed(caller, target, failure);
+    dials.failed(target, failure);
     None
 }
 

@@ -19,17 +19,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-const LOOPBACK: &str = "127.0.0.1:0";
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LOOPBACK: &str = "127.0.0.1:0";
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// An engine with one Service port, which answers at its own loopback address.
-struct World {
-    engine: Engine,
+pub(super) struct World {
+    pub engine: Engine,
     protocol: Protocol,
-    relayed: Relayed,
+    pub relayed: Relayed,
 }
 
-fn options(limits: Limits, files: usize) -> EngineOptions {
+pub(super) fn options(limits: Limits, files: usize) -> EngineOptions {
     let budget = Arc::new(Budget::of(files));
     EngineOptions { threads: NonZeroUsize::new(2).unwrap(), limits, budget }
 }
@@ -45,37 +45,38 @@ fn relayed(protocol: Protocol) -> Relayed {
         affinity: None,
         balancer: Balancer::default(),
         proxy_protocol: None,
+        requests: None,
     }
 }
 
 impl World {
-    fn new(protocol: Protocol) -> Self {
+    pub fn new(protocol: Protocol) -> Self {
         Self::with(protocol, options(Limits::default(), 4096))
     }
 
-    fn with(protocol: Protocol, options: EngineOptions) -> Self {
+    pub fn with(protocol: Protocol, options: EngineOptions) -> Self {
         let engine = Engine::start_with(options, Interception::None).unwrap();
         Self { engine, protocol, relayed: relayed(protocol) }
     }
 
-    fn at(&self) -> SocketAddr {
+    pub fn at(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.engine.port()))
     }
 
-    fn key(&self) -> FrontendKey {
+    pub fn key(&self) -> FrontendKey {
         let at = FrontendAddress::Address(self.at().ip());
         FrontendKey { at, protocol: self.protocol, port: self.engine.port() }
     }
 
     /// From now on the Service has these endpoints, and what else `self.relayed` says.
-    fn serve(&mut self, targets: &[Target]) {
+    pub fn serve(&mut self, targets: &[Target]) {
         let mut targets = targets.to_vec();
         targets.sort_unstable();
         self.relayed.cluster = targets.into();
         self.engine.update(vec![(self.key(), Some(self.relayed.clone()))]);
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.at()).await.unwrap()
     }
 
@@ -84,18 +85,18 @@ impl World {
         greeting(self.at()).await
     }
 
-    fn counts(&self) -> PortCounts {
+    pub fn counts(&self) -> PortCounts {
         let counts = self.engine.counts();
         counts.ports.into_iter().next().expect("there is one Service port")
     }
 
-    fn count(&self, of: Target) -> EndpointCounts {
+    pub fn count(&self, of: Target) -> EndpointCounts {
         let counts = self.counts();
         *counts.endpoints.iter().find(|counts| counts.target == of).expect("it is known")
     }
 
     /// Until what connections leave behind is what it should be.
-    async fn wait_until(&self, is_so: impl Fn(&PortCounts) -> bool) {
+    pub async fn wait_until(&self, is_so: impl Fn(&PortCounts) -> bool) {
         let began = Instant::now();
         while !is_so(&self.counts()) {
             assert!(began.elapsed() < LONG, "{:?}", self.counts());
@@ -109,7 +110,7 @@ async fn greeting(at: SocketAddr) -> io::Result<u8> {
     timeout(LONG, async { TcpStream::connect(at).await?.read_u8().await }).await.unwrap()
 }
 
-fn target_at(at: SocketAddr) -> Target {
+pub(super) fn target_at(at: SocketAddr) -> Target {
     Target { address: at.ip(), port: at.port() }
 }
 
@@ -131,19 +132,19 @@ async fn echo(name: u8) -> Target {
 }
 
 /// An address of this machine that refuses.
-async fn refusing() -> Target {
+pub(super) async fn refusing() -> Target {
     let listener = TcpListener::bind(LOOPBACK).await.unwrap();
     target_at(listener.local_addr().unwrap())
 }
 
 /// One that says nothing while this is there: its queue of connections is full.
-struct Silent {
-    target: Target,
+pub(super) struct Silent {
+    pub target: Target,
     _held: (socket2::Socket, Vec<TcpStream>),
 }
 
 impl Silent {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

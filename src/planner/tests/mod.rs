@@ -84,7 +84,14 @@ pub(super) fn service(name: &str, cluster_ips: &[&str], ports: &[&str]) -> Servi
     let ports = ports.iter().map(|text| {
         let (name, port, protocol) = self::port(text);
         let target_port = TargetPort::Unset;
-        ServicePort { name, protocol, port, node_port: None, target_port }
+        ServicePort {
+            name,
+            protocol,
+            port,
+            node_port: None,
+            app_protocol: AppProtocol::default(),
+            target_port,
+        }
     });
     Service {
         key: ServiceKey::new("ns", name),

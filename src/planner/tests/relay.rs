@@ -2,7 +2,7 @@
 
 use super::trace::run;
 use super::*;
-use crate::planner::{PodsToldBy, Relay, Served, Unrelayed};
+use crate::planner::{Balanced, PodsToldBy, Relay, Served, Unrelayed, Unsplit};
 use rstest::rstest;
 use std::net::IpAddr;
 
@@ -65,6 +65,68 @@ fn what_the_annotations_ask_is_in_the_plan() {
     assert_eq!(carrier(all(ProxyMode::Nftables), ":80/TCP"), Carrier::Kernel);
     let Carrier::Relay(relay) = carrier(userspace(), ":80/TCP") else { panic!("not relayed") };
     assert_eq!((relay.balancer, relay.proxy_protocol), (Balancer::LeastConnections, None));
+}
+
+#[rstest]
+#[case::http(":80/TCP", AppProtocol::Http, Balanced::Requests(HttpVersion::Http1))]
+#[case::h2c(":80/TCP", AppProtocol::H2c, Balanced::Requests(HttpVersion::H2c))]
+#[case::grpc(":80/TCP", AppProtocol::Grpc, Balanced::Requests(HttpVersion::H2c))]
+#[case::unsaid(":80/TCP", AppProtocol::Unset, Balanced::ConnectionsFor(Unsplit::NoAppProtocol))]
+#[case::https(":80/TCP", AppProtocol::Https, Balanced::ConnectionsFor(Unsplit::Encrypted))]
+#[case::other(":80/TCP", AppProtocol::Other, Balanced::ConnectionsFor(Unsplit::OtherAppProtocol))]
+#[case::http3(":80/UDP", AppProtocol::Http, Balanced::ConnectionsFor(Unsplit::NotTcp))]
+#[case::sctp(":80/SCTP", AppProtocol::Http, Balanced::ConnectionsFor(Unsplit::NotRelayed))]
+fn requests_are_balanced_where_the_port_says_how_they_are_spoken(
+    #[case] port: &str,
+    #[case] spoken: AppProtocol,
+    #[case] expected: Balanced,
+) {
+    let plan = |annotations: Annotations| {
+        let mut known = relayed(port, "", BOTH);
+        let service = Arc::make_mut(known.service.as_mut().unwrap());
+        let port = ServicePort { app_protocol: spoken, ..service.ports[0].clone() };
+        service.ports = [port].into();
+        service.annotations = annotations;
+        plan_service(&known, &facts(), &policy()).unwrap().ports[0].clone()
+    };
+    let asked = plan(userspace().with_unit(Unit::Requests));
+    assert_eq!(asked.balanced, expected);
+    let version = match expected {
+        Balanced::Requests(version) => Some(version),
+        _ => None,
+    };
+    assert_eq!(asked.requests_of(&asked.frontends[0]), version);
+    assert_eq!(asked.unsplit(&asked.frontends[0]).is_some(), version.is_none());
+
+    let unasked = plan(userspace());
+    assert_eq!(unasked.balanced, Balanced::Connections, "off by default");
+    assert_eq!(unasked.unsplit(&unasked.frontends[0]), None);
+
+    let kernel = plan(Annotations::default().with_unit(Unit::Requests));
+    assert_eq!(kernel.unsplit(&kernel.frontends[0]), Some(Unsplit::NotRelayed));
+    let proxy = Annotations::new(Some(ProxyMode::Userspace), None, Some(ProxyProtocol::V2));
+    let told = plan(proxy.with_unit(Unit::Requests));
+    assert_eq!(told.requests_of(&told.frontends[0]), None, "one client for a connection");
+}
+
+#[test]
+fn a_frontend_that_the_kernel_keeps_has_no_requests() {
+    let mut known = relayed(":80/TCP", "local, vip 1.2.3.4", BOTH);
+    let service = Arc::make_mut(known.service.as_mut().unwrap());
+    let port = ServicePort { app_protocol: AppProtocol::Http, ..service.ports[0].clone() };
+    service.ports = [port].into();
+    service.annotations = userspace().with_unit(Unit::Requests);
+    let detect = DetectLocal::BridgeInterface("cni0".into());
+    let plan = plan_service(&known, &facts(), &Policy { detect, ..policy() }).unwrap();
+    let port = &plan.ports[0];
+    let told = |one: &Frontend| (one.kind, port.requests_of(one), port.unsplit(one));
+    assert_eq!(
+        port.frontends.iter().map(told).collect::<Vec<_>>(),
+        [
+            (FrontendKind::ClusterIp, Some(HttpVersion::Http1), None),
+            (FrontendKind::LoadBalancer, None, Some(Unsplit::NotRelayed)),
+        ]
+    );
 }
 
 #[test]

@@ -10,8 +10,9 @@ use super::fields::{
 };
 use super::findings::{Converted, Findings, annotation_of, label_of, namespaced, right};
 use crate::model::{
-    Annotations, Balancer, ClusterIps, Created, External, Family, Object, PortName, Ports,
-    ProxyMode, ProxyProtocol, Service, ServicePort, ServiceType, Shown, TargetPort, TrafficPolicy,
+    Annotations, AppProtocol, Balancer, ClusterIps, Created, External, Family, Object, PortName,
+    Ports, ProxyMode, ProxyProtocol, Service, ServicePort, ServiceType, Shown, TargetPort,
+    TrafficPolicy, Unit,
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -25,6 +26,7 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const DATAPLANE: &str = "vipd.io/dataplane";
 const BALANCER: &str = "vipd.io/balancer";
 const PROXY_PROTOCOL: &str = "vipd.io/proxy-protocol";
+const REQUESTS: &str = "vipd.io/requests";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
 
@@ -148,6 +150,7 @@ fn ports(names: &mut Names, spec: &core::ServiceSpec) -> Result<Ports<ServicePor
             protocol: protocol(&path("protocol"), one.protocol.as_deref())?,
             port: port(&path("port"), one.port)?,
             node_port: optional_port(&path("nodePort"), one.node_port)?,
+            app_protocol: AppProtocol::of(one.app_protocol.as_deref().unwrap_or("")),
             target_port: target_port(&path("targetPort"), one.target_port.as_ref())?,
         };
         if let Some((field, reason)) = ports.iter().find_map(|other| clash(other, &port)) {
@@ -290,10 +293,13 @@ fn annotations(meta: &ObjectMeta, warnings: &mut Vec<Fault>) -> Annotations {
     let balancer = word(meta, BALANCER, &all);
     let all = ProxyProtocol::ALL.map(|version| (version.name(), version));
     let proxy_protocol = word(meta, PROXY_PROTOCOL, &all);
+    let units = [("true", Unit::Requests), ("false", Unit::Connections)];
+    let unit = word(meta, REQUESTS, &units);
     let mode = right(mode.into_iter(), warnings).next();
     let balancer = right(balancer.into_iter(), warnings).next();
     let proxy_protocol = right(proxy_protocol.into_iter(), warnings).next();
-    Annotations::new(mode, balancer, proxy_protocol)
+    let unit = right(unit.into_iter(), warnings).next();
+    Annotations::new(mode, balancer, proxy_protocol).with_unit(unit.unwrap_or_default())
 }
 
 /// What an annotation says, of the words that it may.

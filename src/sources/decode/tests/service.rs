@@ -2,8 +2,8 @@
 
 use super::{GOOD, ignored, object, only, rejected, service, service_fault, service_text};
 use crate::model::{
-    Annotations, Balancer, Created, External, Object, PortName, Protocol, ProxyMode, ProxyProtocol,
-    ServiceType, TargetPort, TrafficPolicy,
+    Annotations, AppProtocol, Balancer, Created, External, Object, PortName, Protocol, ProxyMode,
+    ProxyProtocol, ServiceType, TargetPort, TrafficPolicy, Unit,
 };
 use crate::sources::decode::Decoded;
 use rstest::rstest;
@@ -263,4 +263,29 @@ fn an_annotation_that_says_nothing_known_is_as_if_it_were_not_there() {
     assert_eq!(mode, "\"ebpf\" is none of nftables, userspace; it is left out");
     assert_eq!(second, "metadata.annotations[vipd.io/balancer]");
     assert!(balancer.contains("random, round-robin, least-connections, maglev"), "{balancer}");
+}
+
+#[rstest]
+#[case("", Unit::Connections, &[])]
+#[case("vipd.io/requests: 'true'", Unit::Requests, &[])]
+#[case("vipd.io/requests: 'false'", Unit::Connections, &[])]
+#[case("vipd.io/requests: 'yes'", Unit::Connections, &["\"yes\" is none of true, false; it is left out"])]
+fn an_annotation_asks_for_requests(
+    #[case] text: &str,
+    #[case] unit: Unit,
+    #[case] reasons: &[&str],
+) {
+    let (annotations, told) = annotated(text);
+    assert_eq!(annotations, Annotations::default().with_unit(unit));
+    let told: Vec<&str> = told.iter().map(|(_, reason)| reason.as_str()).collect();
+    assert_eq!(told, reasons);
+}
+
+#[test]
+fn a_port_says_what_is_spoken_there() {
+    let ports = "[{port: 80, name: a, appProtocol: http}, {port: 81, name: b}, \
+                 {port: 82, name: c, appProtocol: kubernetes.io/h2c}]";
+    let service = service(&format!("clusterIP: 10.254.0.1, ports: {ports}"));
+    let spoken: Vec<AppProtocol> = service.ports.iter().map(|port| port.app_protocol).collect();
+    assert_eq!(spoken, [AppProtocol::Http, AppProtocol::Unset, AppProtocol::H2c]);
 }

@@ -1,0 +1,129 @@
+//! A connection to an endpoint, as hyper reads and writes it: counted, and looked at by who lends it.
+
+use super::super::budget::Files;
+use super::super::counts::Endpoint;
+use socket2::SockRef;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: TcpStream,
+    counts: Arc<Endpoint>,
+    files: Files,
+    /// From the first byte on that the endpoint says.
+    heard: AtomicBool,
+    hearing: Notify,
+}
+
+impl Wire {
+    pub(super) fn new(stream: TcpStream, counts: Arc<Endpoint>, files: Files) -> Self {
+        let (heard, hearing) = (AtomicBool::new(false), Notify::new());
+        Self { stream, counts, files, heard, hearing }
+    }
+
+    /// Until the endpoint says something, and who reads has heard it; or until it is done.
+    pub(super) async fn heard(&self) {
+        while !self.heard.load(Ordering::Relaxed) {
+            self.hearing.notified().await;
+        }
+    }
+
+    /// Whether the endpoint has said nothing that was not asked for, above all not that it is done:
+    /// hyper may not have been told so far.
+    pub(super) fn is_quiet(&self) -> bool {
+        let peeked = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// hyper's hand on it.
+#[derive(Debug)]
+pub(super) struct Hand(pub Arc<Wire>);
+
+impl Hand {
+    /// The socket, where nobody else holds it any more.
+    pub(super) fn into_stream(self) -> Option<(TcpStream, Files)> {
+        let Wire { stream, files, .. } = Arc::into_inner(self.0)?;
+        Some((stream, files))
+    }
+
+    fn poll_written(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let Wire { stream, counts, .. } = &*self.0;
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match write(stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => {
+                    counts.sent.add(*written.as_ref().unwrap_or(&0) as u64);
+                    return Poll::Ready(written);
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Hand {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Wire { stream, counts, heard, hearing, .. } = &*self.0;
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    if !heard.swap(true, Ordering::Relaxed) {
+                        hearing.notify_one();
+                    }
+                    counts.received.add(read? as u64);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Hand {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_written(cx, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_written(cx, |stream| stream.try_write_vectored(bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&self.0.stream).shutdown(Shutdown::Write))
+    }
+}
