@@ -16,6 +16,7 @@ use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
 use crate::dataplane::nftables::{Counters, Nftables, Without};
 use crate::dataplane::userspace::Budget;
 use crate::dataplane::{Both, Dataplane};
+use crate::localhost::Handed;
 use crate::metrics::Metrics;
 use crate::model::Protocol;
 use crate::node::KernelVersion;
@@ -239,17 +240,18 @@ async fn serve(
     let (turn, answering, mut writing) = match turn {
         // What cannot be opened is told before anything is written.
         Ok(turn) => {
-            let answering = answers.open(&config).await?;
+            let answering = answers.open(&config, Handed::default()).await?;
             (turn, answering, start_writing()?)
         }
         Err(taken) => {
             let mut writing = start_writing()?;
-            let turn = tokio::select! {
+            let mut turn = tokio::select! {
                 turn = taken => turn.unwrap_or(Err(Error::Writer))?,
                 () = writing.has_ended() => return Err(Error::Writer),
                 () = signals.end() => return Ok(()),
             };
-            (turn, answers.open(&config).await?, writing)
+            let handed = std::mem::take(&mut turn.localhost);
+            (turn, answers.open(&config, handed).await?, writing)
         }
     };
     let beside = turn.former.as_ref().map(|former| {

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::dataplane::userspace::Budget;
 use crate::events::Notices;
 use crate::handover::{self, Offer};
+use crate::localhost::Handed;
 use crate::metrics::Metrics;
 use crate::sync::{Snapshot, Tuning};
 use crate::{admin, health, localhost, status};
@@ -36,9 +37,9 @@ pub(super) struct Answers {
 pub(super) struct Answering {
     admin: JoinHandle<()>,
     health: JoinHandle<()>,
-    localhost: JoinHandle<()>,
-    /// Told to stop last: nobody is answered at a node port of a loopback address until the next
-    /// process listens there.
+    localhost: JoinHandle<Handed>,
+    /// Told to stop last: connections to a node port of a loopback address wait until the next process
+    /// accepts them.
     stop_localhost: CancellationToken,
     live: JoinHandle<()>,
     /// `None`: it cannot be offered.
@@ -48,17 +49,19 @@ pub(super) struct Answering {
 }
 
 impl Answers {
-    pub(super) async fn open(self, config: &Config) -> Result<Answering, Error> {
+    /// `handed`: by a former process.
+    pub(super) async fn open(self, config: &Config, handed: Handed) -> Result<Answering, Error> {
         let Answers { published, listening, metrics, notices, stop, .. } = self;
         let listener = admin::bind(&config.admin_socket)?;
         let admin = admin::serve(listener, published.clone(), metrics.clone(), stop.clone());
         let tally = (metrics.health.clone(), notices.clone());
         let health = health::serve(published.clone(), listening.clone(), stop.clone(), tally);
         let connections = TaskTracker::new();
-        let shared = (self.budget, metrics.localhost.clone(), connections.clone());
+        let (budget, counts) = (self.budget, metrics.localhost.clone());
+        let beside = localhost::Site { budget, counts, connections: connections.clone(), handed };
         let stop_localhost = CancellationToken::new();
         let localhost =
-            localhost::serve(published.clone(), listening, stop_localhost.clone(), shared);
+            localhost::serve(published.clone(), listening, stop_localhost.clone(), beside);
         let site = status::Site {
             snapshot: published,
             metrics,
@@ -94,14 +97,15 @@ impl Answering {
         }
     }
 
-    /// Until nothing listens any more. Returns what is open still.
-    pub(super) async fn closed(self) -> TaskTracker {
+    /// Until nothing is listened at any more. Returns what is open still, and what the next process may
+    /// listen at.
+    pub(super) async fn closed(self) -> (TaskTracker, Handed) {
         let Answering { admin, health, localhost, stop_localhost, live, offer, connections } = self;
         drop(offer);
         let _ = tokio::join!(admin, health, live);
         stop_localhost.cancel();
-        let _ = localhost.await;
+        let handed = localhost.await.unwrap_or_default();
         connections.close();
-        connections
+        (connections, handed)
     }
 }

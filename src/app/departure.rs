@@ -10,6 +10,7 @@ use super::successor::Successors;
 use super::{Error, Signals, Writing};
 use crate::dataplane::userspace::Engine;
 use crate::handover::{BUSY, Successor};
+use crate::localhost::Handed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -44,7 +45,7 @@ impl Running {
             sleep(LAST_ACCEPTS).await;
             let _ = spawn_blocking(move || engine.stop(DRAIN)).await;
         }
-        self.answering.closed().await;
+        drop(self.answering.closed().await);
         for task in self.others {
             let _ = task.await;
         }
@@ -68,9 +69,9 @@ impl Running {
             handed.map(|()| successor).map_err(Error::Handover)
         });
         successor = handed.await.unwrap_or(Err(Error::SuccessorLost))?;
-        let connections = busily(&successor, answering.closed()).await?;
+        let (connections, localhost) = busily(&successor, answering.closed()).await?;
         let Turn { lock, ended: former_ended, .. } = turn;
-        close(&successor, lock)?;
+        close(&successor, (localhost, lock))?;
         for task in others {
             let _ = task.await;
         }
@@ -118,8 +119,9 @@ impl Running {
     }
 }
 
-fn close(successor: &Successor, lock: Lock) -> Result<(), Error> {
-    successor.closed(lock.socket()).map_err(Error::Handover)
+/// What is handed over is closed here.
+fn close(successor: &Successor, (localhost, lock): (Handed, Lock)) -> Result<(), Error> {
+    successor.closed(localhost.into_parts(), lock.socket()).map_err(Error::Handover)
 }
 
 /// Has the other process know meanwhile that this one does not hang.

@@ -1,5 +1,6 @@
 //! Which listeners there are.
 
+use super::handed::Handed;
 use super::places::{Families, Place, Port, Services, changes};
 use super::served::Served;
 use super::{tcp, udp};
@@ -9,8 +10,10 @@ use crate::model::Protocol;
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,17 +31,29 @@ pub struct Counts {
     pub failed_dials: Count,
 }
 
+/// What serving needs beside snapshots.
+#[derive(Debug)]
+pub struct Site {
+    pub budget: Arc<Budget>,
+    pub counts: Counts,
+    /// TCP connections are tasks of it, which go on when nobody listens any more.
+    pub connections: TaskTracker,
+    /// What a former process listened at.
+    pub handed: Handed,
+}
+
 /// Listens for every node port of the published plan that has endpoints, on the loopback address of
-/// the families that the node's plan names, until told to stop. `changes` says when to look. TCP
-/// connections are tasks of `connections`, which go on after that.
+/// the families that the node's plan names, until told to stop. `changes` says when to look. Returns what
+/// it listened at, with the connections that wait there.
 pub async fn serve(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<()>,
     stop: CancellationToken,
-    (budget, counts, connections): (Arc<Budget>, Counts, TaskTracker),
-) {
+    site: Site,
+) -> Handed {
+    let Site { budget, counts, connections, handed } = site;
     let mut listeners = Listeners::new(snapshot, budget);
-    listeners.connections = connections;
+    (listeners.connections, listeners.handed) = (connections, handed);
     listeners.failed_dials = counts.failed_dials;
     loop {
         changes.borrow_and_update();
@@ -52,7 +67,7 @@ pub async fn serve(
             break;
         }
     }
-    listeners.close().await;
+    listeners.close().await
 }
 
 pub(super) struct Listeners {
@@ -67,6 +82,8 @@ pub(super) struct Listeners {
     told: Told,
     failed_dials: Count,
     connections: TaskTracker,
+    /// Not opened yet, and listened at by nobody.
+    handed: Handed,
 }
 
 /// What is said once, whatever how many ports it concerns.
@@ -88,12 +105,15 @@ impl Listeners {
             told: Told::default(),
             failed_dials: Count::default(),
             connections: TaskTracker::new(),
+            handed: Handed::default(),
         }
     }
 
     /// Brings the sockets to what is published now, and tries those again that were refused.
     pub(super) async fn follow(&mut self) {
-        let plan = self.snapshot.load().plan.clone();
+        let snapshot = self.snapshot.load();
+        let (plan, programmed) = (snapshot.plan.clone(), snapshot.status.last_success.is_some());
+        drop(snapshot);
         let families = Families::of(&plan.node);
         let changes = changes((&self.seen, self.families), (&plan.listening, families));
         (self.seen, self.families) = (plan.listening, families);
@@ -105,7 +125,7 @@ impl Listeners {
                 (None, _) => {
                     self.waiting.remove(&place);
                     if let Some(listener) = kept.remove(&place) {
-                        listener.close().await;
+                        drop(listener.close().await);
                     }
                 }
             }
@@ -116,6 +136,10 @@ impl Listeners {
             tracing::warn!(%service, port, "SCTP node ports are not answered on loopback addresses");
         }
         self.open().await;
+        // Nobody's any more; but before the first plan is there, that is not known.
+        if programmed {
+            self.handed = Handed::default();
+        }
     }
 
     async fn open(&mut self) {
@@ -125,7 +149,9 @@ impl Listeners {
             }
             let service = port.service.clone();
             let served = Served::new(port.clone(), self.failed_dials.clone());
-            let opened = Listener::open(place, served, &self.budget, &self.connections);
+            let handed = self.handed.0.remove(&place);
+            let place_of = (place, handed);
+            let opened = Listener::open(place_of, served, &self.budget, &self.connections);
             if opened.is_err() {
                 self.waiting.insert(place, port);
             }
@@ -151,10 +177,13 @@ impl Listeners {
         }
     }
 
-    async fn close(self) {
+    async fn close(self) -> Handed {
+        let mut handed = self.handed;
         for listener in self.kept.into_iter().flat_map(Kept::into_open) {
-            listener.close().await;
+            let place = listener.place;
+            handed.0.extend(listener.close().await.map(|socket| (place, socket)));
         }
+        handed
     }
 
     #[cfg(test)]
@@ -165,15 +194,16 @@ impl Listeners {
 
 /// A socket that is listened on until it is closed.
 pub(super) struct Listener {
+    place: Place,
     served: Arc<Served>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Option<OwnedFd>>,
     _file: ListenerFile,
 }
 
 impl Listener {
     fn open(
-        place: Place,
+        (place, handed): (Place, Option<OwnedFd>),
         served: Served,
         budget: &Arc<Budget>,
         connections: &TaskTracker,
@@ -182,19 +212,29 @@ impl Listener {
         let (served, stop) = (Arc::new(served), CancellationToken::new());
         let (own, budget, end) = (Arc::clone(&served), Arc::clone(budget), stop.clone());
         let task = match place.protocol {
-            Protocol::Udp => tokio::spawn(udp::serve(listen::udp(place.at)?, own, budget, end)),
+            Protocol::Udp => {
+                let socket = match handed {
+                    Some(socket) => UdpSocket::from_std(socket.into())?,
+                    None => listen::udp(place.at)?,
+                };
+                tokio::spawn(udp::serve(socket, own, budget, end))
+            }
             Protocol::Tcp | Protocol::Sctp => {
-                let acceptor = Acceptor::new(listen::tcp(place.at)?);
+                let listener = match handed {
+                    Some(socket) => TcpListener::from_std(socket.into())?,
+                    None => listen::tcp(place.at)?,
+                };
+                let acceptor = Acceptor::new(listener);
                 let serving = tcp::serve(acceptor, own, budget, (connections.clone(), end));
                 tokio::spawn(serving)
             }
         };
-        Ok(Self { served, stop, task, _file: file })
+        Ok(Self { place, served, stop, task, _file: file })
     }
 
-    /// When it returns the port is free. Open connections go on.
-    async fn close(self) {
+    /// When it returns, and what it returns is closed, the port is free. Open connections go on.
+    async fn close(self) -> Option<OwnedFd> {
         self.stop.cancel();
-        let _ = self.task.await;
+        self.task.await.ok().flatten()
     }
 }

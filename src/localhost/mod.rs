@@ -8,6 +8,7 @@
 //! loopback services to its neighbours (CVE-2020-8558), IPv6 not at all.
 
 mod follow;
+mod handed;
 mod pin;
 mod places;
 mod served;
@@ -16,4 +17,5 @@ mod tcp;
 mod tests;
 mod udp;
 
-pub use follow::{Counts, serve};
+pub use follow::{Counts, Site, serve};
+pub use handed::Handed;

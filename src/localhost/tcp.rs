@@ -5,6 +5,7 @@ use crate::dataplane::userspace::{Budget, Dials, Failure, KEEPALIVE};
 use crate::listen::Acceptor;
 use socket2::SockRef;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
@@ -18,13 +19,13 @@ const CONNECTIONS: usize = 1024;
 /// A connection has this end and the endpoint's.
 const FILES: u32 = 2;
 
-/// Accepts until `stop`; what is accepted goes on after that, as tasks of `connections`.
+/// Accepts until `stop`, and returns the socket; what is accepted goes on after that, as tasks of `connections`.
 pub(super) async fn serve(
     mut acceptor: Acceptor,
     served: Arc<Served>,
     budget: Arc<Budget>,
     (connections, stop): (TaskTracker, CancellationToken),
-) {
+) -> Option<OwnedFd> {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let next = async {
@@ -33,13 +34,14 @@ pub(super) async fn serve(
             let files = budget.files_at_last(FILES).await;
             (client, place, files)
         };
-        let Some((client, place, files)) = stop.run_until_cancelled(next).await else { return };
+        let Some((client, place, files)) = stop.run_until_cancelled(next).await else { break };
         let served = Arc::clone(&served);
         connections.spawn(async move {
             pass_on(client, &served).await;
             drop((place, files));
         });
     }
+    acceptor.into_listener().into_std().ok().map(OwnedFd::from)
 }
 
 /// Copies both ways until both ends have said that they are done. A reset of one end is one of the

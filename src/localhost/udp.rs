@@ -6,6 +6,7 @@ use crate::planner::Target;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{Interest, Ready};
@@ -32,14 +33,14 @@ const MOST: usize = 16;
 /// After an error of the listening socket, which should have none.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Passes datagrams on until `stop`. Then the sessions end too: a reply must come from the port
-/// that was asked, and that is given up.
+/// Passes datagrams on until `stop`, and returns the socket. Then the sessions end too: a reply must
+/// come from the port that was asked, and that is given up.
 pub(super) async fn serve(
     socket: UdpSocket,
     served: Arc<Served>,
     budget: Arc<Budget>,
     stop: CancellationToken,
-) {
+) -> Option<OwnedFd> {
     let mut sessions = Sessions {
         socket: Arc::new(socket),
         served,
@@ -49,6 +50,8 @@ pub(super) async fn serve(
     };
     let _ = stop.run_until_cancelled(sessions.run()).await;
     sessions.tasks.shutdown().await;
+    let socket = Arc::into_inner(sessions.socket)?;
+    socket.into_std().ok().map(OwnedFd::from)
 }
 
 struct Sessions {
