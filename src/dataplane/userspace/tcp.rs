@@ -9,7 +9,7 @@ use super::requests::{self, Session};
 use super::served::{Caller, Served};
 use super::shared::{Admitted, Shared};
 use crate::listen::Acceptor;
-use crate::model::Protocol;
+use crate::model::{HttpVersion, Protocol};
 use crate::planner::Target;
 use std::io;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ pub(super) async fn serve(
             continue;
         };
         let shared = Arc::clone(&shared);
-        match accepted.served.requests() {
+        match accepted.requests {
             None => {
                 connections.spawn(pass_on(shared, accepted, stream));
             }
@@ -57,6 +57,8 @@ pub(super) async fn serve(
 pub(super) struct Accepted {
     pub served: Arc<Served>,
     pub client: SocketAddr,
+    /// They are balanced, as long as the connection lasts.
+    requests: Option<HttpVersion>,
     /// Where the client connected to: tproxy leaves the packet's destination as it is.
     frontend: SocketAddr,
     _admitted: Admitted,
@@ -68,12 +70,13 @@ fn accept(shared: &Shared, stream: &TcpStream, client: SocketAddr) -> Option<Acc
         shared.frontends.strays.add(1);
         return None;
     };
-    let files = match served.requests() {
+    let requests = served.requests();
+    let files = match requests {
         None => FILES,
         Some(_) => FILES_OF_CLIENT,
     };
     let admitted = shared.admit(&served, files).ok()?;
-    Some(Accepted { served, client, frontend, _admitted: admitted })
+    Some(Accepted { served, client, requests, frontend, _admitted: admitted })
 }
 
 /// Until both ends have said that they are done. A reset of one end is one of the other.

@@ -194,6 +194,16 @@ async fn answer(
             given_up.0 = None;
             answer(bytes(name))
         }
+        // What it is asked.
+        "/heads" => {
+            let mut lines: Vec<String> = request
+                .headers()
+                .iter()
+                .map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()))
+                .collect();
+            lines.sort();
+            answer(bytes(format!("{}\n{}", request.uri(), lines.concat())))
+        }
         // Reads no body.
         "/deaf" => {
             let _held = request.into_body();
@@ -213,6 +223,11 @@ async fn answer(
             });
             let answer = Response::builder().status(101).header("connection", "upgrade");
             Ok(answer.header("upgrade", "websocket").body(nothing()).unwrap())
+        }
+        // hyper leaves it out over HTTP/1 only.
+        _ if request.method() == hyper::Method::HEAD => {
+            let answer = Response::builder().header("content-length", name.len());
+            Ok(answer.body(nothing()).unwrap())
         }
         _ => answer(bytes(name)),
     }

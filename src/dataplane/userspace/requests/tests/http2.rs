@@ -112,6 +112,37 @@ async fn a_large_body_passes_whole() {
 }
 
 #[tokio::test]
+async fn lengths_of_answers_to_head_stay() {
+    let mut world = world(H2c);
+    let one = Endpoint::new("name", H2c).await;
+    world.serve(&[one.target]);
+    let mut client = multiplexed(&world).await;
+    let request = Request::head("http://web/").body(nothing()).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.headers()["content-length"], "4");
+    assert_eq!(text(response).await, "");
+    assert_eq!(ask(&client, "/").await.unwrap(), "name");
+}
+
+#[tokio::test]
+async fn heads_pass_and_say_who_the_client_is() {
+    let mut world = world(H2c);
+    let one = Endpoint::new("a", H2c).await;
+    world.serve(&[one.target]);
+    let mut client = multiplexed(&world).await;
+    let request = Request::get("http://web.example:81/heads?a=b")
+        .header("te", "trailers")
+        .header("cookie", "c")
+        .header("x-forwarded-for", "1.1.1.1");
+    let response = client.send_request(request.body(nothing()).unwrap()).await.unwrap();
+    let seen = text(response).await;
+    assert_eq!(
+        seen,
+        "http://web.example:81/heads?a=b\ncookie: c\nte: trailers\nx-forwarded-for: 1.1.1.1, 127.0.0.1\n"
+    );
+}
+
+#[tokio::test]
 async fn grpc_is_told_that_there_is_no_endpoint() {
     let mut world = world(H2c);
     world.serve(&[refusing().await]);
