@@ -5,8 +5,8 @@
 //!
 //! On the way in: the guard of routed addresses and the classes that leave to the relay what is its own (table
 //! `inet vipd`), routes, the engine, what leads packets there. On the way out the other way round;
-//! routes stay while a connection needs them, and their guards longer. Whatever fails, nobody is led to the relay
-//! until all is made anew: table `inet vipd` serves.
+//! routes stay while a connection needs them, and their guards longer. Whatever fails, nobody is led to the
+//! relay until all is made anew, and table `inet vipd` serves; where the relay fails, that goes on meanwhile.
 
 use super::nftables::{self, Nftables};
 use super::userspace::{self, Budget, Engine, Former, Handover, Userspace};
@@ -55,6 +55,17 @@ impl Both {
         self.userspace.engine()
     }
 
+    /// What fails of the relay is the relay's failure, and no reason for the kernel's dataplane to wait.
+    fn relayed<T: Default>(
+        &mut self,
+        step: impl FnOnce(&mut Userspace) -> Result<T, userspace::Error>,
+    ) -> T {
+        step(&mut self.userspace).unwrap_or_else(|error| {
+            self.userspace.fail(&error);
+            T::default()
+        })
+    }
+
     /// After an error nobody is led to the relay: what is there is not known.
     fn or_forget<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
         if outcome.is_err() {
@@ -68,27 +79,30 @@ impl Both {
         if turn.is_empty() && delta.node.is_none() {
             return Ok(self.nftables.apply(delta, plan)?);
         }
-        let mut applied = self.userspace.withdraw(&turn)?;
+        let mut applied = self.relayed(|userspace| userspace.withdraw(&turn));
         self.nftables.route(&turn.entered);
         applied += self.nftables.apply(delta, plan)?;
-        applied += self.userspace.extend(turn, plan)?;
+        applied += self.relayed(|userspace| userspace.extend(turn, plan));
         Ok(applied)
     }
 
     fn resync_both(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let turn = self.userspace.turn_to(plan)?;
-        let mut applied = self.userspace.withdraw(&turn)?;
-        self.nftables.set_routed(self.userspace.routed());
+        let turn = self.relayed(|userspace| userspace.turn_to(plan));
+        let mut applied = self.relayed(|userspace| userspace.withdraw(&turn));
+        // Routes that nobody could read are guarded as they were.
+        if self.userspace.failure().is_none() {
+            self.nftables.set_routed(self.userspace.routed());
+        }
         applied += self.nftables.resync(plan)?;
         // What the relay commits from here on is not from others.
         self.heard = Some(self.nftables.subscribe()?);
-        applied += self.userspace.extend(turn, plan)?;
+        applied += self.relayed(|userspace| userspace.extend(turn, plan));
         self.userspace.find_stale();
         Ok(applied)
     }
 
     fn settle_both(&mut self) -> Result<Applied, Error> {
-        let gone = self.userspace.release()?;
+        let gone = self.relayed(Userspace::release);
         self.nftables.unroute(&gone);
         Ok(self.nftables.settle()?)
     }
@@ -116,6 +130,10 @@ impl Dataplane for Both {
         self.or_forget(outcome)
     }
 
+    fn is_waiting(&self) -> bool {
+        self.userspace.is_waiting()
+    }
+
     fn has_deferred(&self) -> bool {
         self.nftables.has_deferred() || self.userspace.has_leaving()
     }
@@ -138,7 +156,7 @@ impl Dataplane for Both {
     fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Error> {
         let repaired = self.nftables.repair(plan)?;
         if repaired.is_some() {
-            self.userspace.mend()?;
+            self.relayed(Userspace::mend);
         }
         Ok(repaired)
     }

@@ -74,6 +74,11 @@ pub trait Dataplane {
     /// Whether deletions wait for `settle`.
     fn has_deferred(&self) -> bool;
 
+    /// Whether `settle` will have more to do, at a time that nobody tells of: relayed connections end.
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
     /// Work for a long quiet moment: gives back what has not been used for long.
     fn trim(&mut self) -> Result<Applied, Self::Error>;
 

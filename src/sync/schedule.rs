@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// Deletions that packets in flight must not see wait this long, unless a commit takes them along.
 pub(super) const SETTLE: Duration = Duration::from_millis(50);
+/// Between two looks whether what was waited for has ended.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// A class that no service uses is kept this long: it costs nothing, and may be used again.
 pub(super) const TRIM: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -105,6 +107,13 @@ impl Schedule {
         }
         if deferred {
             self.settle_at = Some(now + SETTLE);
+        }
+    }
+
+    /// There will be something to delete, nobody knows when.
+    pub fn set_waiting(&mut self, now: Instant, waiting: bool) {
+        if waiting {
+            self.settle_at.get_or_insert(now + LOOK);
         }
     }
 

@@ -415,6 +415,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             Ok(applied) => {
                 let deferred = self.dataplane.has_deferred();
                 self.schedule.succeeded(now, work, deferred);
+                self.schedule.set_waiting(now, self.dataplane.is_waiting());
                 self.schedule.set_lacking(now, self.dataplane.relay_failure().is_some());
                 self.status.applied += applied;
                 self.status.commits += u64::from(applied.transactions > 0);

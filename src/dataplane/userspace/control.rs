@@ -106,7 +106,7 @@ impl Userspace {
         let mut turn = Turn::default();
         let changes = changes(&delta.services);
         let idle = changes.is_empty() && self.state.is_empty();
-        if idle || !self.is_ready() {
+        if idle || !self.is_ready() || self.failure.is_some() {
             return turn;
         }
         self.turn_node(plan, &mut turn);
@@ -147,6 +147,8 @@ impl Userspace {
         }
         if !self.is_ready() && !self.revive() {
             wanted.clear();
+        } else if self.engine.get().is_some() {
+            self.failure = None;
         }
         self.turn_node(plan, &mut turn);
         self.state.turn_to(wanted, &mut turn);
@@ -209,12 +211,25 @@ impl Userspace {
         self.engine.get().is_some()
     }
 
-    /// Another try to start an engine that could not run; whether it does now.
+    /// Another try where the last one failed; whether there is an engine to go on with.
     pub fn revive(&mut self) -> bool {
-        if self.failure.is_some() {
-            self.start();
+        match (self.engine.get(), &self.failure) {
+            (Some(_), _) => self.failure = None,
+            (None, Some(_)) => self.start(),
+            (None, None) => {}
         }
-        self.failure.is_none() && self.engine.get().is_some()
+        self.engine.get().is_some()
+    }
+
+    /// What leads to the relay could not be made, or is not known any more: nobody is led there until
+    /// all is made anew, and the kernel serves.
+    pub fn fail(&mut self, error: &Error) {
+        let failure = error.to_string();
+        if self.failure.as_deref() != Some(&failure) {
+            tracing::error!("{failure}; Services to be relayed are served by the kernel");
+        }
+        self.forget();
+        self.failure = Some(failure.into());
     }
 
     fn start(&mut self) {
@@ -245,22 +260,23 @@ impl Userspace {
     /// The first half of a turn: nobody is led to what is not relayed any more, and who comes finds
     /// nobody.
     pub fn withdraw(&mut self, turn: &Turn) -> Result<Applied, Error> {
-        let mut applied = Applied::default();
-        if let Some(table) = &mut self.table {
-            applied += table.change(&turn.gone, &[])?;
-        }
+        let led = self.table.as_mut().map(|table| table.change(&turn.gone, &[]));
+        // Whatever became of the table.
         if let Some(engine) = self.engine.get()
             && !turn.closed.is_empty()
         {
             engine.update(turn.closed.iter().map(|at| (*at, None)).collect());
         }
-        Ok(applied)
+        led.unwrap_or_else(|| Ok(Applied::default()))
     }
 
     /// The second half, when the kernel's dataplane leaves to the relay what is the relay's: routes,
     /// the engine, and last what leads there.
     pub fn extend(&mut self, turn: Turn, plan: &Plan) -> Result<Applied, Error> {
         let mut applied = Applied::default();
+        if self.failure.is_some() {
+            return Ok(applied);
+        }
         if let Some(routes) = &mut self.routes {
             if !self.state.is_empty() {
                 applied.operations += routes.set_sources(sources(plan))?;
@@ -301,6 +317,11 @@ impl Userspace {
         let wanted = self.state.routed();
         let held = self.routes.iter().flat_map(Routes::held);
         self.leaving = held.filter(|address| !wanted.contains(address)).collect();
+    }
+
+    /// Whether routes wait for their last connections to end.
+    pub fn is_waiting(&self) -> bool {
+        !self.leaving.is_empty()
     }
 
     /// Whether a route can go.

@@ -126,8 +126,10 @@ impl Routes {
                 let source = routes.source(address);
                 put_route(&mut routes.request, address, source);
             };
-            // One that is there is somebody else's, or the address became the node's own.
-            let there = self.change((RTM_NEWROUTE, flags), (addresses, libc::EEXIST), write)?;
+            // One that is there is somebody else's, or the address became the node's own. Where IPv6 is
+            // disabled (EACCES) nobody can ask for the address either.
+            let harmless = [libc::EEXIST, libc::EACCES];
+            let there = self.change((RTM_NEWROUTE, flags), (addresses, &harmless), write)?;
             for address in addresses.iter().filter(|address| !there.contains(address)) {
                 self.held.insert(*address, self.source(*address));
                 made += 1;
@@ -144,7 +146,7 @@ impl Routes {
         for addresses in addresses.chunks(AT_ONCE) {
             let write = |routes: &mut Self, address| put_route(&mut routes.request, address, None);
             // One that is not there was removed by somebody else, or with its interface.
-            self.change((RTM_DELROUTE, 0), (addresses, libc::ESRCH), write)?;
+            self.change((RTM_DELROUTE, 0), (addresses, &[libc::ESRCH]), write)?;
             for address in addresses {
                 self.held.remove(address);
             }
@@ -194,11 +196,12 @@ impl Routes {
         self.keep_silent()
     }
 
-    /// Sends one message for each address; returns those that the kernel answered `harmless` for.
+    /// Sends one message for each address; returns those that the kernel answered so for that it
+    /// is `harmless`.
     fn change(
         &mut self,
         (kind, flags): (u16, u16),
-        (addresses, harmless): (&[IpAddr], i32),
+        (addresses, harmless): (&[IpAddr], &[i32]),
         write: impl Fn(&mut Self, IpAddr),
     ) -> Result<Vec<IpAddr>, Error> {
         self.request.clear();
@@ -219,7 +222,7 @@ impl Routes {
         let mut met = Vec::new();
         loop {
             for answer in self.answers()? {
-                if answer.errno == harmless {
+                if harmless.contains(&answer.errno) {
                     met.extend(by_seq.get(&answer.seq));
                 } else if answer.errno != 0 {
                     let address = by_seq.get(&answer.seq).copied();
