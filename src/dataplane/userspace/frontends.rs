@@ -2,7 +2,7 @@
 
 use super::counts::{Counts, Number};
 use super::relayed::{PortId, Relayed};
-use super::served::{Open, Port, Served};
+use super::served::{Caller, Open, Port, Served};
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Target};
 use arc_swap::ArcSwap;
@@ -15,11 +15,11 @@ use tokio::sync::watch;
 
 /// Read by all connections, written by one caller.
 #[derive(Debug)]
-pub(super) struct Frontends {
+pub struct Frontends {
     table: ArcSwap<Table>,
     node: ArcSwap<NodePlan>,
     known: Mutex<Known>,
-    pub strays: Number,
+    pub(super) strays: Number,
     /// Changes when sessions may have lost their frontend.
     strayed: watch::Sender<()>,
 }
@@ -43,7 +43,7 @@ struct KnownPort {
 }
 
 impl Frontends {
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             table: ArcSwap::default(),
             node: ArcSwap::new(Plan::empty().node),
@@ -53,7 +53,7 @@ impl Frontends {
         }
     }
 
-    pub(super) fn set_node(&self, node: Arc<NodePlan>) {
+    pub fn set_node(&self, node: Arc<NodePlan>) {
         let before = self.node.swap(Arc::clone(&node));
         let answers =
             |node: &NodePlan| (node.node_port_addresses.clone(), node.localhost_node_ports);
@@ -90,7 +90,19 @@ impl Frontends {
         served.filter(|_| answers).map(Arc::clone)
     }
 
-    pub(super) fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
+    /// Whom a new connection of a client may be passed on to, whatever the balancer; `None`: it is not
+    /// relayed.
+    pub fn endpoints(
+        &self,
+        client: IpAddr,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Option<Vec<Target>> {
+        let node = self.node.load();
+        self.find(protocol, to)?.endpoints(&Caller { client, node: &node })
+    }
+
+    pub fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
         let mut known = self.known();
         let mut table = Table::clone(&self.table.load());
         let (mut touched, mut strayed) = (BTreeSet::new(), false);
@@ -210,7 +222,6 @@ fn found_or<T>(known: &mut Weak<T>, new: impl FnOnce() -> T) -> Arc<T> {
 mod tests {
     use super::*;
     use crate::dataplane::userspace::dials::Dials;
-    use crate::dataplane::userspace::served::Caller;
     use crate::model::Balancer;
     use crate::planner::Reach;
     use std::num::NonZeroU32;
