@@ -10,6 +10,7 @@ mod affinity;
 mod clusterip;
 mod config_live;
 mod detectors;
+mod dying;
 mod engine;
 mod external;
 mod harness;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         ("health", health::cases()),
         ("localhost", localhost::cases()),
         ("userspace", userspace::cases()),
+        ("dying", dying::cases()),
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),
