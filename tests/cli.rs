@@ -314,6 +314,23 @@ fn packets_traced() {
 }
 
 #[test]
+fn a_mode_that_relays_is_told_offline_too() {
+    let relayed = |words: &str| answer(&format!("{words} --proxy-mode userspace"));
+    let plan = relayed("plan");
+    assert!(plan.contains("relayed by least-connections"), "{plan}");
+    let trace = relayed("trace 10.180.0.9 10.254.0.41:80");
+    assert!(
+        trace.contains("vipd accepts the connection") && trace.contains("masqueraded"),
+        "{trace}"
+    );
+    let described = relayed("describe service web");
+    assert!(described.contains("Relay:      by vipd"), "{described}");
+    assert!(!answer("plan --proxy-mode nftables").contains("relayed"));
+    let (code, said) = refusal(&["plan", "--manifests", "/", "--proxy-mode", "ebpf"]);
+    assert!(code == Some(2) && said.contains("ebpf"), "{said}");
+}
+
+#[test]
 fn the_node_is_known_by_its_objects_addresses() {
     assert_eq!(json("trace 192.168.0.2 10.254.0.41:80 -o json")["masquerade"], true);
     assert_eq!(json("trace 10.180.0.9 10.254.0.41:80 -o json")["masquerade"], false);

@@ -22,7 +22,8 @@ impl RunFlags {
         let nets = node.cluster_cidr.iter().map(ToString::to_string).collect::<Vec<_>>();
         let entries = node.node_ports_at();
         // Nothing but the mode's default is not given.
-        let entries = if entries == self.proxy_mode.node_ports_at() { Vec::new() } else { entries };
+        let entries =
+            if entries == self.node.proxy_mode.node_ports_at() { Vec::new() } else { entries };
         let with_port = |given: &Option<String>, port| endpoint::with_port(given.clone(), port);
         let mut config = KubeProxyConfiguration {
             feature_gates: Some(upstream.gates()),
@@ -40,7 +41,7 @@ impl RunFlags {
             bind_address_hard_fail: upstream.bind_address_hard_fail,
             enable_profiling: upstream.profiling,
             show_hidden_metrics_for_version: upstream.show_hidden_metrics_for_version.clone(),
-            mode: Some(self.proxy_mode.name().to_owned()),
+            mode: Some(self.node.proxy_mode.name().to_owned()),
             detect_local_mode: node.detect_local_mode.map(|mode| mode.name().to_owned()),
             detect_local: Some(DetectLocalSection {
                 bridge_interface: node.pod_bridge_interface.clone(),
@@ -62,9 +63,9 @@ impl RunFlags {
     /// meant, so that what is written means the same when it is read.
     fn add_sections(&self, config: &mut KubeProxyConfiguration) {
         let upstream = &self.upstream;
-        let ipvs = self.proxy_mode == AskedMode::Ipvs;
-        let unset = self.proxy_mode == AskedMode::Unset;
-        let nftables = unset || self.proxy_mode.section() == "nftables";
+        let ipvs = self.node.proxy_mode == AskedMode::Ipvs;
+        let unset = self.node.proxy_mode == AskedMode::Unset;
+        let nftables = unset || self.node.proxy_mode.section() == "nftables";
         let all = self.node.masquerade_all;
         let given = self.given.has("min_sync_period").then_some(self.min_sync_period);
         let least = given.map(GoDuration::from);

@@ -186,7 +186,7 @@ impl Rows<'_> {
     fn node(&mut self) {
         let (config, flags) = (self.config().clone(), &self.of.flags.node);
         let policy = &config.policy;
-        let mode = self.of.flags.proxy_mode;
+        let mode = self.of.flags.node.proxy_mode;
         let asked = flags.detect_local_mode.map_or("ClusterCIDR", |mode| mode.name());
         let (bridge, prefix) =
             (flags.pod_bridge_interface.clone(), flags.pod_interface_name_prefix.clone());

@@ -5,7 +5,6 @@ use super::{
     NodeConfig, cidr, conntrack::ConntrackFlags, detect, duration, mode::AskedMode, names::Given,
     node_ports, upstream::UpstreamFlags, value,
 };
-use crate::model::ProxyMode;
 use crate::planner::{ExternalIps, NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
@@ -20,6 +19,12 @@ pub struct NodeFlags {
     #[arg(long, env = "VIPD_HOSTNAME_OVERRIDE", value_name = "NAME")]
     #[arg(value_parser = value::node_name)]
     pub(super) hostname_override: Option<String>,
+
+    /// What serves Services whose annotation vipd.io/dataplane does not say: nftables, which iptables
+    /// and ipvs stand for too, or userspace [default: nftables]
+    #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE")]
+    #[arg(default_value = "", hide_default_value = true, value_parser = AskedMode::parse)]
+    pub(super) proxy_mode: AskedMode,
 
     /// How packets of local pods are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or
     /// InterfaceNamePrefix [default: ClusterCIDR]
@@ -110,7 +115,7 @@ impl NodeFlags {
             prefix: self.pod_interface_name_prefix.as_deref().filter(|name| !name.is_empty()),
         };
         let policy = Policy {
-            mode: ProxyMode::default(),
+            mode: self.proxy_mode.runs()?,
             masquerade_all: self.masquerade_all,
             detect: detect::resolve(&given, &mut warnings)?,
             service_ranges: cidr::pair(
@@ -180,12 +185,6 @@ pub struct RunFlags {
 
     #[command(flatten)]
     pub(super) upstream: UpstreamFlags,
-
-    /// What serves Services whose annotation vipd.io/dataplane does not say: nftables, which iptables
-    /// and ipvs stand for too, or userspace [default: nftables]
-    #[arg(long, env = "VIPD_PROXY_MODE", value_name = "MODE")]
-    #[arg(default_value = "", hide_default_value = true, value_parser = AskedMode::parse)]
-    pub(super) proxy_mode: AskedMode,
 
     /// For the kernel when memory is short, from -1000 (never end this process) to 1000
     /// [default: -999 where an API server is followed, else left alone]

@@ -46,7 +46,7 @@ impl RunFlags {
         self.take_conntrack(&config);
         let client = config.client_connection.unwrap_or_default();
         self.kubeconfig = text(client.kubeconfig).map(Into::into);
-        self.proxy_mode = mode;
+        self.node.proxy_mode = mode;
         let at = |nowhere, field| if nowhere { Some(String::new()) } else { text(field) };
         self.healthz_bind_address = at(no_healthz, config.healthz_bind_address);
         self.metrics_bind_address = at(no_metrics, config.metrics_bind_address);

@@ -77,7 +77,7 @@ impl RunFlags {
     }
 
     fn settle(mut self, file: Option<File>) -> Result<Resolved, Error> {
-        let ipvs = file.is_none() && self.proxy_mode == AskedMode::Ipvs;
+        let ipvs = file.is_none() && self.node.proxy_mode == AskedMode::Ipvs;
         let means = |what: &str| ipvs && what == "--ipvs-min-sync-period";
         let in_vain = self.given.in_vain().filter(|(what, _)| !means(what));
         let mut warnings: Vec<Warning> =
@@ -110,14 +110,13 @@ impl RunFlags {
             self.master.clone().filter(|url| !url.is_empty()),
         )?;
         let followed = matches!(source, Source::ApiServer { .. });
-        warnings.extend(self.proxy_mode.warning(followed));
+        warnings.extend(self.node.proxy_mode.warning(followed));
         warnings.extend(self.ports_in_vain());
         let healthz = endpoint::with_port(self.healthz_bind_address.clone(), self.healthz_port);
         let metrics = endpoint::with_port(self.metrics_bind_address.clone(), self.metrics_port);
         let healthz_at = endpoint::addresses(&endpoint::HEALTHZ, healthz)?;
         let metrics_at = endpoint::addresses(&endpoint::METRICS, metrics)?;
         let mut node = self.node.clone().check()?;
-        node.policy.mode = self.proxy_mode.runs()?;
         if from_flags {
             self.refuse_as_upstream(followed)?;
         }
@@ -151,7 +150,7 @@ impl RunFlags {
 
     fn fall_back_to_mode(&mut self) {
         if self.node.node_ports_at().is_empty() {
-            let entries = self.proxy_mode.node_ports_at();
+            let entries = self.node.proxy_mode.node_ports_at();
             self.node.nodeport_addresses = vec![super::node_ports::Entries(entries)];
         }
     }

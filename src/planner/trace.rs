@@ -110,6 +110,11 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
     }
     let listens =
         packet.destination.is_loopback() && plan.node.localhost_node_ports[family.index()];
+    let at_loopback = listens.then(|| holder(plan, node_port)).flatten();
+    let relayed = at_loopback.as_ref().and_then(|service| held(service, node_port));
+    if let Some(held) = relayed.filter(|held| held.port.relay_of(held.frontend).is_some()) {
+        return tracer.service(node_port, held);
+    }
     if let Some(holder) = plan.claims.holder(&node_port).filter(|_| listens) {
         tracer.step(
             format!("port {} is a node port of Service {holder}", packet.port),
@@ -121,6 +126,15 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
         );
         return Ok(tracer.end(Verdict::Pass));
     }
+    let range = plan.node.service_ranges.iter().find(|range| range.contains(&packet.destination));
+    if let Some(range) = range {
+        tracer.step(
+            format!("{} is an unallocated service address", packet.destination),
+            format!("it lies in the service range {range}, and no service has it"),
+        );
+        tracer.step("the packet is dropped", "it must not leave by the default route");
+        return Ok(tracer.end(Verdict::Drop));
+    }
     if let Some(service) = relayed_at(plan, packet.destination) {
         tracer.step(
             format!("{at} belongs to no service"),
@@ -130,15 +144,6 @@ pub fn trace(plan: &Plan, packet: &Packet<'_>) -> Result<Trace, TraceError> {
         );
         tracer.step("the packet is rejected", "nothing else of this node is to be reached by it");
         return Ok(tracer.end(Verdict::Reject));
-    }
-    let range = plan.node.service_ranges.iter().find(|range| range.contains(&packet.destination));
-    if let Some(range) = range {
-        tracer.step(
-            format!("{} is an unallocated service address", packet.destination),
-            format!("it lies in the service range {range}, and no service has it"),
-        );
-        tracer.step("the packet is dropped", "it must not leave by the default route");
-        return Ok(tracer.end(Verdict::Drop));
     }
     tracer.step(
         format!("{at} belongs to no service"),

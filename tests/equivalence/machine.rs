@@ -3,13 +3,15 @@
 //! In: a table, a packet, what `numgen random` answers. Out: what becomes of the packet.
 
 use super::packet::Packet;
+use super::relay::Relay;
 use super::table::Table;
 use std::net::IpAddr;
 use vipd::dataplane::nftables::expr::{
     Comparison, Ct, DynamicSet, Expr, Find, Meta, NFPROTO_IPV4, NFPROTO_IPV6, PayloadBase, Reg,
-    Rule, Verdict,
+    Rule, SocketIs, Verdict,
 };
 use vipd::dataplane::nftables::hash::jhash_scaled;
+use vipd::dataplane::nftables::layout::Hook;
 use vipd::dataplane::nftables::set::{Bytes, Data, Set};
 use vipd::model::Protocol;
 use vipd::planner::Target;
@@ -21,6 +23,8 @@ pub enum End {
     Drop,
     Reject,
     Dnat(Target),
+    /// Translated to where it goes anyway.
+    Stay,
     Masquerade,
 }
 
@@ -40,6 +44,17 @@ pub struct Machine<'a> {
     pub random: u32,
     pub modulus: u32,
     registers: [Option<u8>; 64],
+    /// What leads to the relay, where one runs.
+    pub relay: Option<&'a Relay>,
+    /// Rules of the relay's table are run.
+    in_relay: bool,
+    /// The relay's socket has the packet.
+    pub taken: bool,
+    tracked: bool,
+    /// It leaves by the loopback interface.
+    pub by_loopback: bool,
+    /// The connection's destination is decided: no chain of nat is asked again.
+    pub settled: bool,
 }
 
 /// How a rule goes on.
@@ -55,19 +70,43 @@ enum Flow {
 
 impl<'a> Machine<'a> {
     pub fn new(table: &'a mut Table, packet: Packet, own: &'a dyn Fn(IpAddr) -> bool) -> Self {
-        Self { table, packet, own, random: 0, modulus: 1, registers: [None; 64] }
+        Self {
+            table,
+            packet,
+            own,
+            random: 0,
+            modulus: 1,
+            registers: [None; 64],
+            relay: None,
+            in_relay: false,
+            taken: false,
+            tracked: true,
+            by_loopback: false,
+            settled: false,
+        }
     }
 
     /// What the base chains of a hook make of the packet: in the order of their priorities, and
     /// once it is translated those of nat no more.
     pub fn hook(&mut self, number: u32) -> End {
         let mut translated = End::Accept;
-        for (chain, hook) in self.table.hooked(number) {
-            if hook.kind == "nat" && translated != End::Accept {
+        let own = self.table.hooked(number).into_iter().map(|(name, hook)| (hook, Err(name)));
+        let relays = self.relay.into_iter().flat_map(|relay| relay.hooked(number));
+        let relays = relays.map(|(hook, rules)| (hook, Ok(rules)));
+        let mut chains: Vec<(Hook, Result<&[Rule], String>)> = own.chain(relays).collect();
+        chains.sort_by_key(|(hook, _)| hook.priority);
+        for (hook, chain) in chains {
+            let nat = hook.kind == "nat";
+            if nat && (translated != End::Accept || !self.tracked || self.settled) {
                 continue;
             }
-            match self.run(&chain) {
+            let end = match chain {
+                Ok(rules) => self.run_of_relay(rules),
+                Err(name) => self.run(&name),
+            };
+            match end {
                 End::Accept => {}
+                End::Stay => translated = End::Stay,
                 end @ (End::Drop | End::Reject) => return end,
                 End::Dnat(target) => {
                     self.packet.translate(target);
@@ -82,6 +121,18 @@ impl<'a> Machine<'a> {
     /// What a base chain says.
     pub fn run(&mut self, chain: &str) -> End {
         self.chain(chain, 0).unwrap_or(End::Accept)
+    }
+
+    /// The relay's chains lead nowhere else.
+    fn run_of_relay(&mut self, rules: &[Rule]) -> End {
+        self.in_relay = true;
+        let ends = rules.iter().find_map(|rule| match self.rule(rule) {
+            Flow::End(end) => Some(end),
+            Flow::Next | Flow::Break => None,
+            Flow::Jump(_) | Flow::Goto(_) | Flow::Return => panic!("not of the relay's table"),
+        });
+        self.in_relay = false;
+        ends.unwrap_or(End::Accept)
     }
 
     fn chain(&mut self, name: &str, depth: usize) -> Option<End> {
@@ -203,15 +254,24 @@ impl<'a> Machine<'a> {
                     NFPROTO_IPV4 => <[u8; 4]>::try_from(self.read(*address, 4)).map(IpAddr::from),
                     _ => <[u8; 16]>::try_from(self.read(*address, 16)).map(IpAddr::from),
                 };
-                let port = self.read(port.expect("vipd's table maps ports"), 2);
+                let Some(port) = port else {
+                    let address = address.expect("as many bytes as asked for");
+                    assert_eq!((address, self.in_relay), (self.packet.destination, true));
+                    return Flow::End(End::Stay);
+                };
+                let port = self.read(*port, 2);
                 return Flow::End(End::Dnat(Target {
                     address: address.expect("as many bytes as asked for"),
                     port: u16::from_be_bytes([port[0], port[1]]),
                 }));
             }
-            // No relay runs: no packet has such a socket.
-            Expr::Socket { .. } => return Flow::Break,
-            Expr::Tproxy { .. } | Expr::NoTrack => panic!("only in the relay's own table"),
+            Expr::Socket { .. } if !self.taken => return Flow::Break,
+            Expr::Socket { is, to } => self.write(*to, &[u8::from(*is == SocketIs::Transparent)]),
+            Expr::Tproxy { .. } | Expr::NoTrack if !self.in_relay => {
+                panic!("only in the relay's own table")
+            }
+            Expr::Tproxy { .. } => self.taken = true,
+            Expr::NoTrack => self.tracked = false,
             Expr::SourceType { to } => {
                 let (unicast, local) = (1u32, 2u32);
                 let kind = if (self.own)(self.packet.source) { local } else { unicast };
@@ -232,7 +292,13 @@ impl<'a> Machine<'a> {
         let name = self.packet.in_interface.clone();
         match key {
             Meta::Priority => self.write(to, &self.packet.priority.to_ne_bytes()),
-            Meta::OutputIndex | Meta::InputKind => panic!("only in the relay's own table"),
+            Meta::OutputIndex => {
+                assert!(self.in_relay, "only in the relay's own table");
+                let (loopback, another) = (1u32, 2u32);
+                let index = if self.by_loopback { loopback } else { another };
+                self.write(to, &index.to_ne_bytes());
+            }
+            Meta::InputKind => panic!("only where packets from bridges pass the hooks too early"),
             Meta::InputIndex => self.write(to, &u32::from(name.is_some()).to_ne_bytes()),
             Meta::InputName => {
                 let mut name = name.unwrap_or_default().into_bytes();
@@ -248,9 +314,14 @@ impl<'a> Machine<'a> {
 
     fn conntrack(&mut self, key: Ct, to: Reg) -> Flow {
         const NEW: u32 = 8;
+        const UNTRACKED: u32 = 1 << 6;
         const DST_NAT: u32 = 1 << 5;
         match key {
-            Ct::State => self.write(to, &NEW.to_ne_bytes()),
+            Ct::State => {
+                let state = if self.tracked { NEW } else { UNTRACKED };
+                self.write(to, &state.to_ne_bytes());
+            }
+            _ if !self.tracked => return Flow::Break,
             Ct::Status => {
                 let status = if self.packet.original.is_some() { DST_NAT } else { 0 };
                 self.write(to, &status.to_ne_bytes());
@@ -266,9 +337,13 @@ impl<'a> Machine<'a> {
     }
 
     fn lookup(&mut self, set: &str, from: Reg, find: Find) -> Flow {
+        let absent = if find == Find::Absent { Flow::Next } else { Flow::Break };
+        if let Some(relay) = self.relay.filter(|_| self.in_relay) {
+            let has = relay.has(set, |length| self.read(from, length));
+            return if has && find == Find::Present { Flow::Next } else { absent };
+        }
         let set = Set::by_name(set).expect("a set of the table");
         let elements = &self.table.sets[&set];
-        let absent = if find == Find::Absent { Flow::Next } else { Flow::Break };
         let Some((longest, _)) = elements.keys().next() else { return absent };
         let key = Bytes::from_vec(self.read(from, longest.len()));
         let found = match set {

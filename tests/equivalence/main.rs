@@ -7,6 +7,7 @@ mod machine;
 #[path = "../objects/mod.rs"]
 mod objects;
 mod packet;
+mod relay;
 mod sctp;
 mod sizes;
 mod table;
@@ -208,7 +209,7 @@ fn run(table: &mut Table, packet: &Packet, facts: &NodeFacts) -> Answer {
             End::Accept => Verdict::Pass,
             End::Drop => Verdict::Drop,
             End::Reject => Verdict::Reject,
-            End::Masquerade => unreachable!("not an end"),
+            End::Masquerade | End::Stay => unreachable!("not an end"),
             End::Dnat(target) => {
                 let entry = targets.entry(target).or_insert((0, passage.masqueraded));
                 assert_eq!(entry.1, passage.masqueraded, "chance decides about {target}");
@@ -257,7 +258,7 @@ fn pass(table: &mut Table, packet: &Packet, circumstances: &Circumstances<'_>) -
         }
         End::Dnat(target) => is_own(target.address),
         End::Drop | End::Reject => return passage,
-        End::Masquerade => panic!("a masquerade before routing"),
+        End::Masquerade | End::Stay => panic!("not before routing, and not of this table"),
     };
     let hooks = match (packet.in_interface.is_some(), to_node) {
         (true, true) => &[LOCAL_IN][..],
@@ -273,6 +274,7 @@ fn pass(table: &mut Table, packet: &Packet, circumstances: &Circumstances<'_>) -
             End::Masquerade => passage.masqueraded = true,
             end @ (End::Drop | End::Reject) => return Passage { end, ..passage },
             End::Dnat(target) => panic!("a translation to {target} after routing"),
+            End::Stay => panic!("a translation after routing"),
         }
     }
     assert!(to_node || machine.packet.priority == 0, "a mark of ours leaves the node");

@@ -1,12 +1,13 @@
 //! A table made of the changes that lowering asks for, as strict as the kernel.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use vipd::dataplane::nftables::changes::{Changes, Structure};
 use vipd::dataplane::nftables::expr::{Expr, Find, Rule, Verdict};
 use vipd::dataplane::nftables::layout::Hook;
 use vipd::dataplane::nftables::lower::fixed_class_elements;
 use vipd::dataplane::nftables::set::{Bytes, Data, Element, Set};
-use vipd::dataplane::nftables::state::{State, moved_frontends};
+use vipd::dataplane::nftables::state::{Routed, State, moved_frontends};
 use vipd::dataplane::nftables::types::Room;
 use vipd::model::Family;
 use vipd::planner::PlanDelta;
@@ -40,10 +41,23 @@ impl Table {
         table
     }
 
+    /// With the next delta these addresses are led here by a route, or are no more.
+    pub fn route(&mut self, come: &[IpAddr], gone: &[IpAddr]) {
+        let gone = gone.iter().map(|address| (*address, Routed::Goes));
+        self.state.routed_next.extend(gone);
+        let come = come.iter().map(|address| (*address, Routed::Comes));
+        self.state.routed_next.extend(come);
+    }
+
+    pub fn is_routed(&self, address: IpAddr) -> bool {
+        self.state.routed.contains(&address)
+    }
+
     /// One delta, as the dataplane applies it.
     pub fn apply(&mut self, delta: &PlanDelta) {
         let mut changes = Changes::default();
         self.state.take_overdue(&mut changes);
+        self.state.take_routed(&mut changes);
         if let Some(node) = &delta.node {
             self.state.lower_node(node, &mut changes);
         }

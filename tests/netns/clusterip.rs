@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
             w.serve(svc().on([L1, L2]));
             let replies = w.tcp(L1, w.cip(), 80).times(200).spread([L1, L2]);
             for answer in replies.answers() {
-                let expected = if answer.server == "L1" { w.address(Node) } else { w.address(L1) };
+                let expected = if answer.server == "L1" { w.address(Node) } else { w.seen(L1) };
                 replies.check(
                     answer.peer.ip() == expected,
                     format_args!("{} seen by {}", expected, answer.server),
@@ -51,7 +51,7 @@ pub fn cases() -> Vec<Case> {
                 let replies = w.tcp(who, w.cip(), 80).times(200).spread([who, other]);
                 for answer in replies.answers() {
                     let seen_by_itself = answer.server == who.name();
-                    let expected = w.address(if seen_by_itself { Node } else { who });
+                    let expected = if seen_by_itself { w.address(Node) } else { w.seen(who) };
                     replies.check(answer.peer.ip() == expected, format_args!("{expected} seen"));
                 }
             }

@@ -155,6 +155,7 @@ pub fn cases() -> Vec<Case> {
                 || w.tcp(L2, w.cip(), 80).untraced().reached().peers() == [w.address(L2)].into();
             w.within(Duration::from_secs(1), kept);
         })
+        .kernel_only("what changes is whose source is kept")
         .flag("--detect-local-mode", "NodeCIDR"),
         case("InterfaceNamePrefix: what comes in by such a link is local", |w| {
             route_from_node_b(w);

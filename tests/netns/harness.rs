@@ -40,7 +40,7 @@ fn complaint(check: impl FnOnce()) -> String {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![
+    let cases = vec![
         case("everybody reaches every pod directly, with its own address", |w| {
             for (who, pod) in [(L2, L1), (L1, R1), (R1, L1), (Ext, L1), (Ext, R1), (Node, L1), (Node, R1)] {
                 w.tcp(who, w.address(pod), 8080).times(3).only([pod]).source_kept().on_port(8080);
@@ -134,5 +134,6 @@ pub fn cases() -> Vec<Case> {
             assert!(said.contains("disturbed"), "{said}");
         })
         .without_vipd(),
-    ]
+    ];
+    cases.into_iter().map(Case::names_its_carrier).collect()
 }

@@ -149,7 +149,8 @@ pub fn cases() -> Vec<Case> {
                 w.tcp(L1, w.family.cluster_ip(44), 80).times(10).only([L2]);
                 w.tcp(L1, w.family.cluster_ip(45), 80).times(10).only([L3]);
             },
-        ),
+        )
+.kernel_only("what vipd carries ends with it; see `userspace: killed, it leaves new connections to the kernel`"),
         case("a table that was made dormant while nobody looked serves after a restart", |w| {
             w.serve(svc().on([L1, R1]));
             w.terminate();
@@ -168,7 +169,8 @@ pub fn cases() -> Vec<Case> {
                 w.start(&[]);
             }
             load.stop().reached();
-        }),
+        })
+.kernel_only("what vipd carries ends with it; see `userspace: killed, it leaves new connections to the kernel`"),
         case("63 cleanup leaves nothing of vipd, touches nothing foreign and ends with 0", |w| {
             foreign_table(w);
             w.write(svc().sticky(100).on([L1, R1]));

@@ -208,7 +208,8 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(told(), 1, "{}", w.log());
             w.servers(Node).close(Tcp, at);
             soon(w, Tcp, &[L1]);
-        }),
+        })
+        .kernel_only("a relayed node port needs no listener, and wins"),
         case("36 without files left it waits, and does not spin", |w| {
             let accepts = || w.log().matches("cannot accept connections").count();
             let files = |limit: &str| {
@@ -226,7 +227,8 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(accepts(), 1, "{}", w.log());
             files("1024");
             soon(w, Tcp, &[L1]);
-        }),
+        })
+        .kernel_only("a relayed node port needs no listener of its own"),
         case("36 off by flag: refused on the loopback address, served on the others", |w| {
             w.serve(svc().node_port(NODE_PORT).on([L1]));
             w.tcp(Ext, w.address(Node), NODE_PORT).times(20).only([L1]);

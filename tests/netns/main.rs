@@ -10,6 +10,7 @@ mod affinity;
 mod clusterip;
 mod config_live;
 mod detectors;
+mod dying;
 mod engine;
 mod external;
 mod harness;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         ("userspace", userspace::cases()),
         ("replace", replace::cases()),
         ("requests", requests::cases()),
+        ("dying", dying::cases()),
         ("resets", resets::cases()),
         ("sysctls", sysctls::cases()),
         ("metrics", metrics::cases()),

@@ -218,7 +218,10 @@ pub fn cases() -> Vec<Case> {
             w.sleep(500);
             let told = w.vipd("metrics").out;
             assert!(told.contains("vipd_conntrack_failures_total 0\n"), "{told}");
-        }),
+        })
+        .kernel_only(
+            "the relay answers from the node port itself, which a process of the host has here",
+        ),
         case("UDP flows at an address that node ports lost over a restart are the host's", |w| {
             let [first, second] = [w.address(Node), w.family.node_second()];
             w.servers(Node).listen([(Udp, SocketAddr::new(second, NODE_PORT))]);
@@ -237,6 +240,9 @@ pub fn cases() -> Vec<Case> {
             w.answered_by(&lost, Node);
             w.answered_by(&kept, L1);
         })
+        .kernel_only(
+            "the relay answers from the node port itself, which a process of the host has here",
+        )
         .without_vipd(),
         case("an address that comes and goes leaves other connections alone", |w| {
             w.serve(exposed().on([L1]));
@@ -412,6 +418,7 @@ pub fn cases() -> Vec<Case> {
             let resets = client.packets(|p| p.src == at.ip() && p.tcp_flags & RST != 0);
             assert!(!resets.is_empty(), "what the case above does not see is vipd's doing");
         })
+        .kernel_only("a stray meets the relay's own connection, whose it is")
         .flag("--drop-invalid", "false"),
         case("node ports come, change and go under traffic of others: nobody is disturbed", |w| {
             w.serve(exposed().on([L1]));

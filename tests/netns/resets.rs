@@ -89,11 +89,13 @@ pub fn cases() -> Vec<Case> {
                 w.tcp(L3, w.cip(), 80).times(100).spread([L2, R1]);
             },
         )
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "1s"),
         case("46 clients of a removed endpoint whose pod is gone are reset, none is left", |w| {
             all_are_reset(w, || w.serve(no_endpoints()));
             w.tcp(L3, w.cip(), 80).times(3).refused();
         })
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "1s"),
         case("46 off by default: the connection of a removed endpoint goes on", |w| {
             w.serve(svc().on([L1]));
@@ -118,6 +120,7 @@ pub fn cases() -> Vec<Case> {
                 w.within(PATIENCE, || is_reset(flow, end));
             }
         })
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "300ms"),
         case("who comes back within the grace period keeps its connections", |w| {
             w.serve(svc().on([L1]));
@@ -148,6 +151,7 @@ pub fn cases() -> Vec<Case> {
             w.within(PATIENCE, || is_reset(&through, end) && is_reset(&through_other, end));
             direct.undisturbed(start);
         })
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "300ms"),
         case("only flows to the endpoint that is gone are reset", |w| {
             w.serve(svc().on([L1, R1]));
@@ -165,6 +169,7 @@ pub fn cases() -> Vec<Case> {
                 }
             }
         })
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "300ms"),
         case("where the kernel picks up no connections nothing is reset, and that is told", |w| {
             w.sh(Node, "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
@@ -199,12 +204,14 @@ pub fn cases() -> Vec<Case> {
             w.sleep(2500);
             flow.undisturbed(start);
         })
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .once()
         .flag(FLAG, "1500ms"),
         case("46 clients of a service that is deleted, with its slices, are reset", |w| {
             all_are_reset(w, || w.withdraw(svc().on([L1])));
             w.tcp(L3, w.cip(), 80).times(2).dropped();
         })
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "1s"),
         case("a service is deleted: its connections live as long as its slices say so", |w| {
             w.serve(svc().on([L1]));
@@ -219,6 +226,7 @@ pub fn cases() -> Vec<Case> {
                 w.within(PATIENCE, || is_reset(flow, end));
             }
         })
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "300ms"),
         case(
             "a service is deleted: clients by its node port are reset, by its external IP not",
@@ -236,6 +244,7 @@ pub fn cases() -> Vec<Case> {
                 by_external_ip.undisturbed(start);
             },
         )
+.kernel_only("both sides of a relayed connection are vipd's own: no entry of conntrack's decides about it")
         .flag(FLAG, "300ms"),
     ]
 }

@@ -187,6 +187,7 @@ pub fn cases() -> Vec<Case> {
             "a rolling update whose old pods refuse before their slice says so is seen to fail",
             |w| some_fail(w, Refuses::BeforeItTerminates),
         )
+        .kernel_only("the relay tries another endpoint, and none fails")
         .alone(),
     ]
 }

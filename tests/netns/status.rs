@@ -5,6 +5,7 @@ use super::support::manifests::{node, svc};
 use super::support::plan::{Ext, L1, NODE_A, Node, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::Tcp;
+use super::support::vipd::Carrier;
 use super::support::world::World;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -26,6 +27,13 @@ fn healthz(w: &World, path: &str) -> (u16, Value) {
     assert_eq!(answer.headers["content-type"], "application/json");
     assert_eq!(answer.headers["x-content-type-options"], "nosniff");
     (answer.status, serde_json::from_str(&answer.body).expect("JSON"))
+}
+
+fn mode(w: &World) -> &'static str {
+    match w.carrier() {
+        Carrier::Kernel => "nftables",
+        Carrier::Relay => "userspace",
+    }
 }
 
 pub fn cases() -> Vec<Case> {
@@ -80,7 +88,7 @@ pub fn cases() -> Vec<Case> {
             let metrics = ask("/metrics");
             assert_eq!(metrics.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
             assert!(metrics.body.contains("\nkubeproxy_sync_proxy_rules_"), "{}", metrics.body);
-            assert_eq!(ask("/proxyMode").body, "nftables");
+            assert_eq!(ask("/proxyMode").body, mode(w));
             assert_eq!((ask("/healthz").status, ask("/healthz").body.as_str()), (200, "ok"));
             assert_eq!(ask("/other").status, 404);
             let at = METRICS.1.parse().expect("an address and a port");
@@ -100,7 +108,7 @@ pub fn cases() -> Vec<Case> {
             w.servers(Node).close(Tcp, at);
             let patience = Duration::from_secs(8);
             let answer = || get(w, Node, METRICS.1, "/proxyMode").map(|answer| answer.body);
-            w.within(patience, || answer().as_deref() == Some("nftables"));
+            w.within(patience, || answer().as_deref() == Some(mode(w)));
         })
         .flag(METRICS.0, METRICS.1)
         .once(),

@@ -5,6 +5,7 @@ use super::support::manifests::svc;
 use super::support::nft::tables;
 use super::support::plan::{Family, L1, L2, NODE_A, Node, R1, V4, V6, Who};
 use super::support::runner::{Case, case, skip};
+use super::support::vipd::Carrier;
 use super::support::world::World;
 use std::path::Path;
 use std::process::Command;
@@ -444,6 +445,9 @@ fn a_clean_node(w: &World) {
     assert!(!w.log_of_node().contains("kube-proxy"), "{}", w.log());
     w.terminate();
     w.netns(Node).nft("delete table inet vipd");
+    if w.carrier() == Carrier::Relay {
+        w.netns(Node).nft("delete table arp vipd");
+    }
     assert_eq!(w.sh(Node, "nft -a -s list ruleset"), before);
 }
 

@@ -7,6 +7,7 @@ use super::clients::{self, Ending, Outcome, Tries};
 use super::netns::Netns;
 use super::plan::Who;
 use super::replies::Replies;
+use super::vipd::Carrier;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -46,7 +47,13 @@ impl Load {
     pub fn stop(self) -> Replies {
         self.end();
         let outcomes = self.thread.join().expect("its panics are bugs of the harness");
-        Replies { who: self.who, tries: self.tries, outcomes, trace: None }
+        Replies {
+            who: self.who,
+            tries: self.tries,
+            outcomes,
+            trace: None,
+            carrier: Carrier::Kernel,
+        }
     }
 
     fn end(&self) {

@@ -103,9 +103,12 @@ impl Watch {
         Watch { socket }
     }
 
-    /// What changed since the last call.
+    /// What changed since the last call, but for the relay's own tables, which are made anew by each
+    /// process.
     pub fn changes(&self) -> Changes {
         const NFT_MSG_NEWGEN: u8 = 15;
+        const NFPROTO_ARP: u8 = 3;
+        const RELAY: &[u8] = b"vipd-relay\0";
         let mut changes = Changes::default();
         loop {
             let bytes = match self.socket.recv_from_full() {
@@ -117,11 +120,15 @@ impl Watch {
             let mut rest = bytes.as_slice();
             while rest.len() >= 16 {
                 let size = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                match rest[4] {
+                let next = size.max(16).next_multiple_of(4).min(rest.len());
+                let (message, others) = rest.split_at(next);
+                let of_relay = message.get(16) == Some(&NFPROTO_ARP)
+                    || message.windows(RELAY.len()).any(|part| part == RELAY);
+                match message[4] {
                     NFT_MSG_NEWGEN => changes.commits += 1,
-                    _ => changes.objects += 1,
+                    _ => changes.objects += usize::from(!of_relay),
                 }
-                rest = rest.get(size.max(16).next_multiple_of(4)..).unwrap_or_default();
+                rest = others;
             }
         }
     }

@@ -8,6 +8,7 @@ use super::clients::{Ending, Outcome, Tries};
 use super::plan::{Family, Node, Who};
 use super::servers::Udp;
 use super::trace::{Trace, Verdict};
+use super::vipd::Carrier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,8 @@ pub struct Replies {
     pub outcomes: Vec<Outcome>,
     /// What vipd says must happen, where it runs.
     pub trace: Option<Trace>,
+    /// Of Services that do not say so themselves.
+    pub carrier: Carrier,
 }
 
 /// One answer, taken apart.
@@ -117,9 +120,13 @@ impl Replies {
         Who::named(servers.keys().next().expect("one")).expect("servers have names of the plan")
     }
 
-    /// The servers saw the client's own address.
+    /// The servers saw the client's own address; where vipd opens the connection to them, the node's.
     #[track_caller]
     pub fn source_kept(self) -> Self {
+        let relayed = self.trace.as_ref().is_some_and(Trace::is_relayed);
+        if relayed && self.carrier == Carrier::Relay {
+            return self.masqueraded();
+        }
         let kept = self.answers().iter().all(|answer| answer.peer.ip() == self.tries.from);
         self.check(kept, format_args!("the client's own address {}", self.tries.from));
         self

@@ -6,7 +6,8 @@
 
 use super::plan::{Family, V4, V6};
 use super::sandbox::{self, Way};
-use super::vipd::Flag;
+use super::servers;
+use super::vipd::{Carrier, Flag};
 use super::world::World;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::fs::File;
@@ -28,6 +29,7 @@ pub struct Case {
     vipd: Start,
     length: Length,
     company: Company,
+    carriers: Carriers,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,16 @@ enum Start {
 enum Company {
     Any,
     Alone,
+}
+
+/// Which dataplanes a case is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carriers {
+    Both,
+    /// Why it says nothing about the relay.
+    KernelOnly(&'static str),
+    /// Services of the case say it themselves.
+    SaidByTheCase,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,10 +71,23 @@ pub fn case(title: &'static str, body: fn(&World)) -> Case {
         vipd: Start::BeforeTheCase,
         length: Length::Short,
         company: Company::Any,
+        carriers: Carriers::Both,
     }
 }
 
 impl Case {
+    /// Not with `--proxy-mode userspace`, and why not.
+    pub fn kernel_only(mut self, why: &'static str) -> Case {
+        self.carriers = Carriers::KernelOnly(why);
+        self
+    }
+
+    /// For what says itself who carries its Services, or has none.
+    pub fn names_its_carrier(mut self) -> Case {
+        self.carriers = Carriers::SaidByTheCase;
+        self
+    }
+
     /// For what does not depend on the family, or looks at both by itself.
     pub fn once(mut self) -> Case {
         self.families = &[V4];
@@ -91,8 +116,9 @@ impl Case {
         self
     }
 
-    fn run(&self, family: Family) {
+    fn run(&self, family: Family, carrier: Carrier) {
         let world = World::build(family);
+        world.set_carrier(carrier);
         let told = catch_unwind(AssertUnwindSafe(|| {
             if self.vipd == Start::BeforeTheCase {
                 world.start(&self.flags);
@@ -122,20 +148,44 @@ struct Unit {
     name: String,
     case: Case,
     family: Family,
+    carrier: Carrier,
+    turn: Turn,
+}
+
+/// When a unit runs that nobody names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Always,
+    /// Elsewhere the other family's stands for both.
+    InLongRuns,
 }
 
 fn units(groups: Vec<(&'static str, Vec<Case>)>) -> Vec<Unit> {
     let mut units = Vec::new();
     for (group, cases) in groups {
-        for case in cases.into_iter().filter(|case| soak() || case.length == Length::Short) {
-            for &family in case.families {
-                let suffix = match (case.families.len(), family) {
-                    (1, _) => "",
-                    (_, V4) => " (IPv4)",
-                    (_, V6) => " (IPv6)",
-                };
-                let name = format!("{group}: {}{suffix}", case.title);
-                units.push(Unit { name, case: case.clone(), family });
+        let cases = cases.into_iter().filter(|case| soak() || case.length == Length::Short);
+        for (number, case) in cases.enumerate() {
+            for carrier in [Carrier::Kernel, Carrier::Relay] {
+                if carrier == Carrier::Relay && case.carriers != Carriers::Both {
+                    continue;
+                }
+                for &family in case.families {
+                    let suffix = match (case.families.len(), family, carrier) {
+                        (1, _, Carrier::Kernel) => "",
+                        (1, _, Carrier::Relay) => " (userspace)",
+                        (_, V4, Carrier::Kernel) => " (IPv4)",
+                        (_, V6, Carrier::Kernel) => " (IPv6)",
+                        (_, V4, Carrier::Relay) => " (IPv4, userspace)",
+                        (_, V6, Carrier::Relay) => " (IPv6, userspace)",
+                    };
+                    let name = format!("{group}: {}{suffix}", case.title);
+                    let turn = match (carrier, family, case.families.len()) {
+                        (Carrier::Relay, V4, 2) if number % 2 == 1 => Turn::InLongRuns,
+                        (Carrier::Relay, V6, 2) if number % 2 == 0 => Turn::InLongRuns,
+                        _ => Turn::Always,
+                    };
+                    units.push(Unit { name, case: case.clone(), family, carrier, turn });
+                }
             }
         }
     }
@@ -190,13 +240,16 @@ pub fn main(groups: Vec<(&'static str, Vec<Case>)>) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("--probe") => return probe(&words[1]),
+        Some(servers::PROCESS) => return servers::serve_alone(&words[1]),
         Some("--case") => return one_case(groups, &words[1], &words[2]),
         _ => {}
     }
     let arguments = read_arguments();
     let all = units(groups);
     let total = all.len();
-    let wanted: Vec<Unit> = all.into_iter().filter(|unit| arguments.wants(&unit.name)).collect();
+    let long = soak() || number("NETNS_REPEAT").is_some() || !arguments.filters.is_empty();
+    let wanted = |unit: &Unit| arguments.wants(&unit.name) && (long || unit.turn == Turn::Always);
+    let wanted: Vec<Unit> = all.into_iter().filter(wanted).collect();
     if arguments.list.is_some() {
         wanted.iter().for_each(|unit| println!("{}: test", unit.name));
         return ExitCode::SUCCESS;
@@ -235,7 +288,7 @@ fn one_case(groups: Vec<(&'static str, Vec<Case>)>, way: &str, name: &str) -> Ex
     }
     let unit = units(groups).into_iter().find(|unit| unit.name == name);
     let unit = unit.expect("written by the runner");
-    match catch_unwind(|| unit.case.run(unit.family)) {
+    match catch_unwind(|| unit.case.run(unit.family, unit.carrier)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
@@ -274,6 +327,11 @@ struct Running<'u> {
     start: Instant,
 }
 
+/// A number from the environment.
+fn number(name: &str) -> Option<usize> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
 struct Run {
     way: Way,
     jobs: usize,
@@ -282,7 +340,6 @@ struct Run {
 
 impl Run {
     fn new(way: Way, arguments: &Arguments) -> Run {
-        let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
         let jobs = number("NETNS_JOBS").or(arguments.jobs).unwrap_or(3);
         Run { way, jobs: jobs.max(1), repeat: number("NETNS_REPEAT").unwrap_or(1) }
     }

@@ -10,8 +10,9 @@
 use super::netns::Netns;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -88,6 +89,35 @@ impl Servers {
         let log = self.arrived.lock().expect("no holder panics");
         log.iter().filter(|one| one.from.ip() == from && one.at >= since).count()
     }
+}
+
+/// The argument that makes this program a server and nothing else.
+pub const PROCESS: &str = "--server";
+
+/// A TCP server that is a process of its own, so that it can be killed. Returns when clients can connect.
+pub fn server_process(netns: &Netns, at: SocketAddr) -> Child {
+    let child = netns.enter(|| {
+        let mut server = Command::new("/proc/self/exe");
+        server.args([PROCESS, &at.to_string()]).stdin(Stdio::null()).spawn()
+    });
+    let child = child.expect("can start itself");
+    let connects = || netns.enter(|| std::net::TcpStream::connect(at)).is_ok();
+    let end = Instant::now() + Duration::from_secs(5);
+    while !connects() {
+        assert!(Instant::now() < end, "no server at {at}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+/// The whole of that process.
+pub fn serve_alone(at: &str) -> ExitCode {
+    let at = at.parse().expect("written by server_process");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("epoll is available");
+    runtime
+        .block_on(async { accept("alone".into(), listener(at), CancellationToken::new()).await });
+    ExitCode::SUCCESS
 }
 
 /// A server and the way to end it.

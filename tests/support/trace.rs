@@ -37,6 +37,11 @@ pub struct Step {
 }
 
 impl Trace {
+    /// Whether vipd itself opens the connection to the endpoint.
+    pub fn is_relayed(&self) -> bool {
+        self.steps.iter().any(|step| step.why.starts_with("the relay carries it"))
+    }
+
     /// Reads it and checks what holds for every trace.
     pub fn parse(text: &str) -> Result<Trace, String> {
         let trace: Trace =

@@ -16,6 +16,23 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vipd");
 /// A flag and its value; later ones replace earlier ones of the same name.
 pub type Flag = (&'static str, &'static str);
 
+/// Who carries the Services that do not say so themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Carrier {
+    #[default]
+    Kernel,
+    Relay,
+}
+
+impl Carrier {
+    pub fn flags(self) -> &'static [Flag] {
+        match self {
+            Carrier::Kernel => &[],
+            Carrier::Relay => &[("--proxy-mode", "userspace")],
+        }
+    }
+}
+
 /// The value of a default flag that is not to be given.
 pub const LEFT_OUT: &str = "(left out)";
 

@@ -19,8 +19,9 @@ use super::servers::{Proto, Servers, Tcp, Udp};
 use super::sniff::Sniffer;
 use super::topology::Topology;
 use super::trace::Trace;
-use super::vipd::{self, Flag, Vipd};
+use super::vipd::{self, Carrier, Flag, Vipd};
 use rustix::process::Signal;
+use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +33,8 @@ use std::time::{Duration, Instant};
 /// Where a case's files are.
 pub const WORK: &str = "/run/case";
 const MANIFESTS: &str = "/run/case/manifests";
+
+const BALANCER: &str = "vipd.io/balancer";
 
 #[derive(Clone)]
 pub struct World {
@@ -45,10 +48,22 @@ struct Inside {
     objects: Box<dyn Objects>,
     vipd: RefCell<Option<Vipd>>,
     flags: RefCell<Vec<Flag>>,
+    carrier: Cell<Carrier>,
     starts: Cell<u32>,
     sentinel: Cell<u16>,
     /// The node's link towards a client, for detectors that look at links.
     links: RefCell<HashMap<Who, &'static str>>,
+}
+
+/// As the kernel does, unless the case says how: a share that is even whatever takes how long.
+fn balance_at_random(object: &mut Value) {
+    if object["kind"] == "Service" {
+        let annotations = object["metadata"]["annotations"].as_object_mut();
+        let said = annotations.is_some_and(|all| all.contains_key(BALANCER));
+        if !said {
+            object["metadata"]["annotations"][BALANCER] = "random".into();
+        }
+    }
 }
 
 impl World {
@@ -78,6 +93,7 @@ impl World {
             servers,
             vipd: RefCell::default(),
             flags: RefCell::default(),
+            carrier: Cell::default(),
             starts: Cell::new(0),
             sentinel: Cell::new(0),
             links: RefCell::default(),
@@ -86,6 +102,35 @@ impl World {
         world.write(node(NODE_A, Some("z1")));
         world.write(node(NODE_B, Some("z2")));
         world
+    }
+
+    /// From the next start on.
+    pub fn set_carrier(&self, carrier: Carrier) {
+        self.inside.carrier.set(carrier);
+    }
+
+    /// What a case expects of packets on the way to an endpoint may depend on it; who reaches what
+    /// does not.
+    pub fn carrier(&self) -> Carrier {
+        self.inside.carrier.get()
+    }
+
+    /// The address by which an endpoint sees a client at a cluster IP, where nothing asks for the
+    /// node's.
+    pub fn seen(&self, who: Who) -> IpAddr {
+        match self.carrier() {
+            Carrier::Kernel => self.address(who),
+            Carrier::Relay => self.address(Node),
+        }
+    }
+
+    /// Waits until no route of vipd's leads packets for this address here, which happens a moment after
+    /// the commit that needs none any more.
+    #[track_caller]
+    pub fn led_no_more(&self, address: IpAddr) {
+        let family = if address.is_ipv4() { "-4" } else { "-6" };
+        let routes = format!("ip {family} route show table local proto 118 {address}");
+        self.within(Duration::from_secs(2), || self.sh(Node, &routes).is_empty());
     }
 
     /// The same world, looked at in another family.
@@ -124,7 +169,10 @@ impl World {
 
     /// Writes the files; does not wait.
     pub fn write(&self, manifest: impl Manifest) {
-        for file in manifest.files(self.family) {
+        for mut file in manifest.files(self.family) {
+            if self.carrier() == Carrier::Relay {
+                file.objects.iter_mut().for_each(balance_at_random);
+            }
             self.inside.objects.put(&file);
         }
     }
@@ -224,7 +272,8 @@ impl World {
         let starts = self.inside.starts.get() + 1;
         self.inside.starts.set(starts);
         *self.inside.flags.borrow_mut() = flags.to_vec();
-        let arguments = vipd::arguments_of(self.inside.objects.arguments(), flags);
+        let flags = [self.carrier().flags(), flags].concat();
+        let arguments = vipd::arguments_of(self.inside.objects.arguments(), &flags);
         let log = Path::new(WORK).join(format!("vipd-{starts}.log"));
         *self.inside.vipd.borrow_mut() = Some(Vipd::start(self.netns(Node), &arguments, log));
     }
@@ -355,7 +404,7 @@ impl World {
 
     pub fn run(&self, who: Who, tries: &Tries, trace: Option<Trace>) -> Replies {
         let outcomes = self.netns(who).enter(|| clients::run(tries));
-        Replies { who, tries: tries.clone(), outcomes, trace }
+        Replies { who, tries: tries.clone(), outcomes, trace, carrier: self.carrier() }
     }
 
     pub fn tcp(&self, who: Who, to: IpAddr, port: u16) -> Client<'_> {

@@ -3,7 +3,7 @@
 use super::counts::{Counts, Number};
 use super::handover::PortMemory;
 use super::relayed::{PortId, Relayed};
-use super::served::{Open, Port, Served};
+use super::served::{Caller, Open, Port, Served};
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Target};
 use arc_swap::ArcSwap;
@@ -16,12 +16,12 @@ use tokio::sync::watch;
 
 /// Read by all connections, written by one caller.
 #[derive(Debug)]
-pub(super) struct Frontends {
+pub struct Frontends {
     table: ArcSwap<Table>,
     node: ArcSwap<NodePlan>,
     known: Mutex<Known>,
     drain: Duration,
-    pub strays: Number,
+    pub(super) strays: Number,
     /// Changes when sessions may have lost their frontend.
     strayed: watch::Sender<()>,
 }
@@ -46,7 +46,7 @@ struct KnownPort {
 
 impl Frontends {
     /// `drain`: how long what is open to an endpoint that serves no more may go on.
-    pub(super) fn new(drain: Duration) -> Self {
+    pub fn new(drain: Duration) -> Self {
         Self {
             drain,
             table: ArcSwap::default(),
@@ -57,7 +57,7 @@ impl Frontends {
         }
     }
 
-    pub(super) fn set_node(&self, node: Arc<NodePlan>) {
+    pub fn set_node(&self, node: Arc<NodePlan>) {
         let before = self.node.swap(Arc::clone(&node));
         let answers =
             |node: &NodePlan| (node.node_port_addresses.clone(), node.localhost_node_ports);
@@ -94,13 +94,25 @@ impl Frontends {
         served.filter(|_| answers).map(Arc::clone)
     }
 
+    /// Whom a new connection of a client may be passed on to, whatever the balancer; `None`: it is not
+    /// relayed.
+    pub fn endpoints(
+        &self,
+        client: IpAddr,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Option<Vec<Target>> {
+        let node = self.node.load();
+        self.find(protocol, to)?.endpoints(&Caller { client, node: &node })
+    }
+
     /// Whether an endpoint is a relayed frontend itself: a connection to it would come back here, and
     /// so on, each with files of its own. The kernel translates once, and nobody answers then.
     pub(super) fn leads_back(&self, protocol: Protocol, to: Target) -> bool {
         self.find(protocol, SocketAddr::new(to.address, to.port)).is_some()
     }
 
-    pub(super) fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
+    pub fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
         let mut known = self.known();
         let mut table = Table::clone(&self.table.load());
         let (mut touched, mut strayed) = (BTreeSet::new(), false);
@@ -250,7 +262,6 @@ fn found_or<T>(known: &mut Weak<T>, new: impl FnOnce() -> T) -> Arc<T> {
 mod tests {
     use super::*;
     use crate::dataplane::userspace::dials::Dials;
-    use crate::dataplane::userspace::served::Caller;
     use crate::model::Balancer;
     use crate::planner::Reach;
     use std::num::NonZeroU32;

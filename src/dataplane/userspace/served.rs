@@ -202,6 +202,12 @@ impl Served {
         self.port.picker().hold(target)
     }
 
+    /// Where the first dial of a connection may go.
+    pub(super) fn endpoints(&self, caller: &Caller<'_>) -> Option<Vec<Target>> {
+        let (wanted, untried) = (self.wanted.load(), Dials::default());
+        Some(wanted.as_ref()?.ask(caller, &untried).targets.to_vec())
+    }
+
     /// Whether a session may stay there.
     pub(super) fn has(&self, caller: &Caller<'_>, target: Target) -> bool {
         let wanted = self.wanted.load();

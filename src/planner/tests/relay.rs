@@ -212,6 +212,7 @@ fn who_may_answer_at_udp_frontends_is_the_relay() {
 #[case::unused_port("203.0.113.2", "1.2.3.4:81/TCP", "reject")]
 #[case::other_protocol("203.0.113.2", "1.2.3.4:80/UDP", "reject")]
 #[case::node_port("203.0.113.2", "192.168.0.2:30080/TCP", "forward 10.180.0.1:8080~")]
+#[case::loopback("127.0.0.1", "127.0.0.1:30080/TCP", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
 #[case::another_port_of_the_node("203.0.113.2", "192.168.0.2:81/TCP", "pass")]
 fn traced(#[case] from: &str, #[case] to: &str, #[case] expected: &str) {
     let known = relayed(":80/TCP", "local, vip 1.2.3.4, node-port 30080", BOTH);
