@@ -9,7 +9,7 @@ use super::engine::{Engine, EngineOptions};
 use super::error::Error;
 use super::handover::{HandedTable, Handover};
 use super::intercept::{Interception, layout};
-use super::lower::{State, Turn, Wanted, all_wanted, changes};
+use super::lower::{State, Turn, Wanted, all_wanted, changes, relayed_last};
 use super::routes::Routes;
 use crate::dataplane::Applied;
 use crate::model::Family;
@@ -156,8 +156,11 @@ impl Userspace {
         let Some(engine) = handed.engine else { return };
         let layout = layout(engine.port);
         let led = handed.table.as_ref().map(|table| &table.frontends[..]).unwrap_or_default();
-        let open =
-            led.iter().filter_map(|(at, _)| Some((*at, Some(wanted.get(at)?.relayed.clone()))));
+        let open = led.iter().filter_map(|(at, _)| {
+            let wanted = wanted.get(at).map(|wanted| wanted.relayed.clone());
+            let relayed = wanted.or_else(|| relayed_last(plan, at))?;
+            Some((*at, Some(relayed)))
+        });
         match Engine::inherit(self.options(), engine, Arc::clone(&plan.node), open.collect()) {
             Ok(engine) => {
                 tracing::info!(port = engine.port(), "the relay goes on");
@@ -222,17 +225,12 @@ impl Userspace {
         held.chain(self.state.routed()).collect()
     }
 
-    /// The first half of a turn: nobody is led to what is not relayed any more, and who comes finds
-    /// nobody.
+    /// The first half of a turn: nobody is led to what is not relayed any more. Who was just before is
+    /// accepted still.
     pub fn withdraw(&mut self, turn: &Turn) -> Result<Applied, Error> {
         let mut applied = Applied::default();
         if let Some(table) = &mut self.table {
             applied += table.change(&turn.gone, &[])?;
-        }
-        if let Some(engine) = self.engine.get()
-            && !turn.closed.is_empty()
-        {
-            engine.update(turn.closed.iter().map(|at| (*at, None)).collect());
         }
         Ok(applied)
     }
@@ -254,6 +252,9 @@ impl Userspace {
         }
         let Some(engine) = self.engine.get() else { return Ok(applied) };
         engine.set_node(Arc::clone(&plan.node));
+        if !turn.closed.is_empty() {
+            engine.update(turn.closed.iter().map(|at| (*at, None)).collect());
+        }
         if !turn.open.is_empty() {
             let open = turn.open.into_iter().map(|(at, relayed)| (at, Some(relayed)));
             engine.update(open.collect());
