@@ -340,10 +340,10 @@ pub fn cases() -> Vec<Case> {
         }),
         case("only root can ask for a handover, and no file of one that ended stays", |w| {
             relayed(w);
-            let mode = w.sh(Node, "stat --format=%a.%F /run/vipd/admin.handover");
+            let mode = w.sh(Node, "stat --format=%a.%F /run/vipd/admin.sock.handover");
             assert_eq!(mode.trim(), "600.socket");
             w.terminate();
-            let left = w.netns(Node).try_sh("ls /run/vipd/admin.handover");
+            let left = w.netns(Node).try_sh("ls /run/vipd/admin.sock.handover");
             assert_ne!(left.code, 0, "{}", left.out);
         })
         .once(),
