@@ -336,8 +336,9 @@ impl Writing {
                     writer = writer => writer,
                 }
             });
-            // A plugin for credentials that hangs must not keep the daemon.
-            runtime.shutdown_timeout(SHUTDOWN);
+            // What reads files, or a plugin for credentials that hangs, must not keep the next process
+            // waiting.
+            runtime.shutdown_background();
             Some(writer)
         };
         let thread = std::thread::Builder::new().name("writer".into()).spawn(run);

@@ -63,6 +63,7 @@ impl Running {
         let Running { stop, writing, engine, answering, others, turn } = self;
         stop.cancel();
         let writer = busily(&successor, writing.ended()).await?;
+        tracing::debug!("the last commit has ended");
         let handed = spawn_blocking(move || {
             let handover = writer.map(|writer| writer.into_dataplane().hand_over());
             let handed = successor.hand(handover.unwrap_or_default().into_parts());

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// Room that a socket's temporary name needs beside its directory's.
+/// Room that the names of others beside it need: a temporary one, and the one of the handover.
 const SOCKET_PATH_MAX: usize = 90;
 
 /// Linux: IFNAMSIZ is 16 with the closing zero.

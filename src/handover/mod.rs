@@ -43,7 +43,7 @@ pub const LONGEST: Duration = Duration::from_secs(60);
 
 /// Beside the admin socket: what may be in one directory twice, is told apart by that.
 pub fn path(admin_socket: &Path) -> PathBuf {
-    admin_socket.with_extension("handover")
+    admin_socket.with_added_extension("handover")
 }
 
 /// Why nothing is handed over.

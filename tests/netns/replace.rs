@@ -2,17 +2,17 @@
 //! connections have.
 
 use super::metrics::metric;
-use super::support::flow::Flow;
+use super::support::flow::{Flow, FlowPlan, Manner};
 use super::support::load::Load;
-use super::support::manifests::{draining, ep, slice, svc};
+use super::support::manifests::{Manifest, Together, draining, ep, slice, svc};
 use super::support::nft::{Watch, tables};
-use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, Who};
+use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, V6, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::{Proto, Tcp, Udp};
 use super::support::vipd::{PROGRAM, Vipd, arguments};
 use super::support::world::World;
 use rustix::process::Signal;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -179,6 +179,67 @@ pub fn cases() -> Vec<Case> {
             is_cut(w, &flow, began);
             w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
         }),
+        case("of much that is relayed nothing is lost, nor of many sessions", |w| {
+            const MANY: u16 = 1200;
+            let address = |n: u16| match w.family {
+                V4 => IpAddr::from([10, 254, (4 + n / 250) as u8, (n % 250) as u8]),
+                V6 => IpAddr::from([0xfd00, 0x10, 0x254, 0, 0, 0, 0, 0x1000 + n]),
+            };
+            let one = |n| svc().named(format!("m{n}"), 0).at(address(n)).relayed().on([L1]);
+            let all = (0..MANY).map(|n| Box::new(one(n)) as Box<dyn Manifest>);
+            w.write(Together("many".to_owned(), all.collect()));
+            w.write(svc().named("udp", 42).relayed().udp().on([L1, L3, R1, R2]));
+            w.write(svc().relayed().on([L1, R1]));
+            w.settle_within(Duration::from_secs(60));
+            // More sessions than one message has files, each of which must keep its endpoint.
+            let began = Instant::now();
+            let (client, to) = (w.address(L2), SocketAddr::new(udp_cip(w), 80));
+            let flow = |port| FlowPlan {
+                proto: Udp,
+                // Chosen here: of sockets that may share an address two might get the same.
+                from: SocketAddr::new(client, port),
+                to,
+                every: Duration::from_millis(200),
+                manner: Manner::Talking,
+            };
+            let flows: Vec<Flow> =
+                (20_001..20_151).map(|port| Flow::start(w.netns(L2), flow(port))).collect();
+            w.sleep(500);
+            let load = w.load(L2, address(777), 80, 100);
+            w.sleep(300);
+            ends(w.replace());
+            w.sleep(500);
+            none_fails(vec![load]);
+            flows.iter().for_each(|flow| flow.undisturbed(began));
+            for n in [0, 600, MANY - 1] {
+                w.tcp(L2, address(n), 80).times(5).only([L1]).masqueraded();
+            }
+        }),
+        case("in another mode the next process makes the difference", |w| {
+            w.write(svc().named("stays", 44).relayed().on([L1, R1]));
+            w.write(svc().named("udp", 42).udp().on([L1, R1]));
+            w.serve(svc().on([L1, R1]));
+            let began = Instant::now();
+            let stays = [L2, Ext].map(|who| w.load(who, w.family.cluster_ip(44), 80, 100));
+            let flow = flow(w, L2, Tcp);
+            w.tcp(L2, w.cip(), 80).times(20).only([L1, R1]).masqueraded();
+            w.sleep(200);
+            let former = w.replace_with(&[("--proxy-mode", "nftables")]);
+            w.settle();
+            w.tcp(L2, w.cip(), 80).times(20).only([L1, R1]).source_kept();
+            w.udp(L2, udp_cip(w), 80).times(20).only([L1, R1]).source_kept();
+            flow.undisturbed(began);
+            let other = w.replace_with(&[("--proxy-mode", "userspace")]);
+            w.settle();
+            w.tcp(L3, w.cip(), 80).times(20).only([L1, R1]).masqueraded();
+            w.udp(L3, udp_cip(w), 80).times(20).only([L1, R1]).masqueraded();
+            none_fails(stays.into());
+            flow.undisturbed(began);
+            drop(flow);
+            ends(former);
+            ends(other);
+        })
+        .flag("--proxy-mode", "userspace"),
         case("without one that runs it is a start like any other", |w| {
             w.launch(&[("--replace", "")]);
             relayed(w);
@@ -279,10 +340,10 @@ pub fn cases() -> Vec<Case> {
         }),
         case("only root can ask for a handover, and no file of one that ended stays", |w| {
             relayed(w);
-            let mode = w.sh(Node, "stat --format=%a.%F /run/vipd/admin.handover");
+            let mode = w.sh(Node, "stat --format=%a.%F /run/vipd/admin.sock.handover");
             assert_eq!(mode.trim(), "600.socket");
             w.terminate();
-            let left = w.netns(Node).try_sh("ls /run/vipd/admin.handover");
+            let left = w.netns(Node).try_sh("ls /run/vipd/admin.sock.handover");
             assert_ne!(left.code, 0, "{}", left.out);
         })
         .once(),

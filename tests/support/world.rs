@@ -304,8 +304,15 @@ impl World {
     /// the former one.
     #[track_caller]
     pub fn replace(&self) -> Vipd {
+        let flags = self.inside.flags.borrow().clone();
+        self.replace_with(&flags)
+    }
+
+    /// The same, with other flags.
+    #[track_caller]
+    pub fn replace_with(&self, flags: &[Flag]) -> Vipd {
         let former = self.take_vipd();
-        let mut flags = self.inside.flags.borrow().clone();
+        let mut flags = flags.to_vec();
         flags.retain(|(name, _)| *name != "--replace");
         flags.push(("--replace", ""));
         self.launch(&flags);

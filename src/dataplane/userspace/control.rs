@@ -10,7 +10,7 @@ use super::engine::{Engine, EngineOptions};
 use super::error::Error;
 use super::handover::{HandedTable, Handover};
 use super::intercept::{Interception, layout};
-use super::lower::{State, Turn, Wanted, all_wanted, changes};
+use super::lower::{State, Turn, Wanted, all_wanted, changes, relayed_last};
 use super::routes::Routes;
 use crate::dataplane::Applied;
 use crate::model::Family;
@@ -162,8 +162,11 @@ impl Userspace {
         let bridged = Bridged::read();
         let layout = layout(engine.port, bridged);
         let led = handed.table.as_ref().map(|table| &table.frontends[..]).unwrap_or_default();
-        let open =
-            led.iter().filter_map(|(at, _)| Some((*at, Some(wanted.get(at)?.relayed.clone()))));
+        let open = led.iter().filter_map(|(at, _)| {
+            let wanted = wanted.get(at).map(|wanted| wanted.relayed.clone());
+            let relayed = wanted.or_else(|| relayed_last(plan, at))?;
+            Some((*at, Some(relayed)))
+        });
         match Engine::inherit(self.options(), engine, Arc::clone(&plan.node), open.collect()) {
             Ok(engine) => {
                 tracing::info!(port = engine.port(), "the relay goes on");
@@ -257,23 +260,26 @@ impl Userspace {
         held.chain(self.state.routed()).collect()
     }
 
-    /// The first half of a turn: nobody is led to what is not relayed any more, and who comes finds
-    /// nobody.
+    /// The first half of a turn: nobody is led to what is not relayed any more. Who was just before is
+    /// accepted still.
     pub fn withdraw(&mut self, turn: &Turn) -> Result<Applied, Error> {
-        let led = self.table.as_mut().map(|table| table.change(&turn.gone, &[]));
-        // Whatever became of the table.
-        if let Some(engine) = self.engine.get()
-            && !turn.closed.is_empty()
-        {
-            engine.update(turn.closed.iter().map(|at| (*at, None)).collect());
+        let mut applied = Applied::default();
+        if let Some(table) = &mut self.table {
+            applied += table.change(&turn.gone, &[])?;
         }
-        led.unwrap_or_else(|| Ok(Applied::default()))
+        Ok(applied)
     }
 
     /// The second half, when the kernel's dataplane leaves to the relay what is the relay's: routes,
     /// the engine, and last what leads there.
     pub fn extend(&mut self, turn: Turn, plan: &Plan) -> Result<Applied, Error> {
         let mut applied = Applied::default();
+        // Also where something else has failed by now.
+        if let Some(engine) = self.engine.get()
+            && !turn.closed.is_empty()
+        {
+            engine.update(turn.closed.iter().map(|at| (*at, None)).collect());
+        }
         if self.failure.is_some() {
             return Ok(applied);
         }

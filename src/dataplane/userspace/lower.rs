@@ -7,10 +7,10 @@
 
 use super::relayed::{PortId, Relayed};
 use super::table::{Placed, guarded_element, node_element, relayed_element, untracked_element};
-use crate::model::{Family, ProxyMode};
+use crate::model::{Balancer, Family, ProxyMode, ServiceKey};
 use crate::planner::{
-    Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Outsiders, Plan, PortPlan,
-    Reach, ServiceDelta, ServicePlan, Target,
+    Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Outsiders, Plan, Pool,
+    PortPlan, Reach, ServiceDelta, ServicePlan, Target,
 };
 use foldhash::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,28 +45,44 @@ pub struct Wanted {
     pub guard: Guard,
 }
 
+/// By the default balancer.
+fn relayed(service: &ServiceKey, port: &PortPlan, reach: Reach) -> Relayed {
+    let targets = |pool: &Pool| -> Box<[Target]> { pool.keys().copied().collect() };
+    Relayed {
+        service: service.clone(),
+        port: PortId { name: port.name.clone(), protocol: port.protocol, family: port.family },
+        reach,
+        cluster: targets(&port.cluster),
+        local: targets(&port.local),
+        serving: port.serving.clone(),
+        affinity: port.affinity,
+        balancer: Balancer::default(),
+        proxy_protocol: None,
+        requests: None,
+    }
+}
+
+/// What becomes of who came to the relay for a frontend that the kernel has from now on. `None`: it is
+/// no Service's any more.
+pub fn relayed_last(plan: &Plan, at: &FrontendKey) -> Option<Relayed> {
+    let service = plan.service(plan.claims.holder(at)?)?;
+    let (port, frontend) = service.held().find(|(_, frontend)| frontend.at == *at)?;
+    let Action::Forward(forward) = frontend.action else { return None };
+    Some(relayed(&service.key, port, forward.reach))
+}
+
 /// The relayed frontends that a service holds.
 pub fn wanted(plan: &ServicePlan) -> impl Iterator<Item = (FrontendKey, Wanted)> + '_ {
-    let relayed = plan.ports.iter().any(|port| matches!(port.carrier, Carrier::Relay(_)));
-    let held = relayed.then(|| plan.held()).into_iter().flatten();
+    let any = plan.ports.iter().any(|port| matches!(port.carrier, Carrier::Relay(_)));
+    let held = any.then(|| plan.held()).into_iter().flatten();
     held.filter_map(move |(port, frontend)| {
         let relay = port.relay_of(frontend)?;
         let Action::Forward(forward) = frontend.action else { return None };
-        let targets = |port: &PortPlan, local| -> Box<[Target]> {
-            let pool = if local { &port.local } else { &port.cluster };
-            pool.keys().copied().collect()
-        };
         let relayed = Relayed {
-            service: plan.key.clone(),
-            port: PortId { name: port.name.clone(), protocol: port.protocol, family: port.family },
-            reach: forward.reach,
-            cluster: targets(port, false),
-            local: targets(port, true),
-            serving: port.serving.clone(),
-            affinity: port.affinity,
             balancer: relay.balancer,
             proxy_protocol: relay.proxy_protocol,
             requests: port.requests_of(frontend),
+            ..relayed(&plan.key, port, forward.reach)
         };
         let guard = Guard::of(frontend, forward.reach);
         Some((frontend.at, Wanted { relayed, guard }))
