@@ -25,6 +25,10 @@ const IDLE: Duration = Duration::from_secs(60);
 /// HTTP/1 connections that are kept for later, to one endpoint.
 const LONE_MOST: usize = 32;
 
+/// As long as this process may open so many files more. What is kept for later is nothing to refuse a
+/// client for.
+const FILES_LEFT: usize = 256;
+
 /// HTTP/2 connections to one endpoint. On the last ones requests wait for room.
 const SHARED_MOST: usize = 4;
 
@@ -244,7 +248,8 @@ impl Drop for Borrowed {
         };
         let mut kept = upstream.kept();
         let is_free = lone.sender.is_ready() && !lone.sender.is_closed();
-        if is_free && !kept.is_over && kept.lone.len() < LONE_MOST {
+        let is_ample = lone.wire.upgrade().is_some_and(|wire| wire.files_left() >= FILES_LEFT);
+        if is_free && is_ample && !kept.is_over && kept.lone.len() < LONE_MOST {
             lone.since = Instant::now();
             kept.lone.push(lone);
         }
@@ -283,4 +288,69 @@ impl Connection {
 pub(super) fn prepare(stream: &tokio::net::TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::userspace::budget::Budget;
+    use crate::dataplane::userspace::counts::Endpoint;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// A connection, and the endpoint's end of it.
+    async fn wire(budget: &Budget) -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(at).await.unwrap();
+        let (end, _) = listener.accept().await.unwrap();
+        let target = Target { address: at.ip(), port: at.port() };
+        let wire = Wire::new(stream, Arc::new(Endpoint::new(target)), budget.files(1).unwrap());
+        (wire, end)
+    }
+
+    async fn is_closed(end: &mut TcpStream) -> bool {
+        let read = tokio::time::timeout(Duration::from_secs(20), end.read(&mut [0])).await;
+        read.expect("an end in time").unwrap() == 0
+    }
+
+    #[tokio::test]
+    async fn what_nobody_uses_for_long_is_closed() {
+        let (budget, upstream) = (Budget::of(4096), Arc::new(Upstream::default()));
+        let (wire, mut end) = wire(&budget).await;
+        let connection = upstream.begin_lone(wire).await.unwrap();
+        assert!(upstream.lone().is_none(), "it is in use");
+        // It is looked at before it waits for a request.
+        tokio::task::yield_now().await;
+        drop(connection);
+        drop(upstream.lone().expect("it is kept"));
+        upstream.forget_idle(Instant::now());
+        drop(upstream.lone().expect("it is kept still"));
+        upstream.forget_idle(Instant::now() + IDLE);
+        assert!(upstream.lone().is_none());
+        assert!(is_closed(&mut end).await);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_where_files_are_few() {
+        let (budget, upstream) = (Budget::of(512 + 100), Arc::new(Upstream::default()));
+        let (wire, mut end) = wire(&budget).await;
+        let connection = upstream.begin_lone(wire).await.unwrap();
+        tokio::task::yield_now().await;
+        drop(connection);
+        assert!(upstream.lone().is_none());
+        assert!(is_closed(&mut end).await);
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_not_lent() {
+        let (budget, upstream) = (Budget::of(4096), Arc::new(Upstream::default()));
+        let (wire, end) = wire(&budget).await;
+        let connection = upstream.begin_lone(wire).await.unwrap();
+        tokio::task::yield_now().await;
+        drop(connection);
+        // Nobody has told hyper.
+        drop(end);
+        assert!(upstream.lone().is_none());
+    }
 }

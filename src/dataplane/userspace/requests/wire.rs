@@ -30,6 +30,11 @@ impl Wire {
         Self { stream, counts, files, heard, hearing }
     }
 
+    /// That this process may open besides.
+    pub(super) fn files_left(&self) -> usize {
+        self.files.semaphore().available_permits()
+    }
+
     /// Until the endpoint says something, and who reads has heard it; or until it is done.
     pub(super) async fn heard(&self) {
         while !self.heard.load(Ordering::Relaxed) {
