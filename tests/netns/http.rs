@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -306,6 +307,7 @@ pub fn at_once(netns: &Netns, to: SocketAddr, count: usize) -> Vec<Reply> {
 /// Clients that ask again and again, each on a connection of its own.
 pub struct Asking {
     stop: CancellationToken,
+    asked: Arc<AtomicUsize>,
     thread: JoinHandle<Vec<Reply>>,
 }
 
@@ -313,19 +315,31 @@ impl Asking {
     pub fn start(netns: &Netns, to: SocketAddr, spoken: Spoken, clients: usize) -> Self {
         let stop = CancellationToken::new();
         let stopping = stop.clone();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
         let thread = netns.spawn(move || {
             runtime().block_on(async move {
                 let ask = async |client: usize| {
                     let (kept, mut replies) = (Kept::open(to, spoken).await, Vec::new());
                     while !stopping.is_cancelled() {
                         replies.push(kept.ask(&format!("/{client}/{}", replies.len())).await);
+                        counted.fetch_add(1, Ordering::Relaxed);
                     }
                     replies
                 };
                 futures_util::future::join_all((0..clients).map(ask)).await.concat()
             })
         });
-        Self { stop, thread }
+        Self { stop, asked, thread }
+    }
+
+    /// Until so many more requests have been answered, or were not.
+    pub fn go_on(&self, more: usize) {
+        let enough = self.asked.load(Ordering::Relaxed) + more;
+        while self.asked.load(Ordering::Relaxed) < enough {
+            assert!(!self.thread.is_finished(), "a client has ended by itself");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub fn stop(self) -> Vec<Reply> {
