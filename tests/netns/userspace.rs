@@ -129,6 +129,25 @@ pub fn cases() -> Vec<Case> {
             w.tcp(Ext, w.vip(), 80).times(3).dropped();
             w.tcp(L2, w.vip(), 80).times(20).only([R1]);
         }),
+        case("policy Local over UDP: who has no endpoint here any more meets silence", |w| {
+            w.serve(everywhere(w).udp().external_local().on([L1, R1]));
+            let ways = [(w.vip(), 80), (w.address(Node), NODE_PORT)];
+            let flows = ways.map(|(to, port)| w.talking(Ext, Udp, to, port));
+            flows.iter().for_each(|flow| w.answered_by(flow, L1));
+            w.serve(slice([R1]).ports([udp("", 8080)]));
+            w.sleep(200);
+            let since = Instant::now();
+            w.sleep(300);
+            for flow in &flows {
+                assert!(flow.servers(since).is_empty() && flow.errors(since).is_empty());
+            }
+            for (to, port) in ways {
+                w.udp(Ext, to, port).times(3).dropped();
+                w.udp(L2, to, port).times(20).only([R1]);
+            }
+            w.serve(slice([L1]).ports([udp("", 8080)]));
+            flows.iter().for_each(|flow| w.answered_by(flow, L1));
+        }),
         case("affinity holds at all frontends of a service", |w| {
             w.serve(everywhere(w).sticky(600).on([L1, L3, R1, R2]));
             let pinned = w.tcp(Ext, w.cip(), 80).times(20).one_server();

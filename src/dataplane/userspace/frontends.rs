@@ -42,8 +42,8 @@ struct KnownPort {
     frontends: BTreeSet<FrontendKey>,
 }
 
-impl Frontends {
-    pub fn new() -> Self {
+impl Default for Frontends {
+    fn default() -> Self {
         Self {
             table: ArcSwap::default(),
             node: ArcSwap::new(Plan::empty().node),
@@ -51,6 +51,12 @@ impl Frontends {
             strays: Number::default(),
             strayed: watch::Sender::new(()),
         }
+    }
+}
+
+impl Frontends {
+    pub fn new() -> Self {
+        Self::default()
     }
 
     pub fn set_node(&self, node: Arc<NodePlan>) {
