@@ -10,6 +10,7 @@ use super::servers;
 use super::vipd::{Carrier, Flag};
 use super::world::World;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
@@ -245,6 +246,7 @@ pub fn main(groups: Vec<(&'static str, Vec<Case>)>) -> ExitCode {
         _ => {}
     }
     let arguments = read_arguments();
+    let kept = kept_from_the_relay(&groups);
     let all = units(groups);
     let total = all.len();
     let long = soak() || number("NETNS_REPEAT").is_some() || !arguments.filters.is_empty();
@@ -262,11 +264,31 @@ pub fn main(groups: Vec<(&'static str, Vec<Case>)>) -> ExitCode {
         Ok(way) => Run::new(*way, &arguments).all(&wanted),
         Err(_) => Tally { skipped: wanted.len(), ..Tally::default() },
     };
+    if arguments.filters.is_empty() {
+        println!("\n{kept}");
+    }
     let code = tally.close(filtered, start.elapsed());
     if let Err(reason) = way {
         sandbox::tell_skipped("netns", wanted.len(), &reason);
     }
     code
+}
+
+/// Which cases do not run for the relay, and why.
+fn kept_from_the_relay(groups: &[(&str, Vec<Case>)]) -> String {
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (group, case) in
+        groups.iter().flat_map(|(group, cases)| cases.iter().map(move |c| (group, c)))
+    {
+        if let Carriers::KernelOnly(why) = case.carriers {
+            reasons.entry(why).or_default().push(format!("{group}: {}", case.title));
+        }
+    }
+    let mut text = "not with --proxy-mode userspace:\n".to_owned();
+    for (why, titles) in reasons {
+        text += &format!("    {why}:\n        {}\n", titles.join("\n        "));
+    }
+    text
 }
 
 fn probe(way: &str) -> ExitCode {

@@ -208,6 +208,12 @@ impl Served {
         Some(wanted.as_ref()?.ask(caller, &untried).targets.to_vec())
     }
 
+    /// Whether a client has no endpoint where others have some: as the kernel's rules have it then, it is
+    /// told nothing.
+    pub(super) fn drops(&self, caller: &Caller<'_>) -> bool {
+        self.endpoints(caller).is_some_and(|endpoints| endpoints.is_empty())
+    }
+
     /// Whether a session may stay there.
     pub(super) fn has(&self, caller: &Caller<'_>, target: Target) -> bool {
         let wanted = self.wanted.load();

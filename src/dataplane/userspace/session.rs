@@ -192,7 +192,9 @@ impl Session {
             let Some(with) = &state.with else {
                 self.served.port.unserved.add(1);
                 let Ends { client, frontend } = self.ends;
-                self.shared.refusals.send(client, frontend, datagram.len());
+                if !self.served.drops(caller) {
+                    self.shared.refusals.send(client, frontend, datagram.len());
+                }
                 return self.end_state(state);
             };
             match send(&with.socket, datagram) {
