@@ -30,7 +30,7 @@ help:
 
 # command:package pairs; only what is missing is installed.
 NEEDED := nft:nftables ip:iproute2 conntrack:conntrack tcpdump:tcpdump sysctl:procps \
-	ping:iputils-ping unshare:util-linux iptables-nft:iptables gcc:gcc curl:curl openssl:openssl
+	ping:iputils-ping unshare:util-linux iptables-nft:iptables gcc:gcc curl:curl openssl:openssl haproxy:haproxy
 
 deps: rust
 	@missing=()
@@ -119,6 +119,7 @@ bench: deps
 	$(CARGO) bench --benches --no-run
 	timeout 6m $(CARGO) bench --bench decode --bench store --bench planner --bench lowering
 	timeout 19m $(CARGO) bench --bench scale
+	timeout 10m $(CARGO) bench --bench relay
 
 # As root. Eight minutes, and once as many for the parts and for the build.
 bench-peers: deps

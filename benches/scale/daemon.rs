@@ -107,6 +107,11 @@ impl Daemon {
         self.files.path()
     }
 
+    #[allow(dead_code, reason = "`relay` uses it")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A line of /proc/PID/status in kB (`VmRSS`, `VmHWM`).
     pub fn memory(&self, line: &str) -> Outcome<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

@@ -25,6 +25,7 @@ mod nodeport;
 mod nothing;
 mod path;
 mod pods;
+mod relay;
 mod repair;
 mod resets;
 mod rolling;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         ("metrics", metrics::cases()),
         ("status", status::cases()),
         ("engine", engine::cases()),
+        ("relay", relay::cases()),
         ("config_live", config_live::cases()),
     ])
 }
