@@ -138,7 +138,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
         ONCE => stream.write_all(&byte).await,
         SINK => {
             let (mut from, mut to) = stream.split();
-            discard(&mut from).await?;
+            discard(&mut from, u64::MAX).await?;
             to.write_all(&byte).await
         }
         SOURCE => {
@@ -148,11 +148,9 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
         BOTH => {
             let size = stream.read_u64().await?;
             let (mut from, mut to) = stream.split();
-            tokio::try_join!(discard(&mut from), async {
-                send(&mut to, size).await?;
-                to.shutdown().await
-            })?;
-            Ok(())
+            tokio::try_join!(discard(&mut from, size), send(&mut to, size))?;
+            // Who closes while the other still sends is a test of its own.
+            discard(&mut from, u64::MAX).await.map(drop)
         }
         other => Err(io::Error::other(format!("no such request: {other}"))),
     }
@@ -168,11 +166,11 @@ async fn send(to: &mut WriteHalf<'_>, size: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes until the end, which nobody looks at.
-async fn discard(from: &mut ReadHalf<'_>) -> io::Result<u64> {
+/// Bytes until the end, or until there were so many, which nobody looks at.
+async fn discard(from: &mut ReadHalf<'_>, most: u64) -> io::Result<u64> {
     let mut room = vec![MaybeUninit::uninit(); CHUNK];
     let mut total = 0;
-    loop {
+    while total < most {
         let stream: &TcpStream = from.as_ref();
         stream.ready(Interest::READABLE).await?;
         let received = stream.try_io(Interest::READABLE, || {
@@ -186,6 +184,7 @@ async fn discard(from: &mut ReadHalf<'_>) -> io::Result<u64> {
             Err(error) => return Err(error),
         }
     }
+    Ok(total)
 }
 
 /// Moves `size` bytes each way that is asked for, and returns how many that were.
@@ -194,7 +193,7 @@ pub async fn transfer(to: SocketAddr, way: Way, size: u64) -> Outcome<u64> {
     let moved = match way {
         Way::Down => {
             stream.write_all(&request(SOURCE, size)).await?;
-            discard(&mut stream.split().0).await?
+            discard(&mut stream.split().0, u64::MAX).await?
         }
         Way::Up => {
             stream.write_all(&[SINK]).await?;
@@ -206,10 +205,7 @@ pub async fn transfer(to: SocketAddr, way: Way, size: u64) -> Outcome<u64> {
         Way::Both => {
             stream.write_all(&request(BOTH, size)).await?;
             let (mut from, mut to) = stream.split();
-            let (received, ()) = tokio::try_join!(discard(&mut from), async {
-                send(&mut to, size).await?;
-                to.shutdown().await
-            })?;
+            let (received, ()) = tokio::try_join!(discard(&mut from, size), send(&mut to, size))?;
             received + size
         }
     };

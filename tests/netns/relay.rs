@@ -33,7 +33,8 @@ fn endpoint(w: &World, serve: Serve) -> Arc<AtomicU64> {
 }
 
 fn open(w: &World) -> std::io::Result<TcpStream> {
-    w.netns(L2).enter(|| TcpStream::connect(SocketAddr::new(w.cip(), 80)))
+    let to = SocketAddr::new(w.cip(), 80);
+    w.netns(L2).enter(move || TcpStream::connect(to))
 }
 
 /// Sends until nobody takes it any more.
@@ -79,7 +80,7 @@ fn nobody_reads(w: &World) {
     );
     // Who reads at last gets what was sent, and what comes after it.
     let reader = readers.last_mut().expect("there are some");
-    let mut rest = 16 << 20;
+    let mut rest: usize = 16 << 20;
     let mut buffer = vec![0; 256 << 10];
     while rest > 0 {
         let size = reader.read(&mut buffer).expect("it goes on");
@@ -165,7 +166,7 @@ fn nothing_is_left(w: &World) {
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case("relay: readers that do not read make vipd hold no more than buffers", nobody_reads),
-        case("relay: connections that ended leave no file and no task", nothing_is_left),
+        case("readers that do not read make vipd hold no more than buffers", nobody_reads),
+        case("connections that ended leave no file and no task", nothing_is_left),
     ]
 }

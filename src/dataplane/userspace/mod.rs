@@ -12,12 +12,14 @@
 //! choose: pins (affinity) ─► eject (outliers out) ─► balancer
 //! ```
 
+mod acks;
 mod arp;
 mod batch;
 mod budget;
 mod choose;
 #[cfg(test)]
 mod choose_tests;
+mod connecting;
 mod control;
 mod counts;
 mod dials;
