@@ -1,7 +1,7 @@
 //! What connections leave with vipd when they have ended, and what it holds for those that nobody reads.
 
 use super::support::manifests::svc;
-use super::support::plan::{L1, L2};
+use super::support::plan::{L1, L2, Node};
 use super::support::runner::{Case, case, soak};
 use super::support::world::World;
 use std::io::{ErrorKind, Read, Write};
@@ -143,6 +143,15 @@ fn active(w: &World) -> f64 {
     values.iter().sum()
 }
 
+/// Opens many more connections to one endpoint than there are ports towards it, half of which the
+/// client closes first.
+fn ports_are_used_again(w: &World) {
+    endpoint(w, answer);
+    w.sh(Node, "sysctl -qw net.ipv4.ip_local_port_range='40000 40099'");
+    let to = SocketAddr::new(w.cip(), 80);
+    w.netns(L2).enter(move || pass(to, 1_000));
+}
+
 fn nothing_is_left(w: &World) {
     const CLIENTS: usize = 8;
     let all = if soak() { 100_000 } else { 4_000 };
@@ -168,5 +177,6 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("readers that do not read make vipd hold no more than buffers", nobody_reads),
         case("connections that ended leave no file and no task", nothing_is_left),
+        case("a client that closes first does not use up the ports", ports_are_used_again),
     ]
 }

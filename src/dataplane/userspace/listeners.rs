@@ -1,6 +1,5 @@
 //! The sockets that interception leads to.
 
-use super::acks;
 use super::budget::Budget;
 use super::error::StartError;
 use super::relay::KEEPALIVE;
@@ -106,8 +105,6 @@ impl Opening<'_> {
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.bind(&at.into())?;
         socket.listen(BACKLOG)?;
-        // After that: it begins anew with listen().
-        acks::wait(&socket);
         Ok(socket.into())
     }
 

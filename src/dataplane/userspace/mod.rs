@@ -39,6 +39,7 @@ mod pins;
 #[cfg(test)]
 mod pins_tests;
 mod pipes;
+mod ports;
 mod refusal;
 mod refusals;
 mod relay;

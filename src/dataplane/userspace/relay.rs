@@ -77,8 +77,8 @@ pub(super) async fn relay(
     let mut there = Direction::new(from_client, to_endpoint, &counts.sent, pipes);
     let mut back = Direction::new(from_endpoint, to_client, &counts.received, pipes);
     passing::through(|passing| there.begin(passing))?;
-    let mut watch = Watch { age: Age::New, half_open: false, seen: None, limit: quiet.open };
-    let mut timer = pin!(sleep(acks::PROMPT));
+    let mut watch = Watch { settled: false, half_open: false, seen: None, limit: quiet.open };
+    let mut timer = pin!(sleep(SETTLED.min(quiet.open)));
     poll_fn(|cx| {
         let done = passing::through(|passing| {
             // The endpoint first: if it broke off, what the client says is still the client's.
@@ -98,25 +98,16 @@ pub(super) async fn relay(
             _ if watch.half_open => {}
             _ => {
                 (watch.half_open, watch.limit, watch.seen) = (true, quiet.half_open, Some(passed));
-                watch.age = watch.age.max(Age::Prompt);
                 timer.as_mut().reset(Instant::now() + quiet.half_open);
             }
         }
         while timer.as_mut().poll(cx).is_ready() {
-            let [client, endpoint]: [&TcpStream; 2] = [there.from.as_ref(), there.to.as_ref()];
-            if watch.age == Age::New {
-                watch.age = Age::Prompt;
-                there.fresh = false;
-                acks::now(client);
-                acks::now(endpoint);
-                timer.as_mut().reset(Instant::now() + SETTLED.min(watch.limit));
-                continue;
-            }
             if watch.seen == Some(passed) {
                 return Poll::Ready(Err(Broken::Off(io::ErrorKind::TimedOut.into())));
             }
-            if std::mem::replace(&mut watch.age, Age::Settled) == Age::Prompt {
-                let _ = SockRef::from(endpoint).set_tcp_keepalive(&KEEPALIVE);
+            if !std::mem::replace(&mut watch.settled, true) {
+                let to: &TcpStream = there.to.as_ref();
+                let _ = SockRef::from(to).set_tcp_keepalive(&KEEPALIVE);
             }
             watch.seen = Some(passed);
             timer.as_mut().reset(Instant::now() + watch.limit);
@@ -128,20 +119,11 @@ pub(super) async fn relay(
 
 /// Looks now and then whether anything has passed: to read the clock for each read would cost more.
 struct Watch {
-    age: Age,
+    settled: bool,
     half_open: bool,
     /// What had passed when it last looked.
     seen: Option<u64>,
     limit: Duration,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Age {
-    /// Acknowledgements may wait.
-    New,
-    Prompt,
-    /// The endpoint's end has keepalive.
-    Settled,
 }
 
 struct Direction<'a> {
@@ -156,8 +138,6 @@ struct Direction<'a> {
     run: usize,
     /// To read in one go.
     size: usize,
-    /// The next bytes are the first, and soon enough for the answer to carry acknowledgements.
-    fresh: bool,
     done: bool,
 }
 
@@ -177,8 +157,7 @@ enum Read {
 impl<'a> Direction<'a> {
     fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, counted: &'a Number, pipes: &'a Pipes) -> Self {
         let (waiting, size) = (Waiting::Nothing, SMALLEST);
-        let (fresh, done) = (false, false);
-        Self { from, to, counted, pipes, passed: 0, waiting, run: 0, size, fresh, done }
+        Self { from, to, counted, pipes, passed: 0, waiting, run: 0, size, done: false }
     }
 
     /// To an endpoint that has just been connected to, and whose handshake may still wait for an
@@ -196,7 +175,6 @@ impl<'a> Direction<'a> {
         if said == 0 {
             // Nothing, or its end.
             acks::now(to);
-            self.fresh = true;
             return Ok(());
         }
         let sent = match send(to, &passing[..said], SEND) {
@@ -204,7 +182,6 @@ impl<'a> Direction<'a> {
             Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(()),
             Err(error) => return Err(Broken::Untouched(error.into())),
         };
-        acks::wait(to);
         let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
         match recv(from, &mut passing[..sent], flags) {
             Ok(_) => self.count(sent),
@@ -274,9 +251,6 @@ impl<'a> Direction<'a> {
             Err(Errno::WOULDBLOCK | Errno::INTR) => 0,
             Err(error) => return Err(error.into()),
         };
-        if std::mem::take(&mut self.fresh) {
-            acks::wait(AsRef::<TcpStream>::as_ref(&self.to));
-        }
         if written < read {
             self.waiting = Waiting::Bytes { bytes: bytes[written..].into(), written: 0 };
             self.size = SMALLEST;
