@@ -22,7 +22,7 @@ help:
 	@echo 'make demo-cluster  the same on a real Kubernetes control plane, step by step with kubectl (needs Go once)'
 	@echo 'make test    all tests (under 15 minutes on two cores)'
 	@echo 'make lint    format, clippy, licences and sources of dependencies'
-	@echo 'make bench   benchmarks of the pure rooms, then whole-system scale runs'
+	@echo 'make bench   benchmarks of the pure rooms, whole-system scale runs, the relay beside HAProxy'
 	@echo 'make bench-peers  vipd and the real kube-proxy side by side, on a real API server (needs Go once)'
 	@echo 'make soak    the long tests: every case repeated, 100,000 objects'
 	@echo 'make deps    only install what the others need'
@@ -30,7 +30,8 @@ help:
 
 # command:package pairs; only what is missing is installed.
 NEEDED := nft:nftables ip:iproute2 conntrack:conntrack tcpdump:tcpdump sysctl:procps \
-	ping:iputils-ping unshare:util-linux iptables-nft:iptables gcc:gcc curl:curl openssl:openssl
+	ping:iputils-ping unshare:util-linux iptables-nft:iptables gcc:gcc curl:curl openssl:openssl \
+	haproxy:haproxy
 
 deps: rust
 	@missing=()
@@ -119,6 +120,7 @@ bench: deps
 	$(CARGO) bench --benches --no-run
 	timeout 6m $(CARGO) bench --bench decode --bench store --bench planner --bench lowering
 	timeout 19m $(CARGO) bench --bench scale
+	timeout 10m $(CARGO) bench --bench relay
 
 # As root. Eight minutes, and once as many for the parts and for the build.
 bench-peers: deps

@@ -107,6 +107,11 @@ impl Daemon {
         self.files.path()
     }
 
+    #[allow(dead_code, reason = "`relay` uses it")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A line of /proc/PID/status in kB (`VmRSS`, `VmHWM`).
     pub fn memory(&self, line: &str) -> Outcome<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
@@ -117,12 +122,7 @@ impl Daemon {
 
     /// CPU seconds so far of all threads, and of what it ran that has ended, in ticks of 10 ms.
     pub fn cpu_seconds(&self) -> Outcome<f64> {
-        const TICKS_PER_SECOND: f64 = 100.0;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Fields are counted behind the command's name, which may hold anything.
-        let fields = stat.rsplit(')').next().unwrap_or("").split_ascii_whitespace();
-        let ticks: Vec<f64> = fields.skip(11).take(4).flat_map(str::parse).collect();
-        Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
+        cpu_seconds_of(&self.child.id().to_string())
     }
 
     /// As a crash ends it.
@@ -143,6 +143,16 @@ impl Daemon {
         let pid = Pid::from_raw(self.child.id() as i32).ok_or("a daemon has a process id")?;
         Ok(kill_process(pid, signal)?)
     }
+}
+
+/// Of a process: its number, or `self`.
+pub fn cpu_seconds_of(process: &str) -> Outcome<f64> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // Fields are counted behind the command's name, which may hold anything.
+    let fields = stat.rsplit(')').next().unwrap_or("").split_ascii_whitespace();
+    let ticks: Vec<f64> = fields.skip(11).take(4).flat_map(str::parse).collect();
+    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 impl Drop for Daemon {

@@ -74,6 +74,14 @@ impl Row {
         self
     }
 
+    /// Met when the lower end of the ratio's interval meets it.
+    #[allow(dead_code, reason = "`relay` uses it")]
+    pub fn ratio_bar_at_least(mut self, bar: f64) -> Self {
+        self.bar = format!("≥ {bar}×");
+        self.verdict = self.ratio.map_or(Verdict::NoBar, |r| Verdict::at_most(bar, r.low));
+        self
+    }
+
     pub fn bar(mut self, bar: impl Into<String>, verdict: Verdict) -> Self {
         self.bar = bar.into();
         self.verdict = verdict;

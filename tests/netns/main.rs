@@ -27,6 +27,7 @@ mod nodeport;
 mod nothing;
 mod path;
 mod pods;
+mod relay;
 mod repair;
 mod replace;
 mod requests;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         ("metrics", metrics::cases()),
         ("status", status::cases()),
         ("engine", engine::cases()),
+        ("relay", relay::cases()),
         ("config_live", config_live::cases()),
     ])
 }

@@ -13,6 +13,7 @@
 //! choose: pins (affinity) ─► eject (outliers out) ─► balancer
 //! ```
 
+mod acks;
 mod arp;
 mod batch;
 mod bridged;
@@ -20,6 +21,7 @@ mod budget;
 mod choose;
 #[cfg(test)]
 mod choose_tests;
+mod connecting;
 mod control;
 mod counts;
 mod deadline;
@@ -43,6 +45,7 @@ mod pins;
 #[cfg(test)]
 mod pins_tests;
 mod pipes;
+mod ports;
 mod refusal;
 mod refusals;
 mod relay;

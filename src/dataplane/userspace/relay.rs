@@ -1,8 +1,11 @@
 //! Two connections made one: bytes both ways, until both ends have said that they are done.
 
+use super::acks;
 use super::counts::{Endpoint, Number};
 use super::passing;
 use super::pipes::{Pipe, Pipes};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io;
@@ -28,6 +31,10 @@ const SPLICE_AFTER: usize = 128 << 10;
 
 /// Moved in one go; then others of this thread have their turn.
 const TURN: usize = 4 << 20;
+
+/// tokio knows that a socket can be written to only after a look at all sockets, so writes are tried
+/// past it first.
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// When a connection has lasted this long, its endpoint's end gets keepalive too (four system
 /// calls, which short connections are spared).
@@ -59,7 +66,8 @@ pub(super) enum Broken {
     Off(io::Error),
 }
 
-/// Until both ends have closed.
+/// Until both ends have closed. Then the last to be told has not been told yet: it is by the streams
+/// being dropped, for all that came from them has been read.
 pub(super) async fn relay(
     client: &mut TcpStream,
     endpoint: &mut TcpStream,
@@ -71,6 +79,7 @@ pub(super) async fn relay(
     let (from_endpoint, to_endpoint) = endpoint.split();
     let mut there = Direction::new(from_client, to_endpoint, &counts.sent, pipes);
     let mut back = Direction::new(from_endpoint, to_client, &counts.received, pipes);
+    passing::through(|passing| there.begin(passing))?;
     let due = Instant::now() + SETTLED.min(quiet.open);
     let mut watch = Watch { settled: false, half_open: false, seen: NEVER, due, changes: NEVER };
     let mut timer = pin!(sleep_until(due));
@@ -78,13 +87,15 @@ pub(super) async fn relay(
     poll_fn(|cx| {
         let done = passing::through(|passing| {
             // The endpoint first: if it broke off, what the client says is still the client's.
-            let back =
-                back.poll(cx, passing).map_err(|error| match (back.passed, there.passed) {
+            let back = back.poll(cx, passing, there.done).map_err(|error| {
+                match (back.passed, there.passed) {
                     (0, 0) => Broken::Untouched(error),
                     (0, _) => Broken::Unanswered(error),
                     _ => Broken::Off(error),
-                })?;
-            Ok([back, there.poll(cx, passing).map_err(Broken::Off)?])
+                }
+            })?;
+            let back_done = back.is_ready();
+            Ok([back, there.poll(cx, passing, back_done).map_err(Broken::Off)?])
         })?;
         let passed = there.passed + back.passed;
         match done {
@@ -184,8 +195,44 @@ impl<'a> Direction<'a> {
         Self { from, to, counted, pipes, passed: 0, waiting, run: 0, size, done: false }
     }
 
-    /// Ready when the one end has closed and the other has been told.
-    fn poll(&mut self, cx: &mut Context<'_>, passing: &mut [u8]) -> io::Result<Poll<()>> {
+    /// To an endpoint that has just been connected to, and whose handshake may still wait for an
+    /// acknowledgement (see [`acks`]): it rides on what the client has said by now. Past tokio, which
+    /// knows of sockets only what the last look at all of them told.
+    fn begin(&mut self, passing: &mut [u8]) -> Result<(), Broken> {
+        let [from, to]: [&TcpStream; 2] = [self.from.as_ref(), self.to.as_ref()];
+        // Should the endpoint break off, another one may have it.
+        let said =
+            match recv(from, &mut passing[..self.size], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+                Ok((_, said)) => said,
+                Err(Errno::WOULDBLOCK | Errno::INTR) => 0,
+                Err(error) => return Err(Broken::Off(error.into())),
+            };
+        if said == 0 {
+            // Nothing, or its end.
+            acks::now(to);
+            return Ok(());
+        }
+        let sent = match send(to, &passing[..said], SEND) {
+            Ok(sent) => sent,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(()),
+            Err(error) => return Err(Broken::Untouched(error.into())),
+        };
+        let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+        match recv(from, &mut passing[..sent], flags) {
+            Ok(_) => self.count(sent),
+            Err(error) => return Err(Broken::Off(error.into())),
+        }
+        Ok(())
+    }
+
+    /// Ready when the one end has closed and the other has been told. Where both have closed, closing
+    /// tells it.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        passing: &mut [u8],
+        other_done: bool,
+    ) -> io::Result<Poll<()>> {
         if self.done {
             return Ok(Poll::Ready(()));
         }
@@ -209,13 +256,16 @@ impl<'a> Direction<'a> {
                 Poll::Ready(Read::End) => break,
             }
         }
+        self.done = true;
+        if other_done {
+            return Ok(Poll::Ready(()));
+        }
         let to: &TcpStream = self.to.as_ref();
         match SockRef::from(to).shutdown(Shutdown::Write) {
             // It was reset meanwhile, which the other direction meets.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
             closed => closed?,
         }
-        self.done = true;
         Ok(Poll::Ready(()))
     }
 
@@ -230,9 +280,11 @@ impl<'a> Direction<'a> {
             return Ok(Poll::Ready(Read::End));
         }
         let (read, full) = (bytes.len(), bytes.len() == self.size);
-        let written = match Pin::new(&mut self.to).poll_write(cx, bytes) {
-            Poll::Ready(written) => written?,
-            Poll::Pending => 0,
+        let written = match send(AsRef::<TcpStream>::as_ref(&self.to), bytes, SEND) {
+            Ok(written) => written,
+            // It is waited for in the next round.
+            Err(Errno::WOULDBLOCK | Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
         };
         if written < read {
             self.waiting = Waiting::Bytes { bytes: bytes[written..].into(), written: 0 };

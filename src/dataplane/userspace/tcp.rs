@@ -1,6 +1,7 @@
 //! Connections: accepted, dialled on, relayed.
 
 use super::choose::Chosen;
+use super::connecting;
 use super::counts::Held;
 use super::dials::{Dials, Failure};
 use super::header::header;
@@ -124,9 +125,6 @@ async fn connect(
     let Accepted { served, client, frontend, .. } = accepted;
     loop {
         let (mut stream, endpoint) = dial(shared, accepted, dials).await?;
-        // Nobody waits for a second small segment to fill up the first one; the client's end has
-        // it from the listener.
-        let _ = stream.set_nodelay(true);
         let Some(version) = served.proxy_protocol() else { return Some((stream, endpoint)) };
         match stream.write_all(&header(version, *client, *frontend)).await {
             Ok(()) => return Some((stream, endpoint)),
@@ -182,7 +180,7 @@ pub(super) async fn dial_once(
         return None;
     }
     let patience = dials.patience(target, chosen.candidates);
-    let connecting = TcpStream::connect(SocketAddr::new(target.address, target.port));
+    let connecting = connecting::connect(SocketAddr::new(target.address, target.port));
     let failure = match tokio::time::timeout(patience, connecting).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) if is_of_this_node(&error) => {

@@ -1,0 +1,91 @@
+//! Datagrams there and back, by the relay and by the kernel's translation.
+//!
+//! In: vipd's site. Out: datagrams per second each way, and what vipd takes for them.
+//! Never: a bar: HAProxy does not relay UDP, and what passes in the kernel costs no process.
+
+use super::vipd;
+use crate::report::Row;
+use crate::sites::Site;
+use crate::stats::{median, ratio};
+use crate::{Effort, Outcome};
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
+
+/// Clients, each a session, and what each has under way.
+const CLIENTS: usize = 16;
+const WINDOW: usize = 16;
+
+pub fn run(sites: &[Site], effort: Effort) -> Outcome<Vec<Row>> {
+    let site = vipd(sites)?;
+    let (times, lasting) = effort.pick((2, 300), (5, 700));
+    let lasting = Duration::from_millis(lasting);
+    let mut rows = Vec::new();
+    for size in [64, 1_400] {
+        let (mut relayed, mut kernel, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=times {
+            let before = site.daemon.cpu_seconds()?;
+            let (answers, rate) = measure(site, (site.to, size), lasting)?;
+            let spent = site.daemon.cpu_seconds()? - before;
+            let (_, floor) = measure(site, (site.kernel(), size), lasting)?;
+            if round > 0 {
+                relayed.push(rate);
+                kernel.push(floor);
+                // Each is passed on twice.
+                cpu.push(spent * 1e6 / (2 * answers) as f64);
+            }
+        }
+        let per_gb = median(&cpu) / 1e6 * 1e9 / size as f64;
+        let said = format!(
+            "{:.0}/s there and back; {:.2} µs of its CPU time for each that it passes on ({per_gb:.1} s per GB)",
+            median(&relayed),
+            median(&cpu),
+        );
+        let floor = format!("the kernel's translation: {:.0}/s", median(&kernel));
+        rows.push(
+            Row::new(format!("datagrams of {size} bytes, {CLIENTS} clients"), said)
+                .floor(floor, ratio(&relayed, &kernel))
+                .numbers(
+                    json!({"per_second": relayed, "kernel_per_second": kernel, "cpu_us": cpu}),
+                ),
+        );
+    }
+    Ok(rows)
+}
+
+/// How many came back, and how many in a second.
+fn measure(site: &Site, (to, size): (SocketAddr, usize), lasting: Duration) -> Outcome<(u64, f64)> {
+    let began = Instant::now();
+    let answers = site.from_client(async || {
+        let until = tokio::time::Instant::now() + lasting;
+        let clients = (0..CLIENTS).map(|_| client((to, size), until));
+        Ok(futures_util::future::try_join_all(clients).await?.into_iter().sum::<u64>())
+    })?;
+    if answers == 0 {
+        return Err(format!("{to} answers no datagram").into());
+    }
+    Ok((answers, answers as f64 / began.elapsed().as_secs_f64()))
+}
+
+/// Sends one for each that comes; what is lost is made up for after a while of silence.
+async fn client((to, size): (SocketAddr, usize), until: tokio::time::Instant) -> Outcome<u64> {
+    const SILENCE: Duration = Duration::from_millis(50);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect(to).await?;
+    let (datagram, mut buffer, mut answers) = (vec![0; size], vec![0; size], 0);
+    while tokio::time::Instant::now() < until {
+        for _ in 0..WINDOW {
+            let _ = socket.try_send(&datagram);
+        }
+        while tokio::time::Instant::now() < until {
+            let Ok(received) = tokio::time::timeout(SILENCE, socket.recv(&mut buffer)).await else {
+                break;
+            };
+            received?;
+            answers += 1;
+            socket.send(&datagram).await?;
+        }
+    }
+    Ok(answers)
+}
