@@ -57,7 +57,7 @@ pub(super) struct Quiet {
 /// Why a relay ended before both ends were done.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// The endpoint broke off before a byte went either way: another one may have the client.
+    /// The endpoint broke off at once, before a byte went either way: another one may have the client.
     Untouched(io::Error),
     /// The endpoint broke off, and has said nothing to what the client sent.
     Unanswered(io::Error),
@@ -80,7 +80,8 @@ pub(super) async fn relay(
     let mut there = Direction::new(from_client, to_endpoint, &counts.sent, pipes);
     let mut back = Direction::new(from_endpoint, to_client, &counts.received, pipes);
     passing::through(|passing| there.begin(passing))?;
-    let due = Instant::now() + SETTLED.min(quiet.open);
+    let begun = Instant::now();
+    let due = begun + SETTLED.min(quiet.open);
     let mut watch = Watch { settled: false, half_open: false, seen: NEVER, due, changes: NEVER };
     let mut timer = pin!(sleep_until(due));
     let mut changed = pin!(counts.deadline.changed());
@@ -89,7 +90,8 @@ pub(super) async fn relay(
             // The endpoint first: if it broke off, what the client says is still the client's.
             let back = back.poll(cx, passing, there.done).map_err(|error| {
                 match (back.passed, there.passed) {
-                    (0, 0) => Broken::Untouched(error),
+                    (0, 0) if begun.elapsed() < AT_ONCE => Broken::Untouched(error),
+                    (0, 0) => Broken::Off(error),
                     (0, _) => Broken::Unanswered(error),
                     _ => Broken::Off(error),
                 }
@@ -138,6 +140,10 @@ pub(super) async fn relay(
     })
     .await
 }
+
+/// Later than this an endpoint that ends a connection on which nothing was said had it for as long as it
+/// wanted.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// No count of bytes or changes comes to it.
 const NEVER: u64 = u64::MAX;
@@ -280,6 +286,8 @@ impl<'a> Direction<'a> {
             return Ok(Poll::Ready(Read::End));
         }
         let (read, full) = (bytes.len(), bytes.len() == self.size);
+        // Before it is sent: that the one end has spoken is true also where the other has gone.
+        self.count(read);
         let written = match send(AsRef::<TcpStream>::as_ref(&self.to), bytes, SEND) {
             Ok(written) => written,
             // It is waited for in the next round.
@@ -292,7 +300,6 @@ impl<'a> Direction<'a> {
         } else if full {
             self.size = (self.size * 2).min(LARGEST);
         }
-        self.count(read);
         Ok(Poll::Ready(Read::Some))
     }
 

@@ -174,6 +174,19 @@ async fn an_end_that_breaks_off_is_an_error() {
     assert!(matches!(ended, Err(Broken::Off(_))), "it has answered: {ended:?}");
 }
 
+/// A health check, say, that wants to know no more than whether somebody listens.
+#[tokio::test]
+async fn a_client_that_breaks_off_is_no_fault_of_an_endpoint_that_speaks_first() {
+    let Relayed { client, endpoint, relay, .. } = Relayed::new(PATIENT).await;
+    tokio::task::yield_now().await;
+    // Both before the relay looks again.
+    endpoint.try_write(b"220 hello").unwrap();
+    client.set_zero_linger().unwrap();
+    drop(client);
+    let ended = timeout(LONG, relay).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(Broken::Off(_))), "{ended:?}");
+}
+
 #[tokio::test]
 async fn a_slow_reader_holds_its_writer_back() {
     let mut relayed = Relayed::new(PATIENT).await;
