@@ -20,7 +20,7 @@ RUST_MINIMUM := 1.95
 help:
 	@echo 'make demo    build, and show a service at work in network namespaces (KEEP=1 leaves them)'
 	@echo 'make demo-cluster  the same on a real Kubernetes control plane, step by step with kubectl (needs Go once)'
-	@echo 'make test    all tests (under 15 minutes on two cores)'
+	@echo 'make test    all tests (under 20 minutes on two cores)'
 	@echo 'make lint    format, clippy, licences and sources of dependencies'
 	@echo 'make bench   benchmarks of the pure rooms, whole-system scale runs, the relay beside HAProxy'
 	@echo 'make bench-peers  vipd and the real kube-proxy side by side, on a real API server (needs Go once)'
