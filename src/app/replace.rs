@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 /// asked by somebody else.
 const OFFER: Duration = Duration::from_secs(2);
 
-/// For one that is told to end, and for one that is made to.
+/// For one that is told to end: longer, if it is one that answers.
 const TERMINATE: Duration = Duration::from_secs(4);
+const TERMINATE_SILENT: Duration = Duration::from_millis(500);
+/// For one that is made to end.
 const KILL: Duration = Duration::from_secs(2);
 
 /// Between two looks at it.
@@ -47,7 +49,7 @@ pub(super) fn former(path: PathBuf) -> (Former, oneshot::Receiver<Result<Turn, E
 
 fn take(path: &Path, turn: oneshot::Sender<Result<Turn, Error>>) -> Option<Inheritance> {
     let began = Instant::now();
-    let holder = loop {
+    let (holder, patience) = loop {
         let holder = match lock() {
             Ok(lock) => {
                 tracing::warn!("the vipd that was to be replaced has ended by itself");
@@ -67,11 +69,12 @@ fn take(path: &Path, turn: oneshot::Sender<Result<Turn, Error>>) -> Option<Inher
                 tracing::warn!(
                     "nothing is handed over by the vipd that runs: {error}; it is ended"
                 );
-                break holder;
+                let silent = matches!(error, handover::Error::Silent | handover::Error::TooLong);
+                break (holder, if silent { TERMINATE_SILENT } else { TERMINATE });
             }
         }
     };
-    match end(holder) {
+    match end(holder, patience) {
         Ok(lock) => {
             let _ = turn.send(Ok(Turn::alone(lock)));
             None
@@ -127,10 +130,10 @@ fn inherit(
 
 /// Ends the process that has the lock, and takes it. One that hangs would hold on to whatever leads to
 /// the relay, and let nobody else have it.
-fn end(holder: Error) -> Result<Lock, Error> {
+fn end(holder: Error, patience: Duration) -> Result<Lock, Error> {
     let Error::AlreadyRunning { pid } = holder else { return Err(holder) };
     let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    for (signal, patience) in [(Signal::TERM, TERMINATE), (Signal::KILL, KILL)] {
+    for (signal, patience) in [(Signal::TERM, patience), (Signal::KILL, KILL)] {
         match lock() {
             // The number is still its own, so the descriptor is of that process.
             Err(Error::AlreadyRunning { pid: now }) if now == pid => {}

@@ -278,10 +278,17 @@ pub fn cases() -> Vec<Case> {
             // A successor has the same right.
             w.sh(Node, &format!("kill -HUP {}", pids[1]));
             w.within(SOON, || holder().is_some_and(|pid| !pids.contains(&pid)));
+            pids.extend(holder());
             w.settle();
             w.sleep(300);
             none_fails(loads);
             flow.undisturbed(began);
+            // Whoever supervises notices only when the parents have ended too.
+            w.sh(Node, &format!("kill -KILL {}", pids[2]));
+            is_cut(w, &flow, began);
+            let status = w.terminate();
+            assert!(!status.success(), "{status}");
+            w.tcp(L2, w.cip(), 80).untraced().times(20).only([L1, R1]).source_kept();
         }),
         case("a supervisor is told who the main process is, when it is so", |w| {
             const NOTIFY: &str = "/run/case/notify";
