@@ -69,7 +69,7 @@ fn is_cut(w: &World, flow: &Flow, since: Instant) {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![
+    let cases = vec![
         case("twice under load: no connection fails, long ones stay, the old ones end", |w| {
             relayed(w);
             let began = Instant::now();
@@ -383,5 +383,6 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.cip(), 80).times(20).only([R1]);
         })
         .flag("--drain-timeout", "1s"),
-    ]
+    ];
+    cases.into_iter().map(Case::names_its_carrier).collect()
 }

@@ -237,7 +237,7 @@ fn whole(w: &World, (name, spoken): (&'static str, Spoken)) {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![
+    let cases = vec![
         case("HTTP: a client that keeps its connection reaches every endpoint, as itself", |w| {
             let pods = [L1, L3, R1].map(|who| pod(w, who, Spoken::Http1));
             w.serve(balanced("http", &[L1, L3, R1]).node_port(NODE_PORT));
@@ -380,5 +380,6 @@ pub fn cases() -> Vec<Case> {
             );
             drop(pods);
         }),
-    ]
+    ];
+    cases.into_iter().map(Case::names_its_carrier).collect()
 }
