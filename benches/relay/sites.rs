@@ -101,7 +101,7 @@ impl Site {
     }
 
     /// Runs `work` among the clients, in a runtime of its own.
-    pub fn from_client<T: Send>(
+    pub fn among_clients<T: Send>(
         &self,
         work: impl AsyncFnOnce() -> Outcome<T> + Send,
     ) -> Outcome<T> {

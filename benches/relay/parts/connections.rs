@@ -51,7 +51,7 @@ struct Rate {
 fn measure(site: &Site, first: First, lasting: Duration) -> Outcome<Rate> {
     let (before, own, began) =
         (site.daemon.cpu_seconds()?, cpu_seconds_of("self")?, Instant::now());
-    let opened = site.from_client(async || {
+    let opened = site.among_clients(async || {
         let until = Instant::now() + lasting;
         let opened = Cell::new(0_u64);
         let clients = (0..CLIENTS).map(async |_| {

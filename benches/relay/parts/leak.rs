@@ -72,7 +72,7 @@ fn left(site: &Site, wanted: Option<&Left>) -> Outcome<Left> {
 }
 
 fn open(site: &Site, total: usize) -> Outcome<()> {
-    site.from_client(async || {
+    site.among_clients(async || {
         let clients = (0..CLIENTS).map(async |number| {
             // Half of them are closed by the client, half by the endpoint.
             let first = if number % 2 == 0 { First::Client } else { First::Endpoint };

@@ -35,7 +35,7 @@ struct Cost {
 fn measure(site: &Site, way: Way, (connections, size): (usize, u64)) -> Outcome<Cost> {
     let (before, began) = (site.daemon.cpu_seconds()?, Instant::now());
     let each = size / connections as u64;
-    let moved = site.from_client(async || {
+    let moved = site.among_clients(async || {
         let all = (0..connections).map(|_| transfer(site.to, way, each));
         Ok(futures_util::future::try_join_all(all).await?.into_iter().sum::<u64>())
     })?;

@@ -57,7 +57,7 @@ pub fn run(sites: &[Site], effort: Effort) -> Outcome<Vec<Row>> {
 /// How many came back, and how many in a second.
 fn measure(site: &Site, (to, size): (SocketAddr, usize), lasting: Duration) -> Outcome<(u64, f64)> {
     let began = Instant::now();
-    let answers = site.from_client(async || {
+    let answers = site.among_clients(async || {
         let until = tokio::time::Instant::now() + lasting;
         let clients = (0..CLIENTS).map(|_| client((to, size), until));
         Ok(futures_util::future::try_join_all(clients).await?.into_iter().sum::<u64>())
