@@ -170,7 +170,8 @@ pub fn cases() -> Vec<Case> {
             for at in [w.family.external_ip(), w.vip()] {
                 w.tcp(Ext, at, 80).times(20).only([L1]).masqueraded();
             }
-            w.tcp(Ext, w.family.external_ip(), 81).times(5).beside_a_service([NodeB]);
+            // Whoever carries the Service: the address is not this node's.
+            w.tcp(Ext, w.family.external_ip(), 81).times(5).left_to([NodeB]);
             w.serve(svc().external_ips([w.vip()]));
             w.tcp(Ext, w.vip(), 80).times(20).only([L1]);
         }),

@@ -54,6 +54,16 @@ pub(super) struct Quiet {
     pub half_open: Duration,
 }
 
+/// What it means that an endpoint closes at once, before a byte went either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SilentEnd {
+    /// What it would without a relay.
+    Counts,
+    /// Its process may have ended between the two: another endpoint may have the client
+    /// ([`Broken::Untouched`], [`io::ErrorKind::UnexpectedEof`]).
+    MayBeAnAccident,
+}
+
 /// Why a relay ended before both ends were done.
 #[derive(Debug)]
 pub(super) enum Broken {
@@ -72,7 +82,7 @@ pub(super) async fn relay(
     client: &mut TcpStream,
     endpoint: &mut TcpStream,
     counts: &Endpoint,
-    quiet: Quiet,
+    (quiet, silent): (Quiet, SilentEnd),
     pipes: &Pipes,
 ) -> Result<(), Broken> {
     let (from_client, to_client) = client.split();
@@ -88,6 +98,8 @@ pub(super) async fn relay(
     poll_fn(|cx| {
         let done = passing::through(|passing| {
             // The endpoint first: if it broke off, what the client says is still the client's.
+            let accident = silent == SilentEnd::MayBeAnAccident && there.passed == 0 && !there.done;
+            back.ends_soon = accident.then_some(begun);
             let back = back.poll(cx, passing, there.done).map_err(|error| {
                 match (back.passed, there.passed) {
                     (0, 0) if begun.elapsed() < AT_ONCE => Broken::Untouched(error),
@@ -180,6 +192,8 @@ struct Direction<'a> {
     /// To read in one go.
     size: usize,
     done: bool,
+    /// Since when: an end at once, before anything was said, is an error.
+    ends_soon: Option<Instant>,
 }
 
 /// What was read and could not be written yet. Nothing is read before it has been.
@@ -198,7 +212,18 @@ enum Read {
 impl<'a> Direction<'a> {
     fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, counted: &'a Number, pipes: &'a Pipes) -> Self {
         let (waiting, size) = (Waiting::Nothing, SMALLEST);
-        Self { from, to, counted, pipes, passed: 0, waiting, run: 0, size, done: false }
+        Self {
+            from,
+            to,
+            counted,
+            pipes,
+            passed: 0,
+            waiting,
+            run: 0,
+            size,
+            done: false,
+            ends_soon: None,
+        }
     }
 
     /// To an endpoint that has just been connected to, and whose handshake may still wait for an
@@ -261,6 +286,10 @@ impl<'a> Direction<'a> {
                 Poll::Ready(Read::Some) => {}
                 Poll::Ready(Read::End) => break,
             }
+        }
+        let at_once = |begun: Instant| self.passed == 0 && begun.elapsed() < AT_ONCE;
+        if self.ends_soon.is_some_and(at_once) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.done = true;
         if other_done {

@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use super::counts::Endpoint;
 use super::pipes::Pipes;
-use super::relay::{Broken, Quiet, relay};
+use super::relay::{Broken, Quiet, SilentEnd, relay};
 use crate::planner::Target;
 use socket2::SockRef;
 use std::io;
@@ -34,19 +34,27 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 impl Relayed {
     async fn new(quiet: Quiet) -> Self {
-        Self::with_pipes(quiet, Arc::new(Pipes::new(Arc::new(Budget::of(4096))))).await
+        Self::with(SilentEnd::Counts, quiet, pipes()).await
     }
 
     async fn with_pipes(quiet: Quiet, pipes: Arc<Pipes>) -> Self {
+        Self::with(SilentEnd::Counts, quiet, pipes).await
+    }
+
+    async fn with(silent: SilentEnd, quiet: Quiet, pipes: Arc<Pipes>) -> Self {
         let ((client, mut near), (mut far, endpoint)) = (pair().await, pair().await);
         let at = endpoint.local_addr().unwrap();
         let counts = Arc::new(Endpoint::new(Target { address: at.ip(), port: at.port() }));
         let (own_pipes, own_counts) = (Arc::clone(&pipes), Arc::clone(&counts));
         let relay = tokio::spawn(async move {
-            relay(&mut near, &mut far, &own_counts, quiet, &own_pipes).await
+            relay(&mut near, &mut far, &own_counts, (quiet, silent), &own_pipes).await
         });
         Self { client, endpoint, pipes, counts, relay }
     }
+}
+
+fn pipes() -> Arc<Pipes> {
+    Arc::new(Pipes::new(Arc::new(Budget::of(4096))))
 }
 
 const PATIENT: Quiet = Quiet { open: LONG, half_open: LONG };
@@ -185,6 +193,28 @@ async fn a_client_that_breaks_off_is_no_fault_of_an_endpoint_that_speaks_first()
     drop(client);
     let ended = timeout(LONG, relay).await.unwrap().unwrap();
     assert!(matches!(ended, Err(Broken::Off(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_closes_before_a_word_may_have_met_its_end() {
+    for (silent, says, fails) in [
+        (SilentEnd::MayBeAnAccident, &b""[..], true),
+        (SilentEnd::MayBeAnAccident, b"bye", false),
+        (SilentEnd::Counts, b"", false),
+    ] {
+        let relayed = Relayed::with(silent, PATIENT, pipes()).await;
+        let Relayed { mut client, mut endpoint, relay, .. } = relayed;
+        endpoint.write_all(says).await.unwrap();
+        drop(endpoint);
+        if fails {
+            let ended = timeout(LONG, relay).await.unwrap().unwrap();
+            assert!(matches!(ended, Err(Broken::Untouched(_))), "{ended:?}");
+        } else {
+            let mut heard = Vec::new();
+            timeout(LONG, client.read_to_end(&mut heard)).await.unwrap().unwrap();
+            assert_eq!(heard, says);
+        }
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::relayed::{PortId, Relayed};
 use super::requests::Upstreams;
 use crate::histogram::Histogram;
 use crate::model::{Balancer, HttpVersion, ProxyProtocol, ServiceKey};
-use crate::planner::{NodePlan, Scope, Target};
+use crate::planner::{NodePlan, Reach, Scope, Target};
 use arc_swap::ArcSwapOption;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -211,7 +211,9 @@ impl Served {
     /// Whether a client has no endpoint where others have some: as the kernel's rules have it then, it is
     /// told nothing.
     pub(super) fn drops(&self, caller: &Caller<'_>) -> bool {
-        self.endpoints(caller).is_some_and(|endpoints| endpoints.is_empty())
+        let wanted = self.wanted.load();
+        let asks = wanted.as_ref().is_some_and(|wanted| wanted.relayed.reach != Reach::Cluster);
+        asks && self.endpoints(caller).is_some_and(|endpoints| endpoints.is_empty())
     }
 
     /// Whether a session may stay there.
@@ -244,6 +246,15 @@ impl Served {
 
     pub(super) fn has_affinity(&self) -> bool {
         self.wanted.load().as_ref().is_some_and(|wanted| wanted.relayed.affinity.is_some())
+    }
+
+    /// Whether somebody has another endpoint.
+    pub(super) fn has_others(&self, target: Target) -> bool {
+        let wanted = self.wanted.load();
+        wanted.as_ref().is_some_and(|wanted| {
+            let Relayed { cluster, local, .. } = &wanted.relayed;
+            cluster.iter().chain(local).any(|other| *other != target)
+        })
     }
 
     /// All endpoints, whoever comes.

@@ -5,14 +5,14 @@ use super::connecting;
 use super::counts::Held;
 use super::dials::{Dials, Failure};
 use super::header::header;
-use super::relay::{Broken, relay};
+use super::relay::{Broken, SilentEnd, relay};
 use super::requests::{self, Session};
 use super::served::{Caller, Served};
 use super::shared::{Admitted, Shared};
 use crate::listen::Acceptor;
 use crate::model::{HttpVersion, Protocol};
 use crate::planner::Target;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -83,12 +83,23 @@ fn accept(shared: &Shared, stream: &TcpStream, client: SocketAddr) -> Option<Acc
 /// Until both ends have said that they are done. A reset of one end is one of the other.
 async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream) {
     let (quiet, mut dials) = (shared.limits.quiet(), Dials::default());
+    let mut met_silence = false;
     // In a box: what dialling takes is not kept while the connection lasts.
     while let Some((mut stream, endpoint)) = Box::pin(connect(&shared, &accepted, &mut dials)).await
     {
         let target = endpoint.target;
-        match relay(&mut client, &mut stream, &endpoint, quiet, &shared.pipes).await {
+        let silent = match !met_silence && accepted.served.has_others(target) {
+            true => SilentEnd::MayBeAnAccident,
+            false => SilentEnd::Counts,
+        };
+        match relay(&mut client, &mut stream, &endpoint, (quiet, silent), &shared.pipes).await {
             Ok(()) => return,
+            // Nothing against the endpoint; a Service of which two do so is one that does so.
+            Err(Broken::Untouched(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+                tracing::debug!(%target, "an endpoint closed at once");
+                met_silence = true;
+                dials.failed(target, Failure::Refused);
+            }
             // It had a place in the queue of a process that ended, say.
             Err(Broken::Untouched(error)) => {
                 tracing::debug!(%target, %error, "an endpoint broke off at once");
@@ -232,6 +243,6 @@ mod tests {
     #[test]
     fn a_connection_that_waits_takes_little_memory() {
         let size = future_size(pass_on);
-        assert!(size <= 1200, "{size} bytes");
+        assert!(size <= 1280, "{size} bytes");
     }
 }

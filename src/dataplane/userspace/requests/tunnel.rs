@@ -2,7 +2,7 @@
 
 use super::super::budget::Files;
 use super::super::counts::Held;
-use super::super::relay::{Broken, relay};
+use super::super::relay::{Broken, SilentEnd, relay};
 use super::super::tcp::reset;
 use super::session::Session;
 use super::wire::Hand;
@@ -46,7 +46,8 @@ pub(super) async fn pass(tunnel: Tunnel) {
     let shared = &session.shared;
     let done = match passed {
         Ok(()) => {
-            relay(&mut client, &mut endpoint, &held, shared.limits.quiet(), &shared.pipes).await
+            let how = (shared.limits.quiet(), SilentEnd::Counts);
+            relay(&mut client, &mut endpoint, &held, how, &shared.pipes).await
         }
         Err(error) => Err(Broken::Off(error)),
     };
