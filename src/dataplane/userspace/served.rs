@@ -11,7 +11,7 @@ use crate::model::{Balancer, HttpVersion, ProxyProtocol, ServiceKey};
 use crate::planner::{NodePlan, Reach, Scope, Target};
 use arc_swap::ArcSwapOption;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ impl Wanted {
             balancer: self.relayed.balancer,
             affinity: self.relayed.affinity,
             tried,
-            client: caller.client,
+            client: whose(caller.client),
             now: Instant::now(),
             random: random(),
         }
@@ -278,6 +278,14 @@ impl Served {
         let of_service = Opened::within(&self.port.open, most)?;
         let at_address = self.at_address.as_ref().and_then(|open| Opened::within(open, u64::MAX));
         Some((of_service, at_address))
+    }
+}
+
+/// Whom a client counts as: all loopback addresses are this node.
+fn whose(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+        other => other,
     }
 }
 
