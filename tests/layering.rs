@@ -74,6 +74,7 @@ const PURE: &[&str] = &[
     "dataplane/nftables/lower",
     "dataplane/nftables/place",
     "dataplane/userspace/lower",
+    "dataplane/userspace/sets",
     "dataplane/userspace/table",
     "dataplane/userspace/choose",
     "dataplane/userspace/counts",

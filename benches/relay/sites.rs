@@ -6,7 +6,7 @@
 use crate::Outcome;
 use crate::daemon::Daemon;
 use crate::generate::{NODES, POD_RANGE, SERVICE_RANGE};
-use crate::traffic::{ECHO, Endpoints};
+use crate::traffic::{ECHO, Endpoints, PORT};
 use crate::world::Namespace;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 /// Endpoints of the service. A proxy that is told of the end by the client is left with TIME_WAIT
 /// towards the endpoint: some 28,000 ports for a minute, for each of these.
 const ENDPOINTS: u8 = 16;
-pub const PORT: u16 = 8080;
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 143, 0, 1);
 /// The same endpoints, left to the kernel.

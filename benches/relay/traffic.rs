@@ -5,7 +5,6 @@
 //! processors with who is measured.
 
 use crate::Outcome;
-use crate::sites::PORT;
 use crate::world::Namespace;
 use socket2::SockRef;
 use std::io;
@@ -20,6 +19,9 @@ use tokio::sync::Notify;
 
 /// Answers what comes until the client closes.
 pub const ECHO: u8 = b'e';
+
+/// Where endpoints listen.
+pub const PORT: u16 = 8080;
 /// Answers one byte and closes.
 pub const ONCE: u8 = b'o';
 /// Takes all until the client is done, then answers a byte.

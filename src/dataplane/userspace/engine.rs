@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use super::counts::{Counts, PortCounts};
 use super::error::StartError;
-use super::handover::{HandedEngine, Listeners};
+use super::handed::{HandedEngine, Listeners};
 use super::listeners::{self, Datagrams, Interception, Sockets};
 use super::relayed::Relayed;
 use super::shared::{Limits, Shared};

@@ -1,7 +1,7 @@
 //! What is relayed at present, by frontend, and what is counted of it.
 
 use super::counts::{Counts, Number};
-use super::handover::PortMemory;
+use super::handed::PortMemory;
 use super::relayed::{PortId, Relayed};
 use super::served::{Caller, Open, Port, Served};
 use crate::model::{Family, Protocol, ServiceKey};

@@ -4,14 +4,9 @@
 //! they pass a Unix socket; and back.
 //! Never: a connection: those end where they are; a part that a Unix socket would not take at once.
 
-use super::choose::PickerMemory;
+use super::handed::{Ends, HandedEngine, HandedSession, HandedTable, HandoverError, Listeners};
 use super::lower::Guard;
-use super::relayed::PortId;
-use super::session::Ends;
 use super::written::{self, Text};
-use crate::model::ServiceKey;
-use crate::planner::{FrontendKey, Target};
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 /// Files of one part. The kernel takes no more than 253 (`SCM_MAX_FD`).
@@ -27,47 +22,6 @@ pub struct Handover {
     pub(super) table: Option<HandedTable>,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct HandedEngine {
-    pub port: u16,
-    /// Of each thread.
-    pub listeners: Vec<Listeners>,
-    pub memory: Vec<PortMemory>,
-}
-
-/// The same sockets, not ones of the same kind: what waits in them is not lost.
-#[derive(Debug, Default)]
-pub(super) struct Listeners {
-    pub tcp: Vec<OwnedFd>,
-    /// Each with the sessions of the clients whose datagrams it gets.
-    pub udp: Vec<(OwnedFd, Vec<HandedSession>)>,
-}
-
-#[derive(Debug)]
-pub(super) struct HandedSession {
-    pub ends: Ends,
-    pub target: Target,
-    /// Towards the endpoint.
-    pub socket: OwnedFd,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PortMemory {
-    pub service: ServiceKey,
-    pub port: PortId,
-    pub memory: PickerMemory,
-}
-
-/// The table that leads to the relay, by the socket that owns it.
-#[derive(Debug)]
-pub(super) struct HandedTable {
-    pub link: OwnedFd,
-    /// Of its chains and sets: one of another version is made anew.
-    pub layout: u64,
-    pub frontends: Vec<(FrontendKey, Guard)>,
-    pub nodes: Vec<IpAddr>,
-}
-
 /// One message of a handover.
 #[derive(Debug)]
 pub struct Part {
@@ -75,19 +29,6 @@ pub struct Part {
     pub text: Vec<u8>,
     /// [`MOST_FILES`] at most.
     pub files: Vec<OwnedFd>,
-}
-
-/// A handover that cannot be understood.
-#[derive(Debug, thiserror::Error)]
-pub enum HandoverError {
-    #[error("a part of it cannot be read: {0}")]
-    Text(#[source] serde_json::Error),
-    #[error("a part of it does not have the files that it names")]
-    Files,
-    #[error("a part of it names {0:?}, which is unknown here")]
-    Unknown(String),
-    #[error("its parts are not in order")]
-    Order,
 }
 
 impl Handover {

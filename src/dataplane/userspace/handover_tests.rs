@@ -3,14 +3,13 @@
 use super::choose::PickerMemory;
 use super::dials::Failure;
 use super::eject::Ejection;
-use super::handover::{
-    HandedEngine, HandedSession, HandedTable, Handover, HandoverError, Listeners, MOST_FILES, Part,
-    PortMemory,
+use super::handed::{
+    Ends, HandedEngine, HandedSession, HandedTable, HandoverError, Listeners, PortMemory,
 };
+use super::handover::{Handover, MOST_FILES, Part};
 use super::lower::Guard;
 use super::pins::PinAge;
 use super::relayed::PortId;
-use super::session::Ends;
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, Target};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -6,7 +6,8 @@
 use super::batch::{AT_ONCE, Link, Move, Table};
 use super::bridged::Bridged;
 use super::error::Error;
-use super::table::{Placed, Set, TABLE, chains};
+use super::sets::{Placed, Set};
+use super::table::{TABLE, chains};
 use crate::dataplane::Applied;
 use crate::nft::expr::NFPROTO_INET;
 use std::os::fd::OwnedFd;

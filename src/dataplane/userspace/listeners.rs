@@ -2,7 +2,7 @@
 
 use super::budget::Budget;
 use super::error::StartError;
-use super::handover::{HandedSession, Listeners};
+use super::handed::{HandedSession, Listeners};
 use super::relay::KEEPALIVE;
 use super::replies::Replies;
 use crate::listen;

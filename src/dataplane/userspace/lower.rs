@@ -6,7 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::relayed::{PortId, Relayed};
-use super::table::{Placed, guarded_element, node_element, relayed_element, untracked_element};
+use super::sets::{Placed, guarded_element, node_element, relayed_element, untracked_element};
 use crate::model::{Balancer, Family, ProxyMode, ServiceKey};
 use crate::planner::{
     Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Outsiders, Plan, Pool,

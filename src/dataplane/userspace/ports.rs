@@ -7,7 +7,7 @@
 //! former connection had timestamps, by which the endpoint tells old segments from new
 //! (`tcp_twsk_unique`, RFC 6191), whatever `net.ipv4.tcp_tw_reuse` says.
 
-use super::connecting::{connect_soon, socket};
+use super::outgoing::{connect_soon, socket};
 use foldhash::HashMap;
 use socket2::Socket;
 use std::cell::RefCell;

@@ -2,7 +2,7 @@
 
 use super::counts::Held;
 use super::dials::{Dials, Failure};
-use super::handover::HandedSession;
+use super::handed::{Ends, HandedSession};
 use super::passing;
 use super::replies::Reply;
 use super::served::{Caller, Served};
@@ -24,13 +24,6 @@ use tokio::sync::Notify;
 
 /// Answers that are passed on in one go; then others of this thread have their turn.
 const TURN: usize = 64;
-
-/// Who talks to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Ends {
-    pub client: SocketAddr,
-    pub frontend: SocketAddr,
-}
 
 #[derive(Debug)]
 pub(super) struct Session {

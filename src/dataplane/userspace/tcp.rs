@@ -46,7 +46,8 @@ pub(super) async fn serve(
                 connections.spawn(pass_on(shared, accepted, stream));
             }
             Some(version) => {
-                let session = Session { shared, accepted, version, tunnels: connections.clone() };
+                let (accepted, tunnels) = (Arc::new(accepted), connections.clone());
+                let session = Session { shared, accepted, version, tunnels };
                 connections.spawn(requests::serve(session, stream, stop.clone()));
             }
         }

@@ -1,9 +1,9 @@
 //! Datagrams: received with where they were sent to, and given to their session.
 
-use super::handover::HandedSession;
+use super::handed::{Ends, HandedSession};
 use super::replies::Replies;
 use super::served::Served;
-use super::session::{Ends, Session};
+use super::session::Session;
 use super::shared::{Full, Shared};
 use crate::model::Protocol;
 use foldhash::HashMap;

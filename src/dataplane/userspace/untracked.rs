@@ -8,7 +8,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::table::{Set, lookup, on_loopback, to_frontend, to_node_port, tproxy};
+use super::sets::{Set, lookup, on_loopback, to_frontend, to_node_port, tproxy};
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Expr, Meta, Rule, Verdict};
 use crate::nft::words::{

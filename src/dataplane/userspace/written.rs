@@ -5,7 +5,7 @@
 use super::choose::PickerMemory;
 use super::dials::Failure;
 use super::eject::Ejection;
-use super::handover::{HandedSession, HandoverError, PortMemory};
+use super::handed::{HandedSession, HandoverError, PortMemory};
 use super::pins::PinAge;
 use super::relayed::PortId;
 use crate::model::{Family, Protocol, ServiceKey};

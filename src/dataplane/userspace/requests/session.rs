@@ -25,7 +25,7 @@ const FILES: u32 = 1;
 
 pub struct Session {
     pub(in super::super) shared: Arc<Shared>,
-    pub(in super::super) accepted: Accepted,
+    pub(in super::super) accepted: Arc<Accepted>,
     /// Spoken by the client, and to endpoints.
     pub(in super::super) version: HttpVersion,
     pub(in super::super) tunnels: TaskTracker,
@@ -76,7 +76,8 @@ impl Session {
             return Ok(Passing::own(answer(Refusal::Broken, dialect)));
         }
         let endpoint = hyper::upgrade::on(&mut response);
-        let tunnel = Tunnel { client, endpoint, held, session: Arc::clone(&self) };
+        let (shared, accepted) = (Arc::clone(&self.shared), Arc::clone(&self.accepted));
+        let tunnel = Tunnel { client, endpoint, held, shared, accepted };
         self.tunnels.spawn(tunnel::pass(tunnel));
         Ok(response.map(|_| Passing::empty()))
     }

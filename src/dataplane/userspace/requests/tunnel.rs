@@ -3,8 +3,8 @@
 use super::super::budget::Files;
 use super::super::counts::Held;
 use super::super::relay::{Broken, SilentEnd, relay};
-use super::super::tcp::reset;
-use super::session::Session;
+use super::super::shared::Shared;
+use super::super::tcp::{Accepted, reset};
 use super::wire::Hand;
 use hyper::body::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -18,12 +18,14 @@ pub(super) struct Tunnel {
     pub endpoint: OnUpgrade,
     /// It is one of the endpoint's as long as it lasts.
     pub held: Held,
-    pub session: Arc<Session>,
+    pub shared: Arc<Shared>,
+    /// The client's place, as long.
+    pub accepted: Arc<Accepted>,
 }
 
 /// Until both ends are done, or one breaks off. It stays with its endpoint, whatever becomes of that.
 pub(super) async fn pass(tunnel: Tunnel) {
-    let Tunnel { client, endpoint, held, session } = tunnel;
+    let Tunnel { client, endpoint, held, shared, accepted: _accepted } = tunnel;
     let (client, endpoint) = match tokio::try_join!(client, endpoint) {
         Ok(ends) => ends,
         Err(error) => {
@@ -43,7 +45,6 @@ pub(super) async fn pass(tunnel: Tunnel) {
     };
     let passed = passed.await;
     drop((said, answered));
-    let shared = &session.shared;
     let done = match passed {
         Ok(()) => {
             let how = (shared.limits.quiet(), SilentEnd::Counts);
