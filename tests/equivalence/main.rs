@@ -7,6 +7,7 @@ mod machine;
 #[path = "../objects/mod.rs"]
 mod objects;
 mod packet;
+mod planned;
 mod relay;
 mod sctp;
 mod sizes;
@@ -17,6 +18,7 @@ mod world;
 
 use machine::{End, FORWARD, LOCAL_IN, LOCAL_OUT, Machine, POST_ROUTING, PRE_ROUTING};
 use packet::Packet;
+use planned::Planned;
 use proptest::prelude::*;
 use sctp::casts;
 use std::collections::BTreeMap;
@@ -24,10 +26,9 @@ use std::net::IpAddr;
 use table::Table;
 use vipd::model::{Family, NodeFacts, PortName, Protocol, ServiceKey};
 use vipd::planner::{
-    self, DetectLocal, FactsChange, FrontendAddress, FrontendKey, NodePortAddresses, Outsiders,
-    Plan, PlanDelta, Planner, Policy, Target, Verdict, trace,
+    self, DetectLocal, FrontendAddress, FrontendKey, NodePortAddresses, Outsiders, Plan, Policy,
+    Target, Verdict, trace,
 };
-use vipd::store::Store;
 use world::{Change, PODS, RANGE, change, cluster_ip, facts, outside, pod, port_number, protocol};
 
 /// Addresses that interfaces of the node have now and then: among the pods', a load balancer's, one
@@ -159,31 +160,17 @@ fn packets() -> impl Strategy<Value = Packet> {
 
 /// A node whose facts and objects change.
 struct Node {
-    store: Store,
-    planner: Planner,
+    planned: Planned,
     table: Table,
 }
 
 impl Node {
     fn new(policy: Policy, facts: &NodeFacts) -> Self {
-        let (store, planner) =
-            (Store::new(facts.name.clone()), Planner::new(policy, facts.name.clone()));
-        let planner = planner.following_from(1);
-        Self { store, planner, table: Table::new() }
+        Self { planned: Planned::new(policy, facts), table: Table::new() }
     }
 
     fn apply(&mut self, facts: &NodeFacts, changes: &[Change]) {
-        for change in changes {
-            match change {
-                Change::Upsert(object) => self.store.upsert(object.clone()),
-                Change::Delete(object) => self.store.delete(object),
-            }
-        }
-        let mut dirty: Vec<ServiceKey> = self.store.take_dirty().services.into_iter().collect();
-        if self.planner.set_facts(facts.clone(), &[]) == FactsChange::Services {
-            dirty.extend(self.store.known().keys().cloned());
-        }
-        let delta: PlanDelta = self.planner.replan(dirty, self.store.known());
+        let delta = self.planned.replan(facts, changes);
         self.table.apply(&delta);
     }
 }
@@ -311,9 +298,9 @@ proptest! {
         for (delta, facts) in deltas.iter().zip(&facts) {
             node.apply(facts, &cast.changes(delta));
             for shot in &shots {
-                let packet = shot.packet(node.planner.plan(), facts);
+                let packet = shot.packet(node.planned.plan(), facts);
                 let answer = run(&mut node.table, &packet, facts);
-                prop_assert_eq!(&answer, &expected(node.planner.plan(), &packet), "{:?}", packet);
+                prop_assert_eq!(&answer, &expected(node.planned.plan(), &packet), "{:?}", packet);
             }
         }
     }
@@ -337,9 +324,9 @@ proptest! {
             node.apply(&facts, &cast.changes(&changes));
             let mut pins: BTreeMap<(IpAddr, StickyPort), Target> = BTreeMap::new();
             for shot in &shots {
-                let packet = shot.packet(node.planner.plan(), &facts);
-                let allowed = expected(node.planner.plan(), &packet).1;
-                let sticky = sticky(node.planner.plan(), &packet);
+                let packet = shot.packet(node.planned.plan(), &facts);
+                let allowed = expected(node.planned.plan(), &packet).1;
+                let sticky = sticky(node.planned.plan(), &packet);
                 for random in random {
                     let circumstances =
                         Circumstances { random, forwarded: Priority::OfLinux, facts: &facts };

@@ -5,6 +5,7 @@
 
 use super::machine::{End, LOCAL_IN, LOCAL_OUT, Machine, POST_ROUTING, PRE_ROUTING};
 use super::packet::Packet;
+use super::planned::Planned;
 use super::sctp::casts;
 use super::table::Table;
 use super::world::{Change, change};
@@ -18,14 +19,12 @@ use vipd::dataplane::userspace::Frontends;
 use vipd::dataplane::userspace::lower::{State, Turn, all_wanted, changes};
 use vipd::dataplane::userspace::sets::Set;
 use vipd::dataplane::userspace::table::chains;
-use vipd::model::{Annotations, Family, NodeFacts, Object, ProxyMode, ServiceKey};
+use vipd::model::{Annotations, Family, NodeFacts, Object, ProxyMode};
 use vipd::nft::expr::Rule;
 use vipd::nft::{Bytes, ChainDefinition, Hook};
 use vipd::planner::{
-    self, FactsChange, FrontendAddress, FrontendKey, Plan, PlanDelta, Planner, Policy, Target,
-    Trace, Verdict, trace,
+    self, FrontendAddress, FrontendKey, Plan, PlanDelta, Policy, Target, Trace, Verdict, trace,
 };
-use vipd::store::Store;
 
 /// What leads to the relay, and what the relay knows.
 pub struct Relay {
@@ -85,33 +84,19 @@ impl Relay {
 
 /// A node whose Services are relayed, but for those that say otherwise.
 struct Node {
-    store: Store,
-    planner: Planner,
+    planned: Planned,
     table: Table,
     relay: Relay,
 }
 
 impl Node {
     fn new(policy: Policy, facts: &NodeFacts) -> Self {
-        let (store, planner) =
-            (Store::new(facts.name.clone()), Planner::new(policy, facts.name.clone()));
-        let planner = planner.following_from(1);
-        Self { store, planner, table: Table::new(), relay: Relay::new() }
+        Self { planned: Planned::new(policy, facts), table: Table::new(), relay: Relay::new() }
     }
 
     fn apply(&mut self, facts: &NodeFacts, changes: &[Change]) {
-        for change in changes {
-            match change {
-                Change::Upsert(object) => self.store.upsert(object.clone()),
-                Change::Delete(object) => self.store.delete(object),
-            }
-        }
-        let mut dirty: Vec<ServiceKey> = self.store.take_dirty().services.into_iter().collect();
-        if self.planner.set_facts(facts.clone(), &[]) == FactsChange::Services {
-            dirty.extend(self.store.known().keys().cloned());
-        }
-        let delta: PlanDelta = self.planner.replan(dirty, self.store.known());
-        let plan = self.planner.plan();
+        let delta = self.planned.replan(facts, changes);
+        let plan = self.planned.plan();
         let turn = self.relay.turn(&delta, plan);
         self.table.route(&turn.entered, &turn.left);
         self.table.apply(&delta);
@@ -213,13 +198,13 @@ proptest! {
         for (delta, facts) in deltas.iter().zip(&facts) {
             node.apply(facts, &carried(&cast.changes(delta)));
             for shot in &shots {
-                let packet = shot.packet(node.planner.plan(), facts);
+                let packet = shot.packet(node.planned.plan(), facts);
                 // To a loopback address nothing comes from elsewhere: the kernel drops it as martian.
                 let martian = packet.destination.is_loopback() && packet.in_interface.is_some();
-                if martian || is_contested(node.planner.plan(), &packet) {
+                if martian || is_contested(node.planned.plan(), &packet) {
                     continue;
                 }
-                let trace = expected(node.planner.plan(), &packet);
+                let trace = expected(node.planned.plan(), &packet);
                 let targets: Vec<Target> = trace.endpoints.iter().map(|one| one.target).collect();
                 let relayed = trace.steps.iter().any(|step| step.why.starts_with("the relay carries"));
                 match node.pass(&packet, facts) {
@@ -236,8 +221,8 @@ proptest! {
             }
             // What changes led to is what the plan alone leads to.
             let (mut fresh, mut turn) = (State::default(), Turn::default());
-            fresh.turn_node(&node.planner.plan().node, &mut turn);
-            fresh.turn_to(all_wanted(node.planner.plan()), &mut turn);
+            fresh.turn_node(&node.planned.plan().node, &mut turn);
+            fresh.turn_to(all_wanted(node.planned.plan()), &mut turn);
             let mut held = node.relay.state.elements();
             let mut wanted = fresh.elements();
             for elements in [&mut held, &mut wanted] {

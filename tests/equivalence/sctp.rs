@@ -127,7 +127,7 @@ fn packets_meet_sctp_of_every_kind() {
         let (policy, facts, changes, shots) = drawn;
         let mut node = Node::new(policy, &facts);
         node.apply(&facts, &Cast::Exchanged.changes(&changes));
-        let plan = node.planner.plan();
+        let plan = node.planned.plan();
         for shot in Cast::Exchanged.shots(&shots) {
             let packet = shot.packet(plan, &facts);
             seen.extend((packet.protocol == Protocol::Sctp).then(|| met(plan, &packet)).flatten());

@@ -146,10 +146,8 @@ impl Userspace {
             self.failure = None;
             return Ok(turn);
         }
-        if !self.is_ready() && !self.revive() {
+        if !self.begin_anew() {
             wanted.clear();
-        } else if self.engine.get().is_some() {
-            self.failure = None;
         }
         self.turn_node(plan, &mut turn);
         self.state.turn_to(wanted, &mut turn);
@@ -217,10 +215,13 @@ impl Userspace {
 
     /// Another try where the last one failed; whether there is an engine to go on with.
     pub fn revive(&mut self) -> bool {
-        match (self.engine.get(), &self.failure) {
-            (Some(_), _) => self.failure = None,
-            (None, Some(_)) => self.start(),
-            (None, None) => {}
+        self.failure.is_some() && self.begin_anew()
+    }
+
+    fn begin_anew(&mut self) -> bool {
+        match self.engine.get() {
+            Some(_) => self.failure = None,
+            None => self.start(),
         }
         self.engine.get().is_some()
     }
@@ -228,11 +229,15 @@ impl Userspace {
     /// What leads to the relay could not be made, or is not known any more: nobody is led there until
     /// all is made anew, and the kernel serves.
     pub fn fail(&mut self, error: &Error) {
-        let failure = error.to_string();
+        self.forget();
+        self.lack(error.to_string());
+    }
+
+    /// Told once while it stays the same.
+    fn lack(&mut self, failure: String) {
         if self.failure.as_deref() != Some(&failure) {
             tracing::error!("{failure}; Services to be relayed are served by the kernel");
         }
-        self.forget();
         self.failure = Some(failure.into());
     }
 
@@ -244,13 +249,7 @@ impl Userspace {
                 let _ = self.engine.set(engine);
                 self.failure = None;
             }
-            Err(error) => {
-                let failure = error.to_string();
-                if self.failure.as_deref() != Some(&failure) {
-                    tracing::error!("{error}; Services to be relayed are served by the kernel");
-                }
-                self.failure = Some(failure.into());
-            }
+            Err(error) => self.lack(error.to_string()),
         }
     }
 

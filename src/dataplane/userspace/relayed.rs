@@ -68,25 +68,27 @@ fn is_inside(client: IpAddr, node: &NodePlan) -> bool {
         )
 }
 
+/// Of a Service port without endpoints.
+#[cfg(test)]
+pub(super) fn relayed(protocol: Protocol, reach: Reach) -> Relayed {
+    Relayed {
+        service: ServiceKey::new("ns", "web"),
+        port: PortId { name: "".into(), protocol, family: Family::V4 },
+        reach,
+        cluster: Box::default(),
+        local: Box::default(),
+        serving: Box::default(),
+        affinity: None,
+        balancer: Balancer::default(),
+        proxy_protocol: None,
+        requests: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::planner::Plan;
-
-    fn relayed(reach: Reach) -> Relayed {
-        Relayed {
-            service: ServiceKey::new("ns", "web"),
-            port: PortId { name: "".into(), protocol: Protocol::Tcp, family: Family::V4 },
-            reach,
-            cluster: Box::default(),
-            local: Box::default(),
-            serving: Box::default(),
-            affinity: None,
-            balancer: Balancer::default(),
-            proxy_protocol: None,
-            requests: None,
-        }
-    }
 
     #[test]
     fn policy_local_holds_for_who_comes_from_outside() {
@@ -104,12 +106,19 @@ mod tests {
         ];
         for (client, scope) in table {
             let client = IpAddr::from(client);
-            assert_eq!(relayed(Reach::LocalFromOutside).scope(client, &node), scope, "{client}");
-            assert_eq!(relayed(Reach::Cluster).scope(client, &node), Scope::Cluster);
-            assert_eq!(relayed(Reach::Local).scope(client, &node), Scope::Local);
+            assert_eq!(
+                relayed(Protocol::Tcp, Reach::LocalFromOutside).scope(client, &node),
+                scope,
+                "{client}"
+            );
+            assert_eq!(relayed(Protocol::Tcp, Reach::Cluster).scope(client, &node), Scope::Cluster);
+            assert_eq!(relayed(Protocol::Tcp, Reach::Local).scope(client, &node), Scope::Local);
         }
         let unknown = NodePlan { local_v4: LocalDetector::None, ..node };
         let pod = IpAddr::from([10, 180, 0, 9]);
-        assert_eq!(relayed(Reach::LocalFromOutside).scope(pod, &unknown), Scope::Local);
+        assert_eq!(
+            relayed(Protocol::Tcp, Reach::LocalFromOutside).scope(pod, &unknown),
+            Scope::Local
+        );
     }
 }

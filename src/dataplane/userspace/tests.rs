@@ -4,10 +4,10 @@
 use super::budget::Budget;
 use super::engine::{Engine, EngineOptions};
 use super::listeners::Interception;
-use super::relayed::{PortId, Relayed};
+use super::relayed::{Relayed, relayed};
 use super::shared::Limits;
 use super::{EndpointCounts, PortCounts};
-use crate::model::{Balancer, Family, Protocol, ProxyProtocol, ServiceKey};
+use crate::model::{Balancer, Family, Protocol, ProxyProtocol};
 use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Reach, Target};
 use std::collections::BTreeSet;
 use std::io;
@@ -34,21 +34,6 @@ pub(super) fn options(limits: Limits, files: usize) -> EngineOptions {
     EngineOptions { threads: NonZeroUsize::new(2).unwrap(), limits, budget }
 }
 
-fn relayed(protocol: Protocol) -> Relayed {
-    Relayed {
-        service: ServiceKey::new("ns", "web"),
-        port: PortId { name: "".into(), protocol, family: Family::V4 },
-        reach: Reach::Cluster,
-        cluster: Box::default(),
-        local: Box::default(),
-        serving: Box::default(),
-        affinity: None,
-        balancer: Balancer::default(),
-        proxy_protocol: None,
-        requests: None,
-    }
-}
-
 impl World {
     pub fn new(protocol: Protocol) -> Self {
         Self::with(protocol, options(Limits::default(), 4096))
@@ -56,7 +41,7 @@ impl World {
 
     pub fn with(protocol: Protocol, options: EngineOptions) -> Self {
         let engine = Engine::start_with(options, Interception::None).unwrap();
-        Self { engine, protocol, relayed: relayed(protocol) }
+        Self { engine, protocol, relayed: relayed(protocol, Reach::Cluster) }
     }
 
     pub fn at(&self) -> SocketAddr {
