@@ -111,6 +111,9 @@ fn fields(value: &serde_json::Value, at: &str, out: &mut BTreeSet<String>) {
     }
 }
 
+/// What objects are asked for as by default, here as upstream.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// Fields that say something, and nothing to vipd. Those that say what is so anyway are left out.
 fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
     let mut out = Vec::new();
@@ -128,9 +131,11 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
         "four watches ask the server for nothing else",
     );
     told(
-        text(&client.content_type) || text(&client.accept_content_types),
+        [&client.content_type, &client.accept_content_types]
+            .into_iter()
+            .any(|value| text(value) && value.as_deref() != Some(PROTOBUF)),
         "clientConnection.contentType",
-        "objects are asked for as JSON",
+        "Services and EndpointSlices are watched as protobuf, or as JSON where the server has no other",
     );
     let bits = [
         config.iptables.as_ref().and_then(|section| section.masquerade_bit),

@@ -47,7 +47,7 @@ fn nothing_is_silently_lost() {
     assert!(unknown[0].contains("clusterCidr") && unknown[1].contains("iptables.masqueradeBits"));
     for (given, word) in [
         ("clientConnection: {qps: 50, burst: 100}", "qps"),
-        ("clientConnection: {contentType: application/vnd.kubernetes.protobuf}", "contentType"),
+        ("clientConnection: {contentType: application/json}", "contentType"),
         ("iptables: {masqueradeBit: 20}", "masqueradeBit"),
         ("nftables: {syncPeriod: 10s}", "syncPeriod"),
         ("configSyncPeriod: 10m", "configSyncPeriod"),

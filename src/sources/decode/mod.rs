@@ -10,6 +10,7 @@ mod endpoints;
 mod fields;
 mod findings;
 mod json;
+mod metadata;
 mod names;
 mod object;
 mod pod;
@@ -113,9 +114,8 @@ impl From<Decoded> for Read {
 
 /// Decodes one object of an API server. A list names the kind of its items only once.
 pub fn decode_object(kind: Kind, text: &str, names: &mut Names) -> Read {
-    let head = serde_json::from_str::<json::Head<'_>>(text);
-    let metadata = head.ok().and_then(|head| head.metadata);
-    object::read(kind, (text, metadata), &|| Origin::Cluster, names)
+    let metadata = || serde_json::from_str::<json::Head<'_>>(text).ok()?.metadata;
+    object::read(kind, (text, &metadata), &|| Origin::Cluster, names)
 }
 
 /// Where the decoders put what they find.

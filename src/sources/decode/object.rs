@@ -5,7 +5,7 @@
 
 use super::fields::Fault;
 use super::findings::{Converted, Findings};
-use super::{Decoded, Documents, Names, Read, cluster, endpoints, pod, service, slice};
+use super::{Decoded, Documents, Names, Read, cluster, endpoints, metadata, pod, service, slice};
 use crate::model::{Kind, ObjectRef, Origin, Problem, ServiceKey, Severity};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -41,15 +41,18 @@ pub(super) fn decode(source: Source<'_>, out: &mut Documents<'_>) {
         }
     }
     let origin = || Origin::File { path: Arc::clone(path), document };
-    let read = read(kind, (source.text, source.metadata), &origin, out.names);
+    let read = read(kind, (source.text, &|| source.metadata), &origin, out.names);
     out.push(read);
 }
 
-/// One object of a kind that is known. `metadata` names it where it cannot be read; where it comes
-/// from is asked only if something is wrong.
+/// Looks for an object's metadata in its text.
+type Metadata<'a> = &'a dyn Fn() -> Option<&'a RawValue>;
+
+/// One object of a kind that is known. `metadata` names it where it cannot be read; it and where it
+/// comes from are asked only if something is wrong.
 pub(super) fn read(
     kind: Kind,
-    (text, metadata): (&str, Option<&RawValue>),
+    (text, metadata): (&str, Metadata<'_>),
     origin: &dyn Fn() -> Origin,
     names: &mut Names,
 ) -> Read {
@@ -66,11 +69,11 @@ pub(super) fn read(
             (Decoded::Object(object), warnings)
         }
         Ok(Converted::Ignored(why)) => {
-            (Decoded::Ignored { object: named(kind, metadata), why }, Vec::new())
+            (Decoded::Ignored { object: named(kind, metadata()), why }, Vec::new())
         }
         Err(fault) => {
-            let service = service_of(kind, metadata);
-            let object = named(kind, metadata).map(|object| object.of(service));
+            let service = service_of(kind, metadata());
+            let object = named(kind, metadata()).map(|object| object.of(service));
             let problem = fault.into_problem(Severity::Rejected, origin(), object);
             (Decoded::Rejected(problem), Vec::new())
         }
@@ -114,7 +117,7 @@ fn kind_of(source: &Source<'_>) -> Result<Option<Kind>, Fault> {
 
 fn convert(kind: Kind, text: &str, findings: &mut Findings<'_>) -> Result<Converted, Fault> {
     match kind {
-        Kind::Service => service::service(&parse(text)?, findings),
+        Kind::Service => service::service(&parse::<metadata::Service>(text)?.into(), findings),
         Kind::EndpointSlice => slice::endpoint_slice(&parse(text)?, findings),
         Kind::Endpoints => endpoints::endpoints(&parse(text)?, findings),
         Kind::Pod => pod::pod(&parse(text)?, findings),

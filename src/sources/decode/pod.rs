@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 #[derive(Deserialize)]
 pub(super) struct OnePod {
+    #[serde(default, deserialize_with = "super::metadata::read")]
     metadata: Option<ObjectMeta>,
     spec: Option<PodSpec>,
     status: Option<PodStatus>,

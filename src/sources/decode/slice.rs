@@ -6,6 +6,7 @@
 use super::Names;
 use super::fields::{Fault, family, port, protocol, routable_ip, subdomain};
 use super::findings::{Addresses, Converted, Findings, label_of, namespaced};
+use super::metadata::{self, Unread};
 use crate::model::{
     Conditions, Endpoint, EndpointPort, EndpointSet, EndpointSlice, Family, Hints, Object,
     PortName, Ports, SliceKey, SliceOrigin,
@@ -13,11 +14,9 @@ use crate::model::{
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use serde::de::Visitor;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -33,6 +32,7 @@ const MIRRORING: &str = "endpointslicemirroring-controller.k8s.io";
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Slice<'a> {
+    #[serde(default, deserialize_with = "metadata::read")]
     metadata: Option<ObjectMeta>,
     #[serde(borrow)]
     address_type: Option<Text<'a>>,
@@ -81,29 +81,6 @@ struct Reference {
 /// A string that stays where it is, unless it is written with escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// A string of which nothing is kept.
-struct Unread;
-
-impl<'de> Deserialize<'de> for Unread {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        impl Visitor<'_> for Any {
-            type Value = Unread;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Unread, E> {
-                Ok(Unread)
-            }
-        }
-
-        from.deserialize_str(Any)
-    }
-}
 
 pub(super) fn endpoint_slice(
     object: &Slice<'_>,

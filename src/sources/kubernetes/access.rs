@@ -4,6 +4,7 @@
 //! Never: an address that vipd itself must program first.
 
 use super::pace::{Pace, Paced};
+use super::protobuf::Protobuf;
 use super::proxy::{self, Environment};
 use super::requests::{Counted, Requests};
 use super::token::TokenFile;
@@ -166,6 +167,7 @@ impl Access {
         // A plugin that hangs while it is asked for a new token would hold the request for ever.
         let client = client.with_layer(&signed).with_layer(&counted);
         let client = client.with_layer(&TimeoutLayer::new(SILENCE)).with_layer(&paced);
+        let client = client.with_layer(&layer_fn(Protobuf));
         Ok(client.with_layer(&MapRequestLayer::new(of_now)).build())
     }
 }

@@ -8,6 +8,7 @@ mod access;
 mod failure;
 mod follow;
 mod pace;
+mod protobuf;
 mod proxy;
 mod requests;
 mod seen;
