@@ -13,6 +13,7 @@ mod control_plane;
 mod deployments;
 mod events;
 mod examples;
+mod formats;
 mod health;
 mod kubeadm;
 mod live;
@@ -66,6 +67,7 @@ const CASES: &[Case] = &[
     ("the access rights of the example are enough; without them the missing one is named", rights),
     ("a token that rotates", rotates),
     ("no server at all: nothing is programmed, and it is said", waits),
+    ("what is watched as protobuf is what the server says in JSON", formats::say_the_same),
     ("the example's objects are taken to the letter", examples::are_taken_to_the_letter),
     ("the example's containers start vipd as they say", examples::start_vipd_as_they_say),
     (
