@@ -27,6 +27,7 @@ mod nodeport;
 mod nothing;
 mod path;
 mod pods;
+mod redirect;
 mod relay;
 mod repair;
 mod replace;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         ("health", health::cases()),
         ("localhost", localhost::cases()),
         ("userspace", userspace::cases()),
+        ("redirect", redirect::cases()),
         ("replace", replace::cases()),
         ("requests", requests::cases()),
         ("dying", dying::cases()),
