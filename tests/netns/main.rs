@@ -13,6 +13,7 @@ mod detectors;
 mod dying;
 mod engine;
 mod external;
+mod faults;
 mod harness;
 mod health;
 mod hints;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         ("localhost", localhost::cases()),
         ("userspace", userspace::cases()),
         ("redirect", redirect::cases()),
+        ("faults", faults::cases()),
         ("replace", replace::cases()),
         ("requests", requests::cases()),
         ("dying", dying::cases()),

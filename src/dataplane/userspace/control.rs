@@ -20,6 +20,7 @@ use crate::planner::{FrontendKey, NodePlan, Plan, PlanDelta};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -152,6 +153,11 @@ impl Userspace {
         }
         self.turn_node(plan, &mut turn);
         self.state.turn_to(wanted, &mut turn);
+        // Also what others removed while nobody listened.
+        if let Some(routes) = &self.routes {
+            let wanted = self.state.routed().into_iter();
+            turn.entered = wanted.filter(|address| !routes.has(*address)).collect();
+        }
         Ok(turn)
     }
 
@@ -374,6 +380,25 @@ impl Userspace {
         let Some(routes) = &mut self.routes else { return Ok(()) };
         routes.doubt();
         routes.mend()
+    }
+
+    /// Becomes readable when others remove a route of vipd's.
+    pub fn departures(&self) -> Option<BorrowedFd<'_>> {
+        self.routes.as_ref().map(Routes::departures)
+    }
+
+    /// Makes routes anew that others removed.
+    pub fn restore(&mut self) -> Result<u64, Error> {
+        let Some(routes) = &mut self.routes else { return Ok(0) };
+        let restored = routes.restore()?;
+        if restored > 0 {
+            tracing::warn!(
+                routes = restored,
+                "another program removed local routes of relayed addresses (protocol 118, \
+                 `ip monitor route`); they are there again"
+            );
+        }
+        Ok(restored)
     }
 
     /// Removes all that outlives the process.

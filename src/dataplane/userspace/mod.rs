@@ -25,6 +25,7 @@ mod connecting;
 mod control;
 mod counts;
 mod deadline;
+mod departures;
 mod dials;
 mod eject;
 #[cfg(test)]
