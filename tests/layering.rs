@@ -84,6 +84,7 @@ const PURE: &[&str] = &[
     "dataplane/userspace/maglev",
     "dataplane/userspace/pins",
     "dataplane/userspace/refusal",
+    "dataplane/userspace/redirect",
     "dataplane/userspace/relayed",
     "dataplane/userspace/requests/answers",
     "dataplane/userspace/requests/heads",

@@ -8,11 +8,13 @@
 //! routes stay while a connection needs them, and their guards longer. Whatever fails, nobody is led to the
 //! relay until all is made anew, and table `inet vipd` serves; where the relay fails, that goes on meanwhile.
 
+use super::edits::Edits;
 use super::nftables::{self, Nftables};
 use super::userspace::{self, Budget, Engine, Former, Handover, Userspace};
 use super::{Applied, Dataplane, Unheard};
 use crate::planner::{FrontendKey, Plan, PlanDelta};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -22,6 +24,10 @@ pub enum Error {
     Nftables(#[from] nftables::Error),
     #[error(transparent)]
     Userspace(#[from] userspace::Error),
+    #[error(
+        "no descriptor to wait for foreign edits by ({0}); are there too few files (ulimit -n)?"
+    )]
+    Edits(#[source] io::Error),
 }
 
 #[derive(Debug)]
@@ -30,13 +36,17 @@ pub struct Both {
     userspace: Userspace,
     /// What a resync heard of others, before the relay's own commits.
     heard: Option<Unheard>,
+    edits: Option<Edits>,
+    /// What `edits` watches of the kernel's table.
+    table_edits: Option<OwnedFd>,
 }
 
 impl Both {
     /// `budget`: of the files that relayed connections may hold open. `drain`: how long they may go on
     /// to an endpoint that serves no more.
     pub fn new(nftables: Nftables, budget: Arc<Budget>, drain: Duration) -> Self {
-        Self { nftables, userspace: Userspace::new(budget, drain), heard: None }
+        let userspace = Userspace::new(budget, drain);
+        Self { nftables, userspace, heard: None, edits: None, table_edits: None }
     }
 
     /// The first resync takes this process's place, right before it writes.
@@ -101,6 +111,22 @@ impl Both {
         Ok(applied)
     }
 
+    /// From now on `edits` tells of those of both.
+    fn watch_edits(&mut self) -> io::Result<()> {
+        let edits = match self.edits.take() {
+            Some(edits) => edits,
+            None => Edits::new()?,
+        };
+        let edits = self.edits.insert(edits);
+        if self.table_edits.is_none() {
+            self.table_edits = self.nftables.foreign_edits();
+        }
+        for one in self.table_edits.iter().map(AsFd::as_fd).chain(self.userspace.departures()) {
+            edits.watch(one)?;
+        }
+        Ok(())
+    }
+
     fn settle_both(&mut self) -> Result<Applied, Error> {
         let gone = self.relayed(Userspace::release);
         self.nftables.unroute(&gone);
@@ -143,14 +169,16 @@ impl Dataplane for Both {
     }
 
     fn subscribe(&mut self) -> Result<Unheard, Error> {
-        match self.heard.take() {
-            Some(heard) => Ok(heard),
-            None => Ok(self.nftables.subscribe()?),
-        }
+        let heard = match self.heard.take() {
+            Some(heard) => heard,
+            None => self.nftables.subscribe()?,
+        };
+        self.watch_edits().map_err(Error::Edits)?;
+        Ok(heard)
     }
 
     fn foreign_edits(&self) -> Option<OwnedFd> {
-        self.nftables.foreign_edits()
+        self.edits.as_ref()?.descriptor().ok()
     }
 
     fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Error> {
@@ -158,7 +186,12 @@ impl Dataplane for Both {
         if repaired.is_some() {
             self.relayed(Userspace::mend);
         }
-        Ok(repaired)
+        let operations = self.relayed(Userspace::restore);
+        let restored = (operations > 0).then(|| Applied { operations, ..Applied::default() });
+        Ok(match (repaired, restored) {
+            (Some(repaired), Some(restored)) => Some(repaired + restored),
+            (repaired, restored) => repaired.or(restored),
+        })
     }
 
     fn relay_failure(&self) -> Option<Arc<str>> {

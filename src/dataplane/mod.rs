@@ -4,6 +4,7 @@
 //! Never: a Kubernetes type; a dataplane importing another; touching what is not vipd's.
 
 mod both;
+mod edits;
 pub mod nftables;
 pub mod userspace;
 

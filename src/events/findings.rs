@@ -30,8 +30,9 @@ impl Seen {
             notices.push(Notice {
                 about: About::Node,
                 reason: Reason::ForeignEditRepaired,
-                note: "another program changed table inet vipd, and what it changed was written \
-                       again; `nft monitor` on the node shows who does what"
+                note: "another program changed table inet vipd, or removed a route of vipd's, and \
+                       that was written again; `nft monitor` and `ip monitor route` on the node \
+                       show what is done"
                     .into(),
             });
         }

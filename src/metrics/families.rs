@@ -118,7 +118,7 @@ fn following(text: &mut Text, snapshot: &Snapshot) {
     text.one(
         counter(
             "vipd_foreign_edits_repaired_total",
-            "Times that changes of vipd's table by other programs were undone.",
+            "Times that changes of vipd's table and routes by other programs were undone.",
         ),
         status.repairs,
     );

@@ -124,6 +124,10 @@ pub enum Expr {
         /// None: it stays.
         port: Option<Reg>,
     },
+    Snat {
+        family: u8,
+        address: Reg,
+    },
     /// The packet is a socket's that listens at this address, whatever its destination.
     Tproxy {
         family: u8,
@@ -220,7 +224,7 @@ impl Expr {
             Expr::Random { .. } => "numgen",
             Expr::Hash { .. } => "hash",
             Expr::Dynamic { .. } => "dynset",
-            Expr::Dnat { .. } => "nat",
+            Expr::Dnat { .. } | Expr::Snat { .. } => "nat",
             Expr::Tproxy { .. } => "tproxy",
             Expr::Socket { .. } => "socket",
             Expr::SourceType { .. } => "fib",
@@ -325,6 +329,11 @@ impl Expr {
                 if let Some(port) = port {
                     out.attr_u32(5, *port);
                 }
+            }
+            Expr::Snat { family, address } => {
+                out.attr_u32(1, 0); // NFT_NAT_SNAT
+                out.attr_u32(2, u32::from(*family));
+                out.attr_u32(3, *address);
             }
             Expr::Tproxy { family, address, port } => {
                 out.attr_u32(1, u32::from(*family));

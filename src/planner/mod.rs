@@ -29,6 +29,6 @@ pub use health::{health_holders, health_shadow};
 pub use plan::*;
 pub use policy::{DetectLocal, ExternalIps, NodePortAddresses, Note, Outsiders, Policy};
 pub use problems::problems;
-pub use relay::{Balanced, Carrier, PodsToldBy, Relay, Unrelayed, Unsplit};
+pub use relay::{Balanced, Carrier, PodsToldBy, Relay, Unrelayed, Unsplit, Way};
 pub use replan::{FactsChange, Planner};
 pub use trace::{Packet, Step, Trace, TraceError, TracedEndpoint, Verdict, trace};

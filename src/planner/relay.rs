@@ -1,6 +1,6 @@
 //! Who takes connections to their endpoints: the kernel, or vipd's relay; and why not the relay.
 
-use super::{Action, DetectLocal, Forward, Frontend, Policy, PortPlan, Reach};
+use super::{Action, DetectLocal, Forward, Frontend, FrontendKind, Policy, PortPlan, Reach};
 use crate::model::{
     AppProtocol, Balancer, HttpVersion, Protocol, ProxyMode, ProxyProtocol, Service, ServicePort,
     Unit,
@@ -37,14 +37,25 @@ pub enum PodsToldBy {
     Interface,
 }
 
+/// How packets to a relayed frontend come to the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// As they are: all of the address leads to this node, by a route of vipd's where it is not the
+    /// node's own.
+    Address,
+    /// Translated to a port of this node: what else has the address keeps it. Who accepts the connection
+    /// asks the kernel where it was to go, which for datagrams cannot be asked.
+    Port,
+}
+
 /// Why a relay that is asked for does not carry something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unrelayed {
     Sctp,
     /// Policy Local, and pods are told by their interface.
     Interface,
-    /// An external IP of somebody else's: the route to the relay would take all of the address, and
-    /// cut this node off from who has it.
+    /// Datagrams to an external IP of somebody else's: the route to the relay would take all of the
+    /// address, and cut this node off from who has it.
     Foreign,
 }
 
@@ -57,8 +68,8 @@ impl fmt::Display for Unrelayed {
                  the interface, which a relay does not see"
             }
             Unrelayed::Foreign => {
-                "the external IP is not this node's: to relay it, vipd would have to take all of the \
-                 address"
+                "the external IP is not this node's: to relay its datagrams, vipd would have to take \
+                 all of the address"
             }
         })
     }
@@ -170,7 +181,20 @@ impl PortPlan {
         else {
             return None;
         };
-        (!frontend.foreign && !is_blind(relay, forward)).then_some(relay)
+        (!self.is_anothers(frontend) && !is_blind(relay, forward)).then_some(relay)
+    }
+
+    /// How a relayed frontend's packets are led: what is not vipd's alone by their port, where that can
+    /// be done.
+    pub fn way_of(&self, frontend: &Frontend) -> Way {
+        match (frontend.kind, self.protocol) {
+            (FrontendKind::ExternalIp | FrontendKind::LoadBalancer, Protocol::Tcp) => Way::Port,
+            _ => Way::Address,
+        }
+    }
+
+    fn is_anothers(&self, frontend: &Frontend) -> bool {
+        frontend.foreign && self.way_of(frontend) == Way::Address
     }
 
     /// How the requests are spoken that are balanced one by one at a frontend; `None`: connections
@@ -197,7 +221,9 @@ impl PortPlan {
     pub fn unrelayed(&self, frontend: &Frontend) -> Option<Unrelayed> {
         match (self.carrier, frontend.action) {
             (Carrier::KernelFor(why), _) => Some(why),
-            (Carrier::Relay(_), Action::Forward(_)) if frontend.foreign => Some(Unrelayed::Foreign),
+            (Carrier::Relay(_), Action::Forward(_)) if self.is_anothers(frontend) => {
+                Some(Unrelayed::Foreign)
+            }
             (Carrier::Relay(relay), Action::Forward(forward)) if is_blind(relay, forward) => {
                 Some(Unrelayed::Interface)
             }

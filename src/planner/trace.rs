@@ -2,7 +2,7 @@
 
 use super::{
     Action, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind, LocalDetector,
-    Masquerade, Outsiders, Plan, Pool, PortPlan, Reach, Relay, Scope, ServicePlan, Target,
+    Masquerade, Outsiders, Plan, Pool, PortPlan, Reach, Relay, Scope, ServicePlan, Target, Way,
 };
 use crate::model::{Family, Protocol, ServiceKey};
 use std::fmt;
@@ -189,7 +189,10 @@ fn relayed_at(plan: &Plan, address: IpAddr) -> Option<ServiceKey> {
     let mut services =
         plan.claims.at(address).filter_map(|(at, holder)| Some((*at, plan.service(holder)?)));
     let relayed = |(at, service): &(FrontendKey, ServicePlan)| {
-        held(service, *at).is_some_and(|held| held.port.relay_of(held.frontend).is_some())
+        held(service, *at).is_some_and(|held| {
+            held.port.relay_of(held.frontend).is_some()
+                && held.port.way_of(held.frontend) == Way::Address
+        })
     };
     services.find(relayed).map(|(_, service)| service.key)
 }

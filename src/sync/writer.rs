@@ -492,13 +492,15 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                 self.flows.audit(self.planner.plan());
                 tracing::warn!(
                     operations = applied.operations,
-                    "another program changed table inet vipd; repaired"
+                    "another program changed what is vipd's in the kernel; repaired"
                 );
             }
             Err(error) => {
                 self.fail(Instant::now(), format!("repairing a foreign edit: {error}"));
             }
         }
+        let lacking = self.dataplane.relay_failure().is_some();
+        self.schedule.set_lacking(Instant::now(), lacking);
         self.publish();
     }
 

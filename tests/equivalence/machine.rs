@@ -23,7 +23,7 @@ pub enum End {
     Drop,
     Reject,
     Dnat(Target),
-    /// Translated to where it goes anyway.
+    /// Translated to where it goes, or comes from, anyway.
     Stay,
     Masquerade,
 }
@@ -265,6 +265,14 @@ impl<'a> Machine<'a> {
                     port: u16::from_be_bytes([port[0], port[1]]),
                 }));
             }
+            Expr::Snat { address, .. } => {
+                let source = match self.packet.source {
+                    IpAddr::V4(v4) => v4.octets().to_vec(),
+                    IpAddr::V6(v6) => v6.octets().to_vec(),
+                };
+                assert_eq!((self.read(*address, source.len()), self.in_relay), (source, true));
+                return Flow::End(End::Stay);
+            }
             Expr::Socket { .. } if !self.taken => return Flow::Break,
             Expr::Socket { is, to } => self.write(*to, &[u8::from(*is == SocketIs::Transparent)]),
             Expr::Tproxy { .. } | Expr::NoTrack if !self.in_relay => {
@@ -299,7 +307,15 @@ impl<'a> Machine<'a> {
                 self.write(to, &index.to_ne_bytes());
             }
             Meta::InputKind => panic!("only where packets from bridges pass the hooks too early"),
-            Meta::InputIndex => self.write(to, &u32::from(name.is_some()).to_ne_bytes()),
+            Meta::InputIndex => {
+                let (none, loopback, another) = (0u32, 1u32, 2u32);
+                let index = match name.as_deref() {
+                    None => none,
+                    Some("lo") => loopback,
+                    Some(_) => another,
+                };
+                self.write(to, &index.to_ne_bytes());
+            }
             Meta::InputName => {
                 let mut name = name.unwrap_or_default().into_bytes();
                 name.resize(16, 0);
@@ -315,6 +331,7 @@ impl<'a> Machine<'a> {
     fn conntrack(&mut self, key: Ct, to: Reg) -> Flow {
         const NEW: u32 = 8;
         const UNTRACKED: u32 = 1 << 6;
+        const CONFIRMED: u32 = 1 << 3;
         const DST_NAT: u32 = 1 << 5;
         match key {
             Ct::State => {
@@ -323,7 +340,10 @@ impl<'a> Machine<'a> {
             }
             _ if !self.tracked => return Flow::Break,
             Ct::Status => {
-                let status = if self.packet.original.is_some() { DST_NAT } else { 0 };
+                // What has left the node once is known; what came from elsewhere is not yet.
+                let confirmed = if self.settled { CONFIRMED } else { 0 };
+                let translated = if self.packet.original.is_some() { DST_NAT } else { 0 };
+                let status = confirmed | translated;
                 self.write(to, &status.to_ne_bytes());
             }
             Ct::OriginalPort => self.write(to, &self.packet.original().port.to_be_bytes()),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use vipd::dataplane::userspace::Frontends;
 use vipd::dataplane::userspace::lower::{State, Turn, all_wanted, changes};
 use vipd::dataplane::userspace::sets::Set;
-use vipd::dataplane::userspace::table::chains;
+use vipd::dataplane::userspace::table::{Site, chains};
 use vipd::model::{Annotations, Family, NodeFacts, Object, ProxyMode};
 use vipd::nft::expr::Rule;
 use vipd::nft::{Bytes, ChainDefinition, Hook};
@@ -30,7 +30,8 @@ use vipd::planner::{
 pub struct Relay {
     state: State,
     sets: HashMap<&'static str, BTreeSet<Bytes>>,
-    chains: [ChainDefinition; 4],
+    site: Site,
+    chains: Vec<ChainDefinition>,
     frontends: Frontends,
 }
 
@@ -39,7 +40,8 @@ impl Relay {
         Self {
             state: State::default(),
             sets: Set::ALL.into_iter().map(|set| (set.name(), BTreeSet::new())).collect(),
-            chains: chains(1234, [false; 2]),
+            site: Site::default(),
+            chains: Vec::new(),
             frontends: Frontends::new(Duration::ZERO),
         }
     }
@@ -49,6 +51,11 @@ impl Relay {
             let hook = chain.hook.clone().filter(|hook| hook.number == number)?;
             Some((hook, &chain.rules[..]))
         })
+    }
+
+    /// Where redirected connections go.
+    fn is_port(&self, target: Target) -> bool {
+        self.site.own.contains(&Some(target.address)) && target.port == self.site.port
     }
 
     /// Whether a set has what `read` reads: so many bytes.
@@ -72,6 +79,12 @@ impl Relay {
     }
 
     fn extend(&mut self, turn: Turn, plan: &Plan) {
+        let of = |family| {
+            let own = plan.node.own_addresses.iter().copied();
+            own.into_iter().find(|address| Family::of(*address) == family)
+        };
+        self.site = Site { port: 1234, own: Family::BOTH.map(of), ..Site::default() };
+        self.chains = chains(self.site);
         self.frontends.set_node(Arc::clone(&plan.node));
         let open = turn.open.into_iter().map(|(at, relayed)| (at, Some(relayed)));
         self.frontends.update(open.collect());
@@ -107,17 +120,16 @@ impl Node {
     fn pass(&mut self, packet: &Packet, facts: &NodeFacts) -> Answer {
         let routed = self.table.is_routed(packet.destination);
         let is_own = |address| facts.owns(address);
-        let here = routed || facts.owns(packet.destination);
+        let mut here = routed || facts.owns(packet.destination);
         let mut machine = Machine::new(&mut self.table, packet.clone(), &is_own);
         machine.relay = Some(&self.relay);
         machine.by_loopback = here;
-        let mut hooks = vec![PRE_ROUTING];
-        if packet.in_interface.is_none() {
-            hooks = if here { vec![LOCAL_OUT, POST_ROUTING, PRE_ROUTING] } else { vec![LOCAL_OUT] };
-        }
-        hooks.extend(here.then_some(LOCAL_IN));
-        for hook in hooks {
-            if hook == PRE_ROUTING && packet.in_interface.is_none() {
+        let mut redirected = false;
+        let is_sent = packet.in_interface.is_none();
+        let hooks = [LOCAL_OUT, POST_ROUTING, PRE_ROUTING, LOCAL_IN];
+        for hook in &hooks[if is_sent { 0 } else { 2 }..] {
+            let hook = *hook;
+            if hook == PRE_ROUTING && is_sent {
                 machine.packet.in_interface = Some("lo".to_owned());
                 machine.settled = true;
             }
@@ -125,13 +137,23 @@ impl Node {
                 End::Accept | End::Stay | End::Masquerade => {}
                 End::Drop => return Answer::Kernel(Verdict::Drop, None),
                 End::Reject => return Answer::Kernel(Verdict::Reject, None),
+                End::Dnat(target) if self.relay.is_port(target) => {
+                    (here, redirected, machine.by_loopback) = (true, true, true);
+                }
                 End::Dnat(target) => return Answer::Kernel(Verdict::Forward, Some(target)),
             }
+            assert!(
+                hook != PRE_ROUTING || here || !machine.taken,
+                "the kernel drops what is to be forwarded with a socket: {packet:?}"
+            );
+            if !here {
+                return Answer::Kernel(Verdict::Pass, None);
+            }
         }
+        assert!(machine.taken || !redirected, "nobody listens at the port itself: {packet:?}");
         if !machine.taken {
             return Answer::Kernel(Verdict::Pass, None);
         }
-        assert!(here, "tproxy leads only what is delivered here");
         let to = SocketAddr::new(packet.destination, packet.port);
         let endpoints = self.relay.frontends.endpoints(packet.source, packet.protocol, to);
         Answer::Relay(endpoints.unwrap_or_else(|| panic!("a stray: {packet:?}")))

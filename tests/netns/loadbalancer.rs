@@ -21,7 +21,8 @@ fn bind(w: &World, who: Who, address: IpAddr) {
 }
 
 /// The address at the node's gateway, where a packet goes that no service holds.
-fn beyond(w: &World, address: IpAddr, port: u16) {
+/// Who has the address, behind the node's gateway.
+pub(super) fn beyond(w: &World, address: IpAddr, port: u16) {
     bind(w, NodeB, address);
     w.servers(NodeB).listen([Tcp, Udp].map(|proto| (proto, SocketAddr::new(address, port))));
 }
@@ -180,7 +181,7 @@ pub fn cases() -> Vec<Case> {
             w.serve(balanced(w).on([L1]));
             w.tcp(Ext, w.vip(), 80).times(10).only([L1]);
             for who in [Ext, L2, Node] {
-                w.tcp(who, w.vip(), 81).times(5).beside_a_service([NodeB]);
+                w.tcp(who, w.vip(), 81).times(5).left_to([NodeB]);
             }
         }),
         case("an address on the node itself is served like any other", |w| {

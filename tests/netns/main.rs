@@ -13,6 +13,7 @@ mod detectors;
 mod dying;
 mod engine;
 mod external;
+mod faults;
 mod harness;
 mod health;
 mod hints;
@@ -27,6 +28,7 @@ mod nodeport;
 mod nothing;
 mod path;
 mod pods;
+mod redirect;
 mod relay;
 mod repair;
 mod replace;
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
         ("health", health::cases()),
         ("localhost", localhost::cases()),
         ("userspace", userspace::cases()),
+        ("redirect", redirect::cases()),
+        ("faults", faults::cases()),
         ("replace", replace::cases()),
         ("requests", requests::cases()),
         ("dying", dying::cases()),

@@ -77,6 +77,11 @@ fn host_is_not_reached(w: &World, addresses: &[IpAddr]) {
     }
 }
 
+/// At an address that leads to the relay by all of its ports.
+fn datagrams(w: &World) -> Svc {
+    svc().named("datagrams", 49).relayed().udp().load_balancer([w.vip()])
+}
+
 fn everywhere(w: &World) -> Svc {
     svc().relayed().node_port(NODE_PORT).load_balancer([w.vip()])
 }
@@ -125,20 +130,6 @@ pub fn cases() -> Vec<Case> {
                     w.tcp(who, address, 80).times(60).only([L1, R1]).masqueraded();
                 }
             }
-        }),
-        case("who has an external IP keeps its other ports, and is reached", |w| {
-            let (theirs, ours) = (w.address(Ext), w.family.node_second());
-            w.serve(svc().relayed().external_ips([theirs, ours]).port(1080).on([L1, R1]));
-            assert!(!has_route(w, theirs) && !has_route(w, ours), "{:?}", routes(w));
-            for to in [theirs, ours] {
-                w.tcp(L2, to, 1080).times(40).only([L1, R1]).masqueraded();
-            }
-            for who in [L2, Node] {
-                w.sh(who, &format!("ping -c 2 -i 0.2 -W 2 {theirs}"));
-            }
-            w.tcp(Ext, w.cip(), 1080).times(10).reached();
-            let said = w.vipd("describe service svc").out;
-            assert!(said.contains("the external IP is not this node's"), "{said}");
         }),
         case("source ranges are asked first; what the node sends the kernel has", |w| {
             let ranges = [w.family.outside_half()];
@@ -190,6 +181,7 @@ pub fn cases() -> Vec<Case> {
             }
         }),
         case("an unused port, and a service without endpoints, are refused", |w| {
+            w.write(datagrams(w).on([L1]));
             w.serve(everywhere(w).on([L1]));
             for who in [L2, Ext, Node] {
                 w.tcp(who, w.cip(), 81).times(5).refused();
@@ -206,6 +198,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("nobody reaches the node itself by a service's address, vipd or not", |w| {
             host_listens(w);
+            w.write(datagrams(w).on([L1]));
             w.serve(everywhere(w).on([L1]));
             assert!(has_route(w, w.cip()) && has_route(w, w.vip()), "{:?}", routes(w));
             host_is_not_reached(w, &[w.cip(), w.vip()]);
@@ -215,6 +208,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("another's transparent listener is not the relay", |w| {
             let other = transparent(w, 80);
+            w.write(datagrams(w).on([L1]));
             w.serve(everywhere(w).on([L1]));
             let asked = |to| {
                 for who in [L2, Ext, Node] {
@@ -415,16 +409,18 @@ pub fn cases() -> Vec<Case> {
             w.answered_by(&flow, R1);
         }),
         case("routes go with their last frontend, and no other", |w| {
-            w.write(svc().named("shared", 42).relayed().load_balancer([w.vip()]).port(81).on([L1]));
-            w.serve(svc().relayed().load_balancer([w.vip()]).on([L1]));
+            let shared = || svc().named("shared", 42).relayed().udp().load_balancer([w.vip()]);
+            let own = || svc().relayed().udp().load_balancer([w.vip()]);
+            w.write(shared().ports([udp("", 81)]).on([L1]));
+            w.serve(own().on([L1]));
             assert_eq!(routes(w).len(), 3, "{:?}", routes(w));
             let source = format!("src {} ", w.address(Node));
             let sourced = routes(w).iter().all(|line| format!("{line} ").contains(&source));
             assert!(sourced, "{:?}", routes(w));
-            w.withdraw(svc().relayed().load_balancer([w.vip()]).on([L1]));
+            w.withdraw(own().on([L1]));
             w.within(Duration::from_secs(2), || routes(w).len() == 2);
-            w.tcp(L2, w.vip(), 81).times(10).only([L1]);
-            w.withdraw(svc().named("shared", 42).on([L1]));
+            w.udp(L2, w.vip(), 81).times(10).only([L1]);
+            w.withdraw(shared().on([L1]));
             w.within(Duration::from_secs(2), || routes(w).is_empty());
             w.tcp(L2, w.cip(), 80).untraced().times(3).dropped();
         }),
@@ -439,6 +435,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("an address that becomes the node's is the node's", |w| {
             host_listens(w);
+            w.write(datagrams(w).on([L1]));
             w.serve(svc().relayed().load_balancer([w.vip()]).on([L1]));
             host_is_not_reached(w, &[w.vip()]);
             let bits = if w.family == V4 { "32 dev lo" } else { "128 dev lo nodad" };
@@ -446,7 +443,10 @@ pub fn cases() -> Vec<Case> {
             let reached = || w.tcp(Ext, w.vip(), HOST_PORT).untraced().replies().failures() == 0;
             w.within(Duration::from_secs(3), reached);
             w.within(Duration::from_secs(3), || !has_route(w, w.vip()));
-            w.tcp(Ext, w.vip(), 80).times(10).only([L1]);
+            for who in [L2, Ext, Node] {
+                w.tcp(who, w.vip(), 80).times(10).only([L1]).masqueraded();
+            }
+            w.udp(Ext, w.vip(), 80).times(10).only([L1]);
             w.sh(Node, &format!("ip addr del {}/{}", w.vip(), bits.replace(" nodad", "")));
             w.within(Duration::from_secs(3), || has_route(w, w.vip()));
             w.tcp(Ext, w.vip(), 80).times(10).only([L1]);
@@ -456,9 +456,9 @@ pub fn cases() -> Vec<Case> {
         case("nobody on the link is told that the node has a relayed address", |w| {
             let w = &w.over(V4);
             let vip = IpAddr::from([203, 0, 113, 77]);
-            w.serve(svc().relayed().load_balancer([vip]).on([L1]));
+            w.serve(svc().relayed().udp().load_balancer([vip]).on([L1]));
             assert!(has_route(w, vip));
-            w.tcp(L2, vip, 80).times(10).only([L1]).masqueraded();
+            w.udp(L2, vip, 80).times(10).only([L1]).masqueraded();
             let asked = |address: IpAddr| {
                 w.netns(Ext).try_sh(&format!("ping -c 2 -W 1 {address}"));
                 w.sh(Ext, &format!("ip neigh show {address}"))
@@ -467,7 +467,7 @@ pub fn cases() -> Vec<Case> {
             w.kill();
             assert!(!asked(vip).contains("lladdr"), "{}", asked(vip));
             w.start(&[]);
-            w.withdraw(svc().relayed().load_balancer([vip]).on([L1]));
+            w.withdraw(svc().relayed().udp().load_balancer([vip]).on([L1]));
             let silent = || tables(w.netns(Node)).contains(&"table arp vipd".to_owned());
             w.within(Duration::from_secs(2), || !silent());
             w.sh(Node, &format!("ip addr add {vip}/32 dev lo"));
@@ -492,6 +492,7 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.cip(), 80).times(10).only([L1]).source_kept();
         }),
         case("a flush of the ruleset is repaired", |w| {
+            w.write(datagrams(w).on([L1, R1]));
             w.serve(everywhere(w).on([L1, R1]));
             host_listens(w);
             w.sh(Node, "nft flush ruleset");

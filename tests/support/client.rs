@@ -6,7 +6,6 @@
 use super::clients::Tries;
 use super::plan::Who;
 use super::replies::Replies;
-use super::vipd::Carrier;
 use super::world::World;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -92,16 +91,6 @@ impl<'w> Client<'w> {
     #[track_caller]
     pub fn left_to<const N: usize>(self, names: [Who; N]) -> Replies {
         self.replies().left_to(names)
-    }
-
-    /// No Service's business, at an address that has one: its owner's, or nobody's where the address
-    /// leads to the relay.
-    #[track_caller]
-    pub fn beside_a_service<const N: usize>(self, names: [Who; N]) -> Replies {
-        match self.world.carrier() {
-            Carrier::Kernel => self.left_to(names),
-            Carrier::Relay => self.refused(),
-        }
     }
 
     #[track_caller]

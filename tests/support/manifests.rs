@@ -518,13 +518,17 @@ impl Manifest for Together {
 /// A Node with its pod CIDRs, address and zone.
 pub fn node(name: &'static str, zone: Option<&str>) -> Plain {
     let who = if name == NODE_A { Who::Node } else { Who::NodeB };
+    node_at(name, zone, [V4, V6].map(|family| family.address(who)))
+}
+
+/// A node with these addresses, the first of its family in front.
+pub fn node_at(name: &'static str, zone: Option<&str>, addresses: [IpAddr; 2]) -> Plain {
     let mut labels = Map::from_iter([("kubernetes.io/hostname".to_owned(), json!(name))]);
     if let Some(zone) = zone {
         labels.insert("topology.kubernetes.io/zone".to_owned(), json!(zone));
     }
     let cidrs = [V4.pod_cidr(name), V6.pod_cidr(name)];
-    let addresses =
-        [V4, V6].map(|family| json!({"type": "InternalIP", "address": family.address(who)}));
+    let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
     let object = json!({
         "apiVersion": "v1",
         "kind": "Node",

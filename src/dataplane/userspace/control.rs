@@ -13,12 +13,14 @@ use super::handover::Handover;
 use super::intercept::{Interception, layout};
 use super::lower::{State, Turn, Wanted, all_wanted, changes, relayed_last};
 use super::routes::Routes;
+use super::table::Site;
 use crate::dataplane::Applied;
 use crate::model::Family;
 use crate::planner::{FrontendKey, NodePlan, Plan, PlanDelta};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +34,7 @@ pub struct Userspace {
     engine: Arc<OnceLock<Engine>>,
     table: Option<Interception>,
     /// What the table was made for.
-    bridged: Bridged,
+    site: Site,
     /// From the first resync on.
     routes: Option<Routes>,
     state: State,
@@ -83,7 +85,7 @@ impl Userspace {
             former_ended,
             engine: Arc::default(),
             table: None,
-            bridged: Bridged::default(),
+            site: Site::default(),
             routes: None,
             state: State::default(),
             node: None,
@@ -151,6 +153,11 @@ impl Userspace {
         }
         self.turn_node(plan, &mut turn);
         self.state.turn_to(wanted, &mut turn);
+        // Also what others removed while nobody listened.
+        if let Some(routes) = &self.routes {
+            let wanted = self.state.routed().into_iter();
+            turn.entered = wanted.filter(|address| !routes.has(*address)).collect();
+        }
         Ok(turn)
     }
 
@@ -158,8 +165,8 @@ impl Userspace {
     /// from now on.
     fn inherit(&mut self, handed: Handover, wanted: &BTreeMap<FrontendKey, Wanted>, plan: &Plan) {
         let Some(engine) = handed.engine else { return };
-        let bridged = Bridged::read();
-        let layout = layout(engine.port, bridged);
+        let site = site(engine.port, plan);
+        let layout = layout(site);
         let led = handed.table.as_ref().map(|table| &table.frontends[..]).unwrap_or_default();
         let open = led.iter().filter_map(|(at, _)| {
             let wanted = wanted.get(at).map(|wanted| wanted.relayed.clone());
@@ -180,7 +187,7 @@ impl Userspace {
         if let Some(table) = handed.table.filter(|table| table.layout == layout) {
             match Interception::inherit(table.link) {
                 Ok(link) => {
-                    (self.table, self.bridged) = (Some(link), bridged);
+                    (self.table, self.site) = (Some(link), site);
                     self.state = State::inherited(table.frontends, table.nodes);
                 }
                 Err(error) => tracing::warn!("what leads to the relay is made anew: {error}"),
@@ -194,7 +201,7 @@ impl Userspace {
         let Some(engine) = self.engine.get() else { return Handover::default() };
         let (frontends, nodes) = self.state.handed();
         let link = self.table.as_ref().and_then(Interception::hand);
-        let layout = layout(engine.port(), self.bridged);
+        let layout = layout(self.site);
         let table = link.map(|link| HandedTable { link, layout, frontends, nodes });
         Handover { engine: Some(engine.hand_over()), table }
     }
@@ -300,8 +307,8 @@ impl Userspace {
             let open = turn.open.into_iter().map(|(at, relayed)| (at, Some(relayed)));
             engine.update(open.collect());
         }
-        let bridged = Bridged::read();
-        if std::mem::replace(&mut self.bridged, bridged) != bridged {
+        let site = site(engine.port(), plan);
+        if std::mem::replace(&mut self.site, site) != site {
             // Its rules are for the others.
             self.table = None;
         }
@@ -309,8 +316,7 @@ impl Userspace {
             Some(table) => applied += table.change(&[], &turn.come)?,
             None if self.state.is_empty() => {}
             none => {
-                let (table, made) =
-                    Interception::open((engine.port(), bridged), &self.state.elements())?;
+                let (table, made) = Interception::open(site, &self.state.elements())?;
                 *none = Some(table);
                 applied += made;
             }
@@ -376,12 +382,36 @@ impl Userspace {
         routes.mend()
     }
 
+    /// Becomes readable when others remove a route of vipd's.
+    pub fn departures(&self) -> Option<BorrowedFd<'_>> {
+        self.routes.as_ref().map(Routes::departures)
+    }
+
+    /// Makes routes anew that others removed.
+    pub fn restore(&mut self) -> Result<u64, Error> {
+        let Some(routes) = &mut self.routes else { return Ok(0) };
+        let restored = routes.restore()?;
+        if restored > 0 {
+            tracing::warn!(
+                routes = restored,
+                "another program removed local routes of relayed addresses (protocol 118, \
+                 `ip monitor route`); they are there again"
+            );
+        }
+        Ok(restored)
+    }
+
     /// Removes all that outlives the process.
     pub fn cleanup(&mut self) -> Result<Applied, Error> {
         self.forget();
         let operations = Routes::open()?.clear()?;
         Ok(Applied { operations, ..Applied::default() })
     }
+}
+
+/// What the table of a relay that listens at this port is made for.
+fn site(port: u16, plan: &Plan) -> Site {
+    Site { port, bridged: Bridged::read().0, own: sources(plan) }
 }
 
 /// The address of each family that the node's own connections to relayed addresses come from.

@@ -1,7 +1,7 @@
 //! What a process that is replaced gives away, piece by piece.
 
 use super::choose::PickerMemory;
-use super::lower::Guard;
+use super::lower::Led;
 use super::relayed::PortId;
 use crate::model::ServiceKey;
 use crate::planner::{FrontendKey, Target};
@@ -45,7 +45,7 @@ pub(super) struct HandedTable {
     pub link: OwnedFd,
     /// Of its chains and sets: one of another version is made anew.
     pub layout: u64,
-    pub frontends: Vec<(FrontendKey, Guard)>,
+    pub frontends: Vec<(FrontendKey, Led)>,
     pub nodes: Vec<IpAddr>,
 }
 

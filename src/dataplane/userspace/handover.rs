@@ -5,7 +5,6 @@
 //! Never: a connection: those end where they are; a part that a Unix socket would not take at once.
 
 use super::handed::{Ends, HandedEngine, HandedSession, HandedTable, HandoverError, Listeners};
-use super::lower::Guard;
 use super::written::{self, Text};
 use std::os::fd::OwnedFd;
 
@@ -58,8 +57,7 @@ impl Handover {
             Text::Frontends(list) => {
                 let table = self.table.as_mut().ok_or_else(table)?;
                 for (at, guarded) in list {
-                    let guard = if guarded { Guard::Guarded } else { Guard::Open };
-                    table.frontends.push((at.key()?, guard));
+                    table.frontends.push(at.led(guarded)?);
                 }
             }
             Text::Nodes(nodes) => self.table.as_mut().ok_or_else(table)?.nodes.extend(nodes),
@@ -110,7 +108,7 @@ fn table_parts(table: HandedTable) -> Vec<Part> {
     let HandedTable { link, layout, frontends, nodes } = table;
     let mut parts = vec![part(&Text::Table { layout }, vec![link])];
     for some in frontends.chunks(MOST_ENTRIES) {
-        let some = some.iter().map(|(at, guard)| (written::At::of(*at), *guard == Guard::Guarded));
+        let some = some.iter().map(|(at, led)| written::At::of(*at, *led));
         parts.push(part(&Text::Frontends(some.collect()), Vec::new()));
     }
     for some in nodes.chunks(MOST_ENTRIES) {

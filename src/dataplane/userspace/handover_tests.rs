@@ -7,11 +7,11 @@ use super::handed::{
     Ends, HandedEngine, HandedSession, HandedTable, HandoverError, Listeners, PortMemory,
 };
 use super::handover::{Handover, MOST_FILES, Part};
-use super::lower::Guard;
+use super::lower::{Guard, Led};
 use super::pins::PinAge;
 use super::relayed::PortId;
 use crate::model::{Family, Protocol, ServiceKey};
-use crate::planner::{FrontendAddress, FrontendKey, Target};
+use crate::planner::{FrontendAddress, FrontendKey, Target, Way};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn target(last: u16) -> Target {
     Target { address: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).into(), port: last }
 }
 
-fn frontends(count: u16) -> Vec<(FrontendKey, Guard)> {
+fn frontends(count: u16) -> Vec<(FrontendKey, Led)> {
     let address = |port: u16| match port % 3 {
         0 => FrontendAddress::NodePort(Family::V6),
         1 => FrontendAddress::Address(Ipv4Addr::from(u32::from(port)).into()),
@@ -37,8 +37,9 @@ fn frontends(count: u16) -> Vec<(FrontendKey, Guard)> {
     };
     let one = |port: u16| {
         let protocol = if port.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp };
-        let guard = if port.is_multiple_of(5) { Guard::Guarded } else { Guard::Open };
-        (FrontendKey { at: address(port), protocol, port }, guard)
+        let guard = [Guard::Open, Guard::Guarded, Guard::Judged][usize::from(port % 5 % 3)];
+        let way = if port.is_multiple_of(7) { Way::Port } else { Way::Address };
+        (FrontendKey { at: address(port), protocol, port }, Led { guard, way })
     };
     (1..=count).map(one).collect()
 }

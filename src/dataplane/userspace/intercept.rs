@@ -4,10 +4,9 @@
 //! Never: a look at what the kernel holds: nobody else can change it.
 
 use super::batch::{AT_ONCE, Link, Move, Table};
-use super::bridged::Bridged;
 use super::error::Error;
 use super::sets::{Placed, Set};
-use super::table::{TABLE, chains};
+use super::table::{Site, TABLE, chains};
 use crate::dataplane::Applied;
 use crate::nft::expr::NFPROTO_INET;
 use std::os::fd::OwnedFd;
@@ -19,21 +18,17 @@ const OWNER: u32 = 2;
 const OF_RELAY: Table = Table { family: NFPROTO_INET, name: TABLE, flags: OWNER };
 
 /// What a table is but for its elements: two processes that say the same may share one.
-pub(super) fn layout(port: u16, bridged: Bridged) -> u64 {
+pub(super) fn layout(site: Site) -> u64 {
     let sets = Set::ALL.map(|set| (set.name(), set.definition()));
-    xxh3_64(format!("{:?}{sets:?}", chains(port, bridged.0)).as_bytes())
+    xxh3_64(format!("{:?}{sets:?}", chains(site)).as_bytes())
 }
 
 #[derive(Debug)]
 pub(super) struct Interception(Link);
 
 impl Interception {
-    /// Makes the table, in the calling thread's network namespace, for a relay that listens at this
-    /// port of the loopback addresses.
-    pub(super) fn open(
-        (port, bridged): (u16, Bridged),
-        elements: &[Placed],
-    ) -> Result<(Self, Applied), Error> {
+    /// Makes the table, in the calling thread's network namespace.
+    pub(super) fn open(site: Site, elements: &[Placed]) -> Result<(Self, Applied), Error> {
         let mut link = Link::open(OF_RELAY)?;
         // One of this name that nobody owns; with one that somebody owns the next step fails.
         link.remove_table()?;
@@ -42,7 +37,7 @@ impl Interception {
         for (set, id) in Set::ALL.into_iter().zip(1..) {
             transaction.set((set.name(), id), &set.definition());
         }
-        chains(port, bridged.0).iter().for_each(|chain| transaction.chain(chain));
+        chains(site).iter().for_each(|chain| transaction.chain(chain));
         let mut applied = transaction.commit()?;
         let mut made = Self(link);
         applied += made.change(&[], elements)?;

@@ -6,11 +6,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::relayed::{PortId, Relayed};
-use super::sets::{Placed, guarded_element, node_element, relayed_element, untracked_element};
+use super::sets::{Placed, guarded_element, leading_element, node_element, untracked_element};
 use crate::model::{Balancer, Family, ProxyMode, ServiceKey};
 use crate::planner::{
     Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Outsiders, Plan, Pool,
-    PortPlan, Reach, ServiceDelta, ServicePlan, Target,
+    PortPlan, Reach, ServiceDelta, ServicePlan, Target, Way,
 };
 use foldhash::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,11 +38,18 @@ impl Guard {
     }
 }
 
+/// How a frontend's packets come to the relay, and which do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Led {
+    pub guard: Guard,
+    pub way: Way,
+}
+
 /// What shall be relayed at a frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub relayed: Relayed,
-    pub guard: Guard,
+    pub led: Led,
 }
 
 /// By the default balancer.
@@ -84,8 +91,8 @@ pub fn wanted(plan: &ServicePlan) -> impl Iterator<Item = (FrontendKey, Wanted)>
             requests: port.requests_of(frontend),
             ..relayed(&plan.key, port, forward.reach)
         };
-        let guard = Guard::of(frontend, forward.reach);
-        Some((frontend.at, Wanted { relayed, guard }))
+        let led = Led { guard: Guard::of(frontend, forward.reach), way: port.way_of(frontend) };
+        Some((frontend.at, Wanted { relayed, led }))
     })
 }
 
@@ -144,8 +151,8 @@ impl Turn {
 /// What is relayed.
 #[derive(Debug, Default)]
 pub struct State {
-    frontends: HashMap<FrontendKey, Guard>,
-    /// How many of them each address has.
+    frontends: HashMap<FrontendKey, Led>,
+    /// How many of them need all of an address.
     addresses: HashMap<IpAddr, u32>,
     /// Where node ports answer.
     nodes: BTreeSet<IpAddr>,
@@ -157,11 +164,11 @@ pub struct State {
 
 impl State {
     /// What another process has left so; which addresses are the node's own is not known yet.
-    pub fn inherited(frontends: Vec<(FrontendKey, Guard)>, nodes: Vec<IpAddr>) -> Self {
+    pub fn inherited(frontends: Vec<(FrontendKey, Led)>, nodes: Vec<IpAddr>) -> Self {
         let mut state = Self { nodes: nodes.into_iter().collect(), ..Self::default() };
-        for (at, guard) in frontends {
-            if state.frontends.insert(at, guard).is_none()
-                && let FrontendAddress::Address(address) = at.at
+        for (at, led) in frontends {
+            if state.frontends.insert(at, led).is_none()
+                && let Some(address) = whole_address(at, led)
             {
                 *state.addresses.entry(address).or_default() += 1;
             }
@@ -170,8 +177,8 @@ impl State {
     }
 
     /// The same, for another process.
-    pub fn handed(&self) -> (Vec<(FrontendKey, Guard)>, Vec<IpAddr>) {
-        let frontends = self.frontends.iter().map(|(at, guard)| (*at, *guard));
+    pub fn handed(&self) -> (Vec<(FrontendKey, Led)>, Vec<IpAddr>) {
+        let frontends = self.frontends.iter().map(|(at, led)| (*at, *led));
         (frontends.collect(), self.nodes.iter().copied().collect())
     }
 
@@ -180,24 +187,28 @@ impl State {
         for (at, wanted) in changes {
             match (self.frontends.get(&at).copied(), wanted) {
                 (None, None) => {}
-                (None, Some(Wanted { relayed, guard })) => {
-                    self.frontends.insert(at, guard);
-                    turn.come.extend(self.elements_of(at, guard));
+                (None, Some(Wanted { relayed, led })) => {
+                    self.frontends.insert(at, led);
+                    turn.come.extend(self.elements_of(at, led));
                     turn.open.push((at, relayed));
-                    self.enter(at, turn);
+                    self.enter(whole_address(at, led), turn);
                 }
-                (Some(before), Some(Wanted { relayed, guard })) => {
-                    self.frontends.insert(at, guard);
-                    let [old, new] = [before, guard].map(|guard| self.elements_of(at, guard));
+                (Some(before), Some(Wanted { relayed, led })) => {
+                    self.frontends.insert(at, led);
+                    let [old, new] = [before, led].map(|led| self.elements_of(at, led));
                     turn.gone.extend(old.iter().filter(|one| !new.contains(one)).cloned());
                     turn.come.extend(new.into_iter().filter(|one| !old.contains(one)));
                     turn.open.push((at, relayed));
+                    if before.way != led.way {
+                        self.leave(whole_address(at, before), turn);
+                        self.enter(whole_address(at, led), turn);
+                    }
                 }
-                (Some(guard), None) => {
+                (Some(led), None) => {
                     self.frontends.remove(&at);
-                    turn.gone.extend(self.elements_of(at, guard).into_iter().rev());
+                    turn.gone.extend(self.elements_of(at, led).into_iter().rev());
                     turn.closed.push(at);
-                    self.leave(at, turn);
+                    self.leave(whole_address(at, led), turn);
                 }
             }
         }
@@ -218,7 +229,7 @@ impl State {
         turn.come.extend(nodes.difference(&self.nodes).copied().map(node_element));
         self.nodes = nodes;
         if self.outsiders != node.outsiders {
-            let open = self.frontends.iter().filter(|(_, guard)| **guard == Guard::Open);
+            let open = self.frontends.iter().filter(|(_, led)| led.guard == Guard::Open);
             let untracked = open.filter_map(|(at, _)| untracked_element(*at));
             match node.outsiders {
                 Outsiders::Served => turn.come.extend(untracked),
@@ -241,17 +252,17 @@ impl State {
     }
 
     /// What the table holds of a frontend; guards first, and last what leads there.
-    fn elements_of(&self, at: FrontendKey, guard: Guard) -> Vec<Placed> {
-        let beside = match guard {
+    fn elements_of(&self, at: FrontendKey, led: Led) -> Vec<Placed> {
+        let beside = match led.guard {
             Guard::Guarded => guarded_element(at),
             Guard::Open if self.outsiders == Outsiders::Served => untracked_element(at),
             Guard::Open | Guard::Judged => None,
         };
-        beside.into_iter().chain([relayed_element(at)]).collect()
+        beside.into_iter().chain([leading_element(at, led.way)]).collect()
     }
 
-    fn enter(&mut self, at: FrontendKey, turn: &mut Turn) {
-        let FrontendAddress::Address(address) = at.at else { return };
+    fn enter(&mut self, address: Option<IpAddr>, turn: &mut Turn) {
+        let Some(address) = address else { return };
         let count = self.addresses.entry(address).or_default();
         *count += 1;
         if *count == 1 && !self.is_own(address) {
@@ -260,8 +271,8 @@ impl State {
         }
     }
 
-    fn leave(&mut self, at: FrontendKey, turn: &mut Turn) {
-        let FrontendAddress::Address(address) = at.at else { return };
+    fn leave(&mut self, address: Option<IpAddr>, turn: &mut Turn) {
+        let Some(address) = address else { return };
         let Some(count) = self.addresses.get_mut(&address) else { return };
         *count -= 1;
         if *count == 0 {
@@ -290,12 +301,19 @@ impl State {
 
     /// All that the table shall hold; guards first.
     pub fn elements(&self) -> Vec<Placed> {
-        let of_frontends =
-            self.frontends.iter().flat_map(|(at, guard)| self.elements_of(*at, *guard));
+        let of_frontends = self.frontends.iter().flat_map(|(at, led)| self.elements_of(*at, *led));
         let (leads, guards): (Vec<Placed>, Vec<Placed>) =
             of_frontends.partition(|(set, _)| set.leads());
         let nodes = self.nodes.iter().map(|address| node_element(*address));
         guards.into_iter().chain(nodes).chain(leads).collect()
+    }
+}
+
+/// The address that a frontend needs all of.
+fn whole_address(at: FrontendKey, led: Led) -> Option<IpAddr> {
+    match (at.at, led.way) {
+        (FrontendAddress::Address(address), Way::Address) => Some(address),
+        (FrontendAddress::Address(_), Way::Port) | (FrontendAddress::NodePort(_), _) => None,
     }
 }
 
@@ -339,12 +357,16 @@ mod tests {
         FrontendKey { at, protocol: Protocol::Tcp, port: port.parse().unwrap() }
     }
 
-    /// A service with these frontends; a `!` before one: not everybody may ask there.
+    /// A service with these frontends; a `!` before one: not everybody may ask there; an `@`: it is a
+    /// load balancer's.
     fn plan(name: &str, carrier: Carrier, frontends: &[&str]) -> ServicePlan {
         let forward = Forward { reach: Reach::Cluster, masquerade: Masquerade::Never };
         let frontend = |text: &&str| Frontend {
-            at: at(text.trim_start_matches('!')),
-            kind: FrontendKind::ClusterIp,
+            at: at(text.trim_start_matches(['!', '@'])),
+            kind: match text.contains('@') {
+                true => FrontendKind::LoadBalancer,
+                false => FrontendKind::ClusterIp,
+            },
             action: Action::Forward(forward),
             allow: text.starts_with('!').then(Arc::default),
             foreign: false,
@@ -409,8 +431,8 @@ mod tests {
         );
         assert_eq!(relayed.cluster.len(), 1);
         let guard = guarded_element(at("1.2.3.4:80")).unwrap();
-        let leads =
-            ["1.2.3.4:80", "10.96.0.1:80", "node:30080"].map(|text| relayed_element(at(text)));
+        let leads = ["1.2.3.4:80", "10.96.0.1:80", "node:30080"]
+            .map(|text| leading_element(at(text), Way::Address));
         assert_eq!(turn.come, [&[guard][..], &leads].concat());
         assert_eq!(turn.entered, ["1.2.3.4", "10.96.0.1"].map(address));
         assert_eq!((&turn.closed[..], &turn.gone[..], &turn.left[..]), (&[][..], &[][..], &[][..]));
@@ -445,6 +467,29 @@ mod tests {
         let turn = turned(&mut state, &[delta(Some(one), Some(other))]);
         assert_eq!(turn.open.len(), 1);
         assert_eq!(Turn { open: Vec::new(), ..turn }, Turn::default());
+    }
+
+    #[test]
+    fn what_is_led_by_its_port_alone_has_no_route() {
+        let mut state = State::default();
+        let load_balancer = relayed(&["@1.2.3.4:80"]);
+        let turn = turned(&mut state, &[delta(None, Some(load_balancer.clone()))]);
+        assert_eq!(turn.come, [leading_element(at("1.2.3.4:80"), Way::Port)]);
+        assert_eq!((turn.open.len(), &turn.entered[..]), (1, &[][..]));
+        assert_eq!(state.handed().0.len(), 1);
+        let inherited = State::inherited(state.handed().0, Vec::new());
+        assert!(inherited.routed().is_empty());
+
+        // The same address and port, as a cluster IP.
+        let cluster_ip = relayed(&["1.2.3.4:80"]);
+        let both = [delta(Some(load_balancer.clone()), Some(cluster_ip.clone()))];
+        let turn = turned(&mut state, &both);
+        assert_eq!(turn.gone, [leading_element(at("1.2.3.4:80"), Way::Port)]);
+        assert_eq!(turn.come, [leading_element(at("1.2.3.4:80"), Way::Address)]);
+        assert_eq!((&turn.entered[..], &turn.left[..]), (&[address("1.2.3.4")][..], &[][..]));
+        let turn = turned(&mut state, &[delta(Some(cluster_ip), Some(load_balancer))]);
+        assert_eq!((&turn.entered[..], &turn.left[..]), (&[][..], &[address("1.2.3.4")][..]));
+        assert!(state.routed().is_empty());
     }
 
     #[test]

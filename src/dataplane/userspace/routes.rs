@@ -7,22 +7,24 @@
 
 use super::arp::Silence;
 use super::batch::Move;
+use super::departures::{Departed, Departures};
 use super::error::Error;
 use crate::model::Family;
 use crate::netlink::{
     Attributes, Buffer, ExtendedError, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP,
     NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE, Socket,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// `rtm_protocol` of vipd's routes: in none of /etc/iproute2/rt_protos.
 pub const PROTOCOL: u8 = 118;
 
 /// `linux/rtnetlink.h`
 const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RT_TABLE_LOCAL: u8 = 255;
 const RT_SCOPE_HOST: u8 = 254;
@@ -46,11 +48,15 @@ pub struct Routes {
     request: Buffer,
     /// With the source address that the node's own connections get by it.
     held: BTreeMap<IpAddr, Option<IpAddr>>,
+    /// Addresses that the kernel takes no route for at present: IPv6 is disabled.
+    refused: BTreeSet<IpAddr>,
     /// Of every route held, once they are known.
     sources: Option<[Option<IpAddr>; 2]>,
     silence: Silence,
     /// Whether the kernel's silence is about what is held.
     silent: bool,
+    /// What others removed.
+    departures: Departures,
 }
 
 impl Routes {
@@ -60,13 +66,20 @@ impl Routes {
         let socket = Socket::open_route().map_err(Error::Route)?;
         socket.set_nonblocking(true).map_err(Error::Route)?;
         let (request, held) = (Buffer::default(), BTreeMap::new());
-        let (sources, silence) = (None, Silence::open()?);
-        let mut routes = Self { socket, request, held, sources, silence, silent: false };
+        let (refused, sources, silence) = (BTreeSet::new(), None, Silence::open()?);
+        let departures = Departures::open(&socket)?;
+        let mut routes =
+            Self { socket, request, held, refused, sources, silence, silent: false, departures };
         routes.observe()?;
         if routes.held.is_empty() {
             routes.silence.remove()?;
         }
         Ok(routes)
+    }
+
+    /// Becomes readable when others remove routes of vipd's.
+    pub fn departures(&self) -> BorrowedFd<'_> {
+        self.departures.as_fd()
     }
 
     pub fn held(&self) -> impl Iterator<Item = IpAddr> + '_ {
@@ -85,15 +98,19 @@ impl Routes {
         }
         let stale = self.held.iter().filter(|(address, source)| self.source(**address) != **source);
         let stale: Vec<IpAddr> = stale.map(|(address, _)| *address).collect();
-        Ok(self.remove(&stale)? + self.add(&stale)?)
+        // A family that comes back brings addresses of the node's.
+        let refused: Vec<IpAddr> = std::mem::take(&mut self.refused).into_iter().collect();
+        Ok(self.remove(&stale)? + self.add(&stale)? + self.add(&refused)?)
     }
 
     fn source(&self, address: IpAddr) -> Option<IpAddr> {
         self.sources?[Family::of(address).index()]
     }
 
-    /// Reads all of vipd's routes.
+    /// Reads all of vipd's routes. What went before is of no interest any more.
     pub fn observe(&mut self) -> Result<(), Error> {
+        self.departures.listen(true)?;
+        self.departures.read()?;
         'again: for _ in 0..TRIES {
             let mut held = BTreeMap::new();
             for family in Family::BOTH {
@@ -103,7 +120,9 @@ impl Routes {
                 }
                 held.extend(found);
             }
+            self.departures.listen(!held.is_empty())?;
             self.held = held;
+            self.refused.clear();
             (self.sources, self.silent) = (None, false);
             return Ok(());
         }
@@ -117,6 +136,7 @@ impl Routes {
         if addresses.is_empty() {
             return Ok(0);
         }
+        self.departures.listen(true)?;
         self.keep_silent()?;
         self.silence.change(Move::Come, &of_v4(&addresses))?;
         let mut made = 0;
@@ -129,18 +149,23 @@ impl Routes {
             // One that is there is somebody else's, or the address became the node's own. Where IPv6 is
             // disabled (EACCES) nobody can ask for the address either.
             let harmless = [libc::EEXIST, libc::EACCES];
-            let there = self.change((RTM_NEWROUTE, flags), (addresses, &harmless), write)?;
-            for address in addresses.iter().filter(|address| !there.contains(address)) {
+            let met = self.change((RTM_NEWROUTE, flags), (addresses, &harmless), write)?;
+            for address in addresses.iter().filter(|address| !met.contains_key(address)) {
                 self.held.insert(*address, self.source(*address));
                 made += 1;
             }
-            self.silence.change(Move::Go, &of_v4(&there))?;
+            self.note_refused(&met);
+            let met: Vec<IpAddr> = met.into_keys().collect();
+            self.silence.change(Move::Go, &of_v4(&met))?;
         }
         Ok(made)
     }
 
     /// Routes these addresses here no more. Returns how many routes went.
     pub fn remove(&mut self, addresses: &[IpAddr]) -> Result<u64, Error> {
+        for address in addresses {
+            self.refused.remove(address);
+        }
         let addresses: Vec<IpAddr> =
             addresses.iter().copied().filter(|address| self.has(*address)).collect();
         for addresses in addresses.chunks(AT_ONCE) {
@@ -155,6 +180,44 @@ impl Routes {
             self.speak_again(&addresses)?;
         }
         Ok(addresses.len() as u64)
+    }
+
+    /// Makes anew what others removed. Returns how many routes that were.
+    pub fn restore(&mut self) -> Result<u64, Error> {
+        let lost: Vec<IpAddr> = match self.departures.read()? {
+            Departed::Of(gone) => gone.into_iter().filter(|address| self.has(*address)).collect(),
+            Departed::Unknown => {
+                let (before, sources) = (std::mem::take(&mut self.held), self.sources);
+                self.observe()?;
+                self.sources = sources;
+                let lost = before.into_keys().filter(|address| !self.has(*address)).collect();
+                self.mend()?;
+                lost
+            }
+        };
+        for addresses in lost.chunks(AT_ONCE) {
+            let write = |routes: &mut Self, address| {
+                let source = routes.source(address);
+                put_route(&mut routes.request, address, source);
+            };
+            // One that is there came back, or is another's that the address has a route by.
+            let flags = NLM_F_CREATE | NLM_F_EXCL;
+            let harmless = [libc::EEXIST, libc::EACCES];
+            let met = self.change((RTM_NEWROUTE, flags), (addresses, &harmless), write)?;
+            self.note_refused(&met);
+            for address in addresses {
+                match self.refused.contains(address) {
+                    true => self.held.remove(address),
+                    false => self.held.insert(*address, self.source(*address)),
+                };
+            }
+        }
+        Ok(lost.len() as u64)
+    }
+
+    fn note_refused(&mut self, met: &BTreeMap<IpAddr, i32>) {
+        let refused = met.iter().filter(|(_, errno)| **errno == libc::EACCES);
+        self.refused.extend(refused.map(|(address, _)| *address));
     }
 
     /// Removes all of vipd's routes.
@@ -188,6 +251,7 @@ impl Routes {
     fn speak_again(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         if self.held.is_empty() {
             self.silent = false;
+            self.departures.listen(false)?;
             return self.silence.remove();
         }
         if self.silent {
@@ -196,14 +260,14 @@ impl Routes {
         self.keep_silent()
     }
 
-    /// Sends one message for each address; returns those that the kernel answered so for that it
-    /// is `harmless`.
+    /// Sends one message for each address; returns those that the kernel answered with an error that is
+    /// `harmless`, with that.
     fn change(
         &mut self,
         (kind, flags): (u16, u16),
         (addresses, harmless): (&[IpAddr], &[i32]),
         write: impl Fn(&mut Self, IpAddr),
-    ) -> Result<Vec<IpAddr>, Error> {
+    ) -> Result<BTreeMap<IpAddr, i32>, Error> {
         self.request.clear();
         let mut by_seq = BTreeMap::new();
         let mut last = (0, 0);
@@ -219,11 +283,11 @@ impl Routes {
         // Errors are told anyway.
         self.request.flag(last.0, NLM_F_ACK);
         self.send()?;
-        let mut met = Vec::new();
+        let mut met = BTreeMap::new();
         loop {
             for answer in self.answers()? {
                 if harmless.contains(&answer.errno) {
-                    met.extend(by_seq.get(&answer.seq));
+                    met.extend(by_seq.get(&answer.seq).map(|address| (*address, answer.errno)));
                 } else if answer.errno != 0 {
                     let address = by_seq.get(&answer.seq).copied();
                     return Err(Error::Refused { address, error: answer });
@@ -312,12 +376,21 @@ fn put_address(out: &mut Buffer, kind: u16, address: IpAddr) {
 
 /// A route of vipd's: its address, and its source.
 fn read_route(message: &Message<'_>) -> Option<(IpAddr, Option<IpAddr>)> {
+    (message.kind == RTM_NEWROUTE).then(|| read_own(message))?
+}
+
+/// The address that a route of vipd's led here by, and does no more.
+pub(super) fn read_departed(message: &Message<'_>) -> Option<IpAddr> {
+    let departed = (message.kind == RTM_DELROUTE).then(|| read_own(message))?;
+    departed.map(|(address, _)| address)
+}
+
+fn read_own(message: &Message<'_>) -> Option<(IpAddr, Option<IpAddr>)> {
     let &[family, bits, _, _, table, protocol, _, kind, ..] = message.payload else { return None };
     let attributes = Attributes(message.payload.get(RTMSG..)?);
     let address = |kind| read_address(attributes.find(kind)?.value);
     let to = address(RTA_DST)?;
     let ours = (table, protocol, kind) == (RT_TABLE_LOCAL, PROTOCOL, RTN_LOCAL)
-        && message.kind == RTM_NEWROUTE
         && family == header(Family::of(to), 0)[0]
         && bits == host_bits(to);
     ours.then(|| (to, address(RTA_PREFSRC)))
@@ -364,6 +437,17 @@ mod tests {
     #[test]
     fn routes_of_others_are_nobodys_business() {
         let kernel = written("192.0.2.1", None, 2);
-        assert_eq!(read_route(&Messages(kernel.bytes()).next().unwrap()), None);
+        let message = Messages(kernel.bytes()).next().unwrap();
+        assert_eq!((read_route(&message), read_departed(&message)), (None, None));
+    }
+
+    #[test]
+    fn a_route_that_goes_is_not_taken_for_one_that_is_there() {
+        let buffer = written("fd00::1", None, PROTOCOL);
+        let mut message = Messages(buffer.bytes()).next().unwrap();
+        assert_eq!(read_departed(&message), None);
+        message.kind = RTM_DELROUTE;
+        assert_eq!(read_route(&message), None);
+        assert_eq!(read_departed(&message), Some("fd00::1".parse().unwrap()));
     }
 }

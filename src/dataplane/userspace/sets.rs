@@ -8,14 +8,16 @@ use crate::nft::words::{destination, destination_port, frontend, is_family, nfpr
 use crate::nft::{
     Data, Definition, Element, Part, address_element, frontend_key, frontend_parts, node_port_key,
 };
-use crate::planner::{FrontendAddress, FrontendKey};
+use crate::planner::{FrontendAddress, FrontendKey, Way};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Set {
-    /// Frontends.
+    /// Frontends that are led here as they are.
     Relayed(Family),
-    /// Of these, those that not everybody may ask.
+    /// Those that are led to a port of this node's.
+    Redirected(Family),
+    /// Of both, those that not everybody may ask.
     Guarded(Family),
     /// Where node ports answer.
     Nodes(Family),
@@ -25,15 +27,20 @@ pub enum Set {
     UntrackedPorts(Family),
 }
 
+/// The loopback interface has this index in every namespace.
+pub(super) const LOOPBACK: u32 = 1;
+
 /// An element with the set that it is in.
 pub type Placed = (Set, Element);
 
 impl Set {
-    pub const ALL: [Set; 12] = {
+    pub const ALL: [Set; 14] = {
         use Family::{V4, V6};
         [
             Set::Relayed(V4),
             Set::Relayed(V6),
+            Set::Redirected(V4),
+            Set::Redirected(V6),
             Set::Guarded(V4),
             Set::Guarded(V6),
             Set::Nodes(V4),
@@ -52,6 +59,8 @@ impl Set {
         match self {
             Set::Relayed(V4) => "relayed4",
             Set::Relayed(V6) => "relayed6",
+            Set::Redirected(V4) => "redirected4",
+            Set::Redirected(V6) => "redirected6",
             Set::Guarded(V4) => "guarded4",
             Set::Guarded(V6) => "guarded6",
             Set::Nodes(V4) => "nodes4",
@@ -67,14 +76,15 @@ impl Set {
 
     /// Whether its elements lead packets to the relay, given that there are addresses of the node.
     pub fn leads(self) -> bool {
-        matches!(self, Set::Relayed(_) | Set::Ports(_))
+        matches!(self, Set::Relayed(_) | Set::Redirected(_) | Set::Ports(_))
     }
 
     pub fn definition(self) -> Definition {
         let key = match self {
-            Set::Relayed(family) | Set::Guarded(family) | Set::Untracked(family) => {
-                frontend_parts(family)
-            }
+            Set::Relayed(family)
+            | Set::Redirected(family)
+            | Set::Guarded(family)
+            | Set::Untracked(family) => frontend_parts(family),
             Set::Nodes(family) => vec![Part::Destination(family)],
             Set::Ports(_) | Set::UntrackedPorts(_) => vec![Part::Protocol, Part::Port],
         };
@@ -82,9 +92,13 @@ impl Set {
     }
 }
 
-/// What leads a frontend's packets to the relay.
-pub fn relayed_element(at: FrontendKey) -> Placed {
-    placed(at, (Set::Relayed, Set::Ports))
+/// What leads a frontend's packets to the relay. A node port's address is the node's own.
+pub fn leading_element(at: FrontendKey, way: Way) -> Placed {
+    let frontends = match way {
+        Way::Address => Set::Relayed,
+        Way::Port => Set::Redirected,
+    };
+    placed(at, (frontends, Set::Ports))
 }
 
 /// What keeps a frontend's datagrams from conntrack.
@@ -154,7 +168,6 @@ pub(super) fn tproxy(family: Family, port: u16) -> [Expr; 3] {
 /// `meta nfproto F oif lo`. An IPv6 socket that is connected since before its route came goes on by the
 /// one that it remembers (6.18): the kernel has it.
 pub(super) fn on_loopback(family: Family) -> Vec<Expr> {
-    const LOOPBACK: u32 = 1;
     let mut rule = is_family(family).to_vec();
     rule.extend([
         Expr::MetaLoad(Meta::OutputIndex, 1),
@@ -174,12 +187,14 @@ mod tests {
     #[test]
     fn a_frontend_is_in_the_set_of_its_kind() {
         let address = FrontendAddress::Address("fd00::1".parse().unwrap());
-        let (set, element) = relayed_element(key(address, Protocol::Udp));
+        let (set, element) = leading_element(key(address, Protocol::Udp), Way::Address);
         assert_eq!((set, element.key.len()), (Set::Relayed(Family::V6), 24));
+        let redirected = leading_element(key(address, Protocol::Udp), Way::Port);
+        assert_eq!(redirected, (Set::Redirected(Family::V6), element.clone()));
         let guarded = guarded_element(key(address, Protocol::Udp)).unwrap();
         assert_eq!(guarded, (Set::Guarded(Family::V6), element));
         let node_port = key(FrontendAddress::NodePort(Family::V4), Protocol::Tcp);
-        let (set, element) = relayed_element(node_port);
+        let (set, element) = leading_element(node_port, Way::Address);
         assert_eq!(
             (set, &element.key[..]),
             (Set::Ports(Family::V4), &[6, 0, 0, 0, 0, 80, 0, 0][..])

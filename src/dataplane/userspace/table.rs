@@ -5,60 +5,99 @@
 //!  raw, raw-output (filter, −300) ── UDP, of a frontend that everybody may ask ─► see `untracked`
 //!  raw, mangle ── from a bridge, where that has passed these hooks too early ─► accept: the kernel
 //!  mangle (filter, prerouting −150) ── of a connection that is translated ─► accept
-//!                                  ── a relayed frontend or node port ─► tproxy, accept
-//!  output (nat −101) ── by lo; not everybody may ask ─► accept: the kernel guards and translates
+//!                                  ── a relayed or redirected frontend, or node port ─► tproxy, accept
+//!  output (nat −101) ── not everybody may ask ─► accept: the kernel guards and translates
+//!                    ── a redirected frontend ─► see `redirect`
 //!                    ── by lo; a relayed frontend or node port ─► dnat to where it goes anyway
+//!  to-port, at-port, keep-source ── see `redirect`
 //! ```
 //! What the node itself sends is not translated by table `inet vipd` then (a connection is translated
 //! once), passes the loopback interface by its local route, and meets `mangle`.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::redirect::Port;
 use super::sets::{Set, on_loopback, to_frontend, to_node_port, tproxy};
 use super::untracked;
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Ct, Expr, Meta, Rule, Verdict};
 use crate::nft::words::{destination, is_family, is_protocol, nfproto};
 use crate::nft::{ChainDefinition, Hook};
+use std::net::IpAddr;
 
 pub const TABLE: &str = "vipd-relay";
 
 /// Protocols that a transparent socket takes.
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
-/// All chains, of a relay that listens at this port of the loopback addresses. `bridged`: families whose
-/// packets from bridges tproxy cannot lead.
-pub fn chains(port: u16, bridged: [bool; 2]) -> [ChainDefinition; 4] {
+/// What the rules depend on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Where the relay listens, at the loopback addresses.
+    pub port: u16,
+    /// Families whose packets from bridges tproxy cannot lead.
+    pub bridged: [bool; 2],
+    /// Of each family an address of the node's own, for what is redirected. Without one the kernel has
+    /// that.
+    pub own: [Option<IpAddr>; 2],
+}
+
+impl Site {
+    fn redirects(self, family: Family) -> Option<Port> {
+        let own = self.own[family.index()];
+        own.map(|address| Port { address, port: self.port })
+    }
+}
+
+/// All chains.
+pub fn chains(site: Site) -> Vec<ChainDefinition> {
     const NF_INET_PRE_ROUTING: u32 = 0;
     const NF_INET_LOCAL_OUT: u32 = 3;
-    let bridged = Family::BOTH.into_iter().filter(|family| bridged[family.index()]);
+    const NF_INET_POST_ROUTING: u32 = 4;
+    let bridged = Family::BOTH.into_iter().filter(|family| site.bridged[family.index()]);
     let bridged: Vec<Rule> = bridged.map(accept_bridged).collect();
     let mut arriving = [vec![accept_untracked(), accept_translated()], bridged.clone()].concat();
     let mut own = Vec::new();
     for family in Family::BOTH {
+        let to = site.port;
         for protocol in PROTOCOLS {
-            arriving.push(lead(
-                family,
-                protocol,
-                (to_frontend(family, Set::Relayed(family)), port),
-            ));
-            arriving.push(lead(family, protocol, (to_node_port(family, Set::Ports(family)), port)));
+            arriving.push(lead(family, protocol, (to_frontend(family, Set::Relayed(family)), to)));
+            arriving.push(lead(family, protocol, (to_node_port(family, Set::Ports(family)), to)));
         }
-        let mut guarded = on_loopback(family);
+        if site.redirects(family).is_some() {
+            let which = to_frontend(family, Set::Redirected(family));
+            arriving.push(lead(family, Protocol::Tcp, (which, to)));
+        }
+        let mut guarded = is_family(family).to_vec();
         guarded.extend(to_frontend(family, Set::Guarded(family)));
         guarded.push(Expr::Verdict(Verdict::Accept));
         own.push(Rule(guarded));
+        own.extend(site.redirects(family).map(Port::translate));
         own.push(stay(family, to_frontend(family, Set::Relayed(family))));
         own.push(stay(family, to_node_port(family, Set::Ports(family))));
     }
     let hook = |kind, number, priority| Hook { kind, number, priority };
-    let [raw, raw_output] = untracked::rules(port, bridged);
-    [
+    let [raw, raw_output] = untracked::rules(site.port, bridged);
+    let mut chains = vec![
         ChainDefinition::hooked("raw", hook("filter", NF_INET_PRE_ROUTING, -300), raw),
         ChainDefinition::hooked("raw-output", hook("filter", NF_INET_LOCAL_OUT, -300), raw_output),
         ChainDefinition::hooked("mangle", hook("filter", NF_INET_PRE_ROUTING, -150), arriving),
         ChainDefinition::hooked("output", hook("nat", NF_INET_LOCAL_OUT, -101), own),
-    ]
+    ];
+    let ports: Vec<Port> =
+        Family::BOTH.into_iter().filter_map(|family| site.redirects(family)).collect();
+    if !ports.is_empty() {
+        let rules = |rule: fn(Port) -> Rule| ports.iter().copied().map(rule).collect();
+        let leads = ports.iter().copied().flat_map(Port::lead).collect();
+        let arriving = |kind, priority| hook(kind, NF_INET_PRE_ROUTING, priority);
+        let leaving = hook("nat", NF_INET_POST_ROUTING, 99);
+        chains.extend([
+            ChainDefinition::hooked("to-port", arriving("nat", -99), rules(Port::translate)),
+            ChainDefinition::hooked("at-port", arriving("filter", -98), leads),
+            ChainDefinition::hooked("keep-source", leaving, rules(Port::keep_source)),
+        ]);
+    }
+    chains
 }
 
 /// `ct state untracked accept`: led already.
@@ -122,17 +161,41 @@ fn stay(family: Family, which: Vec<Expr>) -> Rule {
 mod tests {
     use super::*;
 
-    /// A packet of a translated connection must not meet a rule that gives it a socket.
+    fn chain(site: Site, name: &str) -> Vec<Rule> {
+        let chains = chains(site);
+        let found = chains.into_iter().find(|chain| chain.name == name);
+        found.map(|chain| chain.rules).unwrap_or_default()
+    }
+
+    /// A packet of a translated connection must not meet a rule that gives it a socket, unless it is
+    /// translated to the relay.
     #[test]
     fn what_is_translated_is_let_through_first() {
-        let [.., mangle, output] = chains(1234, [false; 2]);
-        assert_eq!(mangle.rules[..2], [accept_untracked(), accept_translated()]);
+        let site = Site { port: 1234, ..Site::default() };
+        let mangle = chain(site, "mangle");
+        assert_eq!(mangle[..2], [accept_untracked(), accept_translated()]);
         let gives = |rule: &&Rule| rule.0.iter().any(|e| matches!(e, Expr::Tproxy { .. }));
-        assert_eq!(mangle.rules.iter().filter(gives).count(), 8);
-        assert_eq!((mangle.rules.len(), output.rules.len()), (10, 6));
-        let [raw, _, mangle, _] = chains(1234, [false, true]);
+        assert_eq!(mangle.iter().filter(gives).count(), 8);
+        assert_eq!((mangle.len(), chain(site, "output").len()), (10, 6));
+        let site = Site { bridged: [false, true], ..site };
+        let (raw, mangle) = (chain(site, "raw"), chain(site, "mangle"));
         let left = accept_bridged(Family::V6);
-        assert_eq!((&raw.rules[1], &mangle.rules[2]), (&left, &left));
-        assert!(!raw.rules.contains(&accept_bridged(Family::V4)));
+        assert_eq!((&raw[1], &mangle[2]), (&left, &left));
+        assert!(!raw.contains(&accept_bridged(Family::V4)));
+    }
+
+    /// What a socket is given to before it is translated must be translated: it could not be forwarded.
+    #[test]
+    fn a_family_without_an_address_is_redirected_nowhere() {
+        let none = Site { port: 1234, ..Site::default() };
+        assert_eq!(chains(none).len(), 4);
+        let one = Site { own: [None, Some("2001:db8::1".parse().unwrap())], ..none };
+        let asks = |rule: &&Rule| format!("{rule:?}").contains("redirected");
+        let count = |site, name| chain(site, name).iter().filter(asks).count();
+        for (name, rules) in [("mangle", 1), ("output", 1), ("to-port", 1), ("at-port", 2)] {
+            assert_eq!((count(none, name), count(one, name)), (0, rules), "{name}");
+            assert!(!format!("{:?}", chain(one, name)).contains("redirected4"), "{name}");
+        }
+        assert_eq!(chain(one, "keep-source").len(), 1);
     }
 }

@@ -5,6 +5,7 @@ use super::connecting;
 use super::counts::Held;
 use super::dials::{Dials, Failure};
 use super::header::header;
+use super::original;
 use super::relay::{Broken, SilentEnd, relay};
 use super::requests::{self, Session};
 use super::served::{Caller, Served};
@@ -34,9 +35,12 @@ pub(super) async fn serve(
     connections: TaskTracker,
     stop: CancellationToken,
 ) -> TcpListener {
+    let port = listener.local_addr().ok().map(|at| at.port());
     let mut acceptor = Acceptor::new(listener);
     while let Some((stream, client)) = stop.run_until_cancelled(acceptor.next()).await {
-        let Some(accepted) = accept(&shared, &stream, client) else {
+        let frontend = original::destination(&stream, port);
+        let accepted = frontend.and_then(|frontend| accept(&shared, frontend, client));
+        let Some(accepted) = accepted else {
             reset(&stream);
             continue;
         };
@@ -61,13 +65,12 @@ pub(super) struct Accepted {
     pub client: SocketAddr,
     /// They are balanced, as long as the connection lasts.
     requests: Option<HttpVersion>,
-    /// Where the client connected to: tproxy leaves the packet's destination as it is.
+    /// Where the client connected to.
     frontend: SocketAddr,
     _admitted: Admitted,
 }
 
-fn accept(shared: &Shared, stream: &TcpStream, client: SocketAddr) -> Option<Accepted> {
-    let frontend = stream.local_addr().ok()?;
+fn accept(shared: &Shared, frontend: SocketAddr, client: SocketAddr) -> Option<Accepted> {
     let Some(served) = shared.frontends.find(Protocol::Tcp, frontend) else {
         shared.frontends.strays.add(1);
         return None;

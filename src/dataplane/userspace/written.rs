@@ -6,10 +6,11 @@ use super::choose::PickerMemory;
 use super::dials::Failure;
 use super::eject::Ejection;
 use super::handed::{HandedSession, HandoverError, PortMemory};
+use super::lower::{Guard, Led};
 use super::pins::PinAge;
 use super::relayed::PortId;
 use crate::model::{Family, Protocol, ServiceKey};
-use crate::planner::{FrontendAddress, FrontendKey, Target};
+use crate::planner::{FrontendAddress, FrontendKey, Target, Way};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -49,6 +50,12 @@ pub(super) struct At {
     family: u8,
     protocol: String,
     port: u16,
+    /// Who may ask is judged client by client, although everybody may.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    judged: bool,
+    /// Led to a port of the node's.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    redirected: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,16 +80,36 @@ pub(super) struct Memory {
 }
 
 impl At {
-    pub(super) fn of(key: FrontendKey) -> Self {
+    /// With whether it is guarded.
+    pub(super) fn of(key: FrontendKey, led: Led) -> (Self, bool) {
         let address = match key.at {
             FrontendAddress::Address(address) => Some(address),
             FrontendAddress::NodePort(_) => None,
         };
         let family = family_number(key.at.family());
-        Self { address, family, protocol: key.protocol.to_string(), port: key.port }
+        let Led { guard, way } = led;
+        let at = Self {
+            address,
+            family,
+            protocol: key.protocol.to_string(),
+            port: key.port,
+            judged: guard == Guard::Judged,
+            redirected: way == Way::Port,
+        };
+        (at, guard == Guard::Guarded)
     }
 
-    pub(super) fn key(self) -> Result<FrontendKey, HandoverError> {
+    pub(super) fn led(self, guarded: bool) -> Result<(FrontendKey, Led), HandoverError> {
+        let guard = match (guarded, self.judged) {
+            (true, _) => Guard::Guarded,
+            (false, true) => Guard::Judged,
+            (false, false) => Guard::Open,
+        };
+        let way = if self.redirected { Way::Port } else { Way::Address };
+        Ok((self.key()?, Led { guard, way }))
+    }
+
+    fn key(self) -> Result<FrontendKey, HandoverError> {
         let at = match self.address {
             Some(address) => FrontendAddress::Address(address),
             None => FrontendAddress::NodePort(family(self.family)?),

@@ -2,7 +2,7 @@
 
 use super::trace::run;
 use super::*;
-use crate::planner::{Balanced, PodsToldBy, Relay, Served, Unrelayed, Unsplit};
+use crate::planner::{Balanced, PodsToldBy, Relay, Served, Unrelayed, Unsplit, Way};
 use rstest::rstest;
 use std::net::IpAddr;
 
@@ -163,8 +163,8 @@ fn policy_local_is_the_kernels_where_pods_are_told_by_interface(
 }
 
 #[test]
-fn an_external_ip_is_relayed_where_it_is_the_nodes() {
-    let known = all([relayed(":80/TCP", "ip 192.168.1.2, ip 192.0.2.7", BOTH)]);
+fn datagrams_to_an_external_ip_are_relayed_where_it_is_the_nodes() {
+    let known = all([relayed(":80/UDP", "ip 192.168.1.2, ip 192.0.2.7", BOTH)]);
     let mut planner = planner(policy(), &known);
     let mut carried = |own: &[&str]| {
         let mut interface_addresses: Vec<IpAddr> =
@@ -182,6 +182,39 @@ fn an_external_ip_is_relayed_where_it_is_the_nodes() {
     assert_eq!(carried(&["192.168.0.2", "192.168.1.2"]), None, "as at first");
     assert_eq!(carried(&["192.168.0.2"]), Some(vec![foreign, foreign]));
     assert_eq!(carried(&["192.0.2.7", "192.168.0.2"]), Some(vec![foreign, None]));
+}
+
+#[test]
+fn connections_to_what_others_may_have_are_led_by_their_port() {
+    let text = "ip 192.0.2.7, vip 1.2.3.4, node-port 30080";
+    let ways = |port: &str| {
+        let plan = plan_service(&relayed(port, text, BOTH), &facts(), &policy()).unwrap();
+        let port = plan.ports[0].clone();
+        let way = |one: &Frontend| (one.kind, port.way_of(one), port.unrelayed(one));
+        let mut ways: Vec<_> = port.frontends.iter().map(way).collect();
+        ways.sort_by_key(|(kind, ..)| *kind);
+        ways
+    };
+    let [cluster_ip, node_port] =
+        [FrontendKind::ClusterIp, FrontendKind::NodePort].map(|kind| (kind, Way::Address, None));
+    assert_eq!(
+        ways(":80/TCP"),
+        [
+            cluster_ip,
+            (FrontendKind::ExternalIp, Way::Port, None),
+            (FrontendKind::LoadBalancer, Way::Port, None),
+            node_port,
+        ]
+    );
+    assert_eq!(
+        ways(":80/UDP"),
+        [
+            cluster_ip,
+            (FrontendKind::ExternalIp, Way::Address, Some(Unrelayed::Foreign)),
+            (FrontendKind::LoadBalancer, Way::Address, None),
+            node_port,
+        ]
+    );
 }
 
 #[test]
@@ -209,14 +242,27 @@ fn who_may_answer_at_udp_frontends_is_the_relay() {
 #[case::itself("10.180.0.1", "10.254.0.41:80/TCP", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
 #[case::outside("203.0.113.2", "1.2.3.4:80/TCP", "forward 10.180.0.1:8080~")]
 #[case::node("192.168.0.2", "1.2.3.4:80/TCP", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
-#[case::unused_port("203.0.113.2", "1.2.3.4:81/TCP", "reject")]
-#[case::other_protocol("203.0.113.2", "1.2.3.4:80/UDP", "reject")]
+#[case::unused_port("203.0.113.2", "1.2.3.4:81/TCP", "pass")]
+#[case::other_protocol("203.0.113.2", "1.2.3.4:80/UDP", "pass")]
 #[case::node_port("203.0.113.2", "192.168.0.2:30080/TCP", "forward 10.180.0.1:8080~")]
 #[case::loopback("127.0.0.1", "127.0.0.1:30080/TCP", "forward 10.180.0.1:8080~ 10.180.1.1:8080~")]
 #[case::another_port_of_the_node("203.0.113.2", "192.168.0.2:81/TCP", "pass")]
 fn traced(#[case] from: &str, #[case] to: &str, #[case] expected: &str) {
     let known = relayed(":80/TCP", "local, vip 1.2.3.4, node-port 30080", BOTH);
     let planner = planner(policy(), &all([known]));
+    assert_eq!(run(planner.plan(), from, to), expected);
+}
+
+/// Datagrams take all of the address.
+#[rstest]
+#[case::unused_port("203.0.113.2", "1.2.3.4:54/UDP", "reject")]
+#[case::other_protocol("203.0.113.2", "1.2.3.4:53/TCP", "reject")]
+fn traced_at_an_address_that_leads_here(
+    #[case] from: &str,
+    #[case] to: &str,
+    #[case] expected: &str,
+) {
+    let planner = planner(policy(), &all([relayed(":53/UDP", "vip 1.2.3.4", BOTH)]));
     assert_eq!(run(planner.plan(), from, to), expected);
 }
 
