@@ -30,6 +30,8 @@ pub enum Meta {
 #[repr(u32)]
 pub enum Ct {
     State = 0,
+    /// 0: as the connection was opened; 1: back.
+    Direction = 1,
     Status = 2,
     OriginalPort = 12,
     OriginalAddress4 = 20,
@@ -258,7 +260,7 @@ impl Expr {
             Expr::CtLoad(key, to) => {
                 out.attr_u32(2, *key as u32);
                 out.attr_u32(1, *to);
-                if !matches!(key, Ct::State | Ct::Status) {
+                if !matches!(key, Ct::State | Ct::Direction | Ct::Status) {
                     out.attr_u8(3, 0); // IP_CT_DIR_ORIGINAL
                 }
             }

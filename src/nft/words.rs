@@ -59,6 +59,21 @@ pub fn answering_frontend(family: Family, (address, protocol, port): (Reg, Reg, 
     [source(family, address), Expr::MetaLoad(Meta::Protocol, protocol), source_port(port)]
 }
 
+/// `tcp flags & syn == 0`: nothing that opens a connection.
+pub fn opens_nothing() -> [Expr; 5] {
+    const FLAGS: u32 = 13;
+    const SYN: u8 = 1 << 1;
+    let [tcp, is_tcp] = is_protocol(Protocol::Tcp);
+    let flags = Expr::Payload { base: PayloadBase::Transport, offset: FLAGS, length: 1, to: 1 };
+    [
+        tcp,
+        is_tcp,
+        flags,
+        Expr::Mask { register: 1, mask: vec![SYN] },
+        Expr::Compare(Comparison::Equal, 1, vec![0]),
+    ]
+}
+
 /// The transport match that nft asks for where ports are mapped.
 pub fn is_protocol(protocol: Protocol) -> [Expr; 2] {
     [Expr::MetaLoad(Meta::Protocol, 1), Expr::Compare(Comparison::Equal, 1, vec![protocol as u8])]

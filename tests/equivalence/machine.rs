@@ -339,6 +339,8 @@ impl<'a> Machine<'a> {
                 self.write(to, &state.to_ne_bytes());
             }
             _ if !self.tracked => return Flow::Break,
+            // The packet opens its connection.
+            Ct::Direction => self.write(to, &[0]),
             Ct::Status => {
                 // What has left the node once is known; what came from elsewhere is not yet.
                 let confirmed = if self.settled { CONFIRMED } else { 0 };

@@ -240,8 +240,10 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     ));
     let routed = Family::BOTH.into_iter().filter(|family| needs.of(*family).routed);
     let refused = |family| rules::destination_in(Set::Routed(family), family, UNRELAYED.into());
-    let routed: Vec<Rule> = routed.map(refused).collect();
+    let mut routed: Vec<Rule> = routed.map(refused).collect();
     if !routed.is_empty() {
+        // Most packets are of connections that were let in, and need no look at their socket.
+        routed.insert(0, rules::accept_going_on());
         // As an unused port of a cluster IP: the route opens nothing of this node's.
         let rules = rules::unless_relayed(&"refuse".into());
         chains.push(ChainDefinition::new(UNRELAYED, rules.into()));

@@ -6,7 +6,8 @@ use super::expr::{
 use super::set::{CLASS_MASK, NO_TOKEN, Set, first_slot};
 use crate::model::{Family, Protocol};
 use crate::nft::words::{
-    destination, destination_port, frontend, is_family, is_protocol, nfproto, registers, source,
+    destination, destination_port, frontend, is_family, is_protocol, nfproto, opens_nothing,
+    registers, source,
 };
 use crate::planner::Scope;
 use ipnet::IpNet;
@@ -551,6 +552,12 @@ pub fn if_invalid(then: Chain) -> Rule {
 pub fn accept_established() -> Rule {
     const STATE_ESTABLISHED: u32 = 2;
     if_state(STATE_ESTABLISHED, Verdict::Accept)
+}
+
+/// `tcp flags & syn == 0 ct state == established accept`
+pub fn accept_going_on() -> Rule {
+    let Rule(established) = accept_established();
+    Rule(opens_nothing().into_iter().chain(established).collect())
 }
 
 /// A packet has one state only, so that no bit need be masked.

@@ -21,7 +21,7 @@ use super::sets::{Set, on_loopback, to_frontend, to_node_port, tproxy};
 use super::untracked;
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Ct, Expr, Meta, Rule, Verdict};
-use crate::nft::words::{destination, is_family, is_protocol, nfproto};
+use crate::nft::words::{destination, is_family, is_protocol, nfproto, opens_nothing};
 use crate::nft::{ChainDefinition, Hook};
 use std::net::IpAddr;
 
@@ -56,7 +56,8 @@ pub fn chains(site: Site) -> Vec<ChainDefinition> {
     const NF_INET_POST_ROUTING: u32 = 4;
     let bridged = Family::BOTH.into_iter().filter(|family| site.bridged[family.index()]);
     let bridged: Vec<Rule> = bridged.map(accept_bridged).collect();
-    let mut arriving = [vec![accept_untracked(), accept_translated()], bridged.clone()].concat();
+    let first = vec![accept_answers(), accept_untracked(), accept_translated()];
+    let mut arriving = [first, bridged.clone()].concat();
     let mut own = Vec::new();
     for family in Family::BOTH {
         let to = site.port;
@@ -98,6 +99,20 @@ pub fn chains(site: Site) -> Vec<ChainDefinition> {
         ]);
     }
     chains
+}
+
+/// `ct direction reply tcp flags & syn == 0 accept`: what endpoints answer the relay, half of all that it
+/// receives, is led nowhere. A client that opens a connection anew may seem to answer, where its former
+/// one is still known.
+fn accept_answers() -> Rule {
+    const IP_CT_DIR_REPLY: u8 = 1;
+    let mut rule = opens_nothing().to_vec();
+    rule.extend([
+        Expr::CtLoad(Ct::Direction, 1),
+        Expr::Compare(Comparison::Equal, 1, vec![IP_CT_DIR_REPLY]),
+        Expr::Verdict(Verdict::Accept),
+    ]);
+    Rule(rule)
 }
 
 /// `ct state untracked accept`: led already.
