@@ -14,8 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// All families. Costs O(what is rejected, contested or relayed), whatever the number of services.
 pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
     let mut text = Text::default();
-    let version = (labels(&[("version", env!("CARGO_PKG_VERSION"))]), 1);
-    text.labelled(gauge("vipd_build_info", "Which vipd this is; always 1."), [version]);
+    builds(&mut text);
     following(&mut text, snapshot);
     services(&mut text, snapshot);
     connections(&mut text, snapshot);
@@ -32,6 +31,28 @@ pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
         relayed(&mut text, counts);
     }
     text.finish()
+}
+
+/// Labels of Kubernetes' own that say nothing of vipd (Go's version, a Git tree's state) are left out.
+fn builds(text: &mut Text) {
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+    let version = (labels(&[("version", VERSION)]), 1);
+    text.labelled(gauge("vipd_build_info", "Which vipd this is; always 1."), [version]);
+    // As Go names it.
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let build = labels(&[
+        ("compiler", "rustc"),
+        ("git_version", &format!("v{VERSION}")),
+        ("major", env!("CARGO_PKG_VERSION_MAJOR")),
+        ("minor", env!("CARGO_PKG_VERSION_MINOR")),
+        ("platform", &format!("linux/{architecture}")),
+    ]);
+    let help = "Which build of a part of Kubernetes this is: vipd's; always 1.";
+    text.labelled(gauge("kubernetes_build_info", help), [(build, 1)]);
 }
 
 /// How the kernel follows the plan.

@@ -120,6 +120,9 @@ fn each_number_stands_under_its_name() {
     ] {
         says(&text, line);
     }
+    let build = text.lines().find(|line| line.starts_with("kubernetes_build_info{"));
+    let version = format!("git_version=\"v{}\"", env!("CARGO_PKG_VERSION"));
+    assert!(build.is_some_and(|line| line.contains(&version) && line.ends_with(" 1")), "{build:?}");
 }
 
 /// What a parser of the format insists on.
@@ -138,7 +141,7 @@ fn every_sample_follows_the_help_and_type_of_its_own_family() {
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{kind}");
             assert!(kind != "counter" || name.ends_with("_total"), "{name} is a {kind}");
             assert!(
-                ["vipd_", "kubeproxy_", "process_", "rest_client_"]
+                ["vipd_", "kubeproxy_", "kubernetes_", "process_", "rest_client_"]
                     .iter()
                     .any(|p| name.starts_with(p)),
                 "{name}"
