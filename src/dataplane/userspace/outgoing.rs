@@ -6,8 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(super) fn socket(to: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
     // Nobody waits for a second small segment to fill up the first one; the client's end has it from
     // the listener.
     socket.set_tcp_nodelay(true)?;
