@@ -98,6 +98,25 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]).masqueraded();
             w.udp(L2, udp_cip(w), 80).times(40).only([L1, R1]).masqueraded();
         }),
+        case("what is led by its port goes on, and what is judged client by client", |w| {
+            let local = svc().named("local", 43).relayed().udp().node_port(NODE_PORT);
+            w.write(local.external_local().on([L1]));
+            w.serve(svc().relayed().load_balancer([w.vip()]).on([L1, R1]));
+            let began = Instant::now();
+            let loads = [L2, Ext, Node].map(|who| w.load(who, w.vip(), 80, 100));
+            let flow = w.talking(Ext, Tcp, w.vip(), 80);
+            let judged = w.talking(Ext, Udp, w.address(Node), NODE_PORT);
+            w.sleep(300);
+            let mut former = w.replace();
+            w.sleep(500);
+            goes_on(&mut former);
+            flow.undisturbed(began);
+            drop(flow);
+            ends(former);
+            none_fails(loads.into());
+            w.answered_by(&judged, L1);
+            assert!(!w.log().contains("served by the kernel"), "{}", w.log());
+        }),
         case("what the kernel carries notices nothing, and its table is not written", |w| {
             w.write(svc().named("udp", 42).udp().on([L1, R1]));
             w.serve(svc().sticky(600).on([L1, R1]));
