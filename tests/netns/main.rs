@@ -19,6 +19,7 @@ mod hints;
 mod http;
 mod invalid;
 mod lifecycle;
+mod limits;
 mod loadbalancer;
 mod localhost;
 mod masquerade;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         ("status", status::cases()),
         ("engine", engine::cases()),
         ("relay", relay::cases()),
+        ("limits", limits::cases()),
         ("config_live", config_live::cases()),
     ])
 }

@@ -82,4 +82,3 @@ pub use lower::Turn;
 pub use relay::KEEPALIVE;
 pub use relayed::{PortId, Relayed};
 pub use served::random;
-pub use shared::Limits;

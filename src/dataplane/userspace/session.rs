@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -47,6 +47,8 @@ struct State {
     /// The last datagram, until an answer comes: should the endpoint refuse, another gets it.
     unanswered: Option<Box<[u8]>>,
     used: Instant,
+    /// How long it may be idle, as its task has it.
+    limit: Duration,
     /// `None`: it is over.
     admitted: Option<Admitted>,
 }
@@ -70,6 +72,7 @@ impl Session {
             tried: Dials::default(),
             unanswered: None,
             used: Instant::now(),
+            limit: served.port.limits().session,
             admitted: Some(admitted),
         };
         Self {
@@ -139,6 +142,13 @@ impl Session {
         holder.is_some_and(|served| Arc::ptr_eq(&served, &self.served))
     }
 
+    /// Has the task look at the limits, if they are others.
+    pub(super) fn follow_limits(&self) {
+        if self.state().limit != self.served.port.limits().session {
+            self.changed.notify_one();
+        }
+    }
+
     pub(super) fn end(&self) {
         self.end_state(&mut self.state());
     }
@@ -150,14 +160,18 @@ impl Session {
 
     /// Passes answers on until nothing has been heard for the idle time.
     pub(super) async fn run(&self) {
-        let limit = self.shared.limits.session_idle;
+        let mut limit = self.state().limit;
         let mut idle = pin!(tokio::time::sleep(limit));
         loop {
             tokio::task::consume_budget().await;
             let socket = {
-                let state = self.state();
+                let mut state = self.state();
                 if state.admitted.is_none() {
                     return;
+                }
+                state.limit = self.served.port.limits().session;
+                if std::mem::replace(&mut limit, state.limit) != limit {
+                    idle.as_mut().reset((state.used + limit).into());
                 }
                 state.with.as_ref().map(|with| Arc::clone(&with.socket))
             };

@@ -42,10 +42,10 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> (UdpSocket, Vec<HandedSession>) {
     let table = Arc::new(Table::default());
-    let ending = end_strayed(Arc::clone(&shared), Arc::clone(&table));
+    let reviewing = review(Arc::clone(&shared), Arc::clone(&table));
     let mut receiver = Receiver { shared: Arc::clone(&shared), replies, table: Arc::clone(&table) };
     sessions.into_iter().for_each(|handed| receiver.resume(handed));
-    let serving = async { tokio::join!(receiver.run(&socket), ending) };
+    let serving = async { tokio::join!(receiver.run(&socket), reviewing) };
     let _ = stop.run_until_cancelled(serving).await;
     let open = table.take_all();
     let handed = match shared.is_handed_over() {
@@ -56,11 +56,19 @@ pub(super) async fn serve(
     (socket, handed)
 }
 
-/// Ends sessions whose frontend is relayed no more, or is none of theirs any more.
-async fn end_strayed(shared: Arc<Shared>, table: Arc<Table>) {
-    let mut strayed = shared.frontends.strayed();
-    while strayed.changed().await.is_ok() {
-        table.end_where(|session| !session.has_its_frontend());
+/// Ends sessions whose frontend is relayed no more, or is none of theirs any more; the others go by the
+/// limits that hold now.
+async fn review(shared: Arc<Shared>, table: Arc<Table>) {
+    let mut due = shared.frontends.review();
+    while due.changed().await.is_ok() {
+        for session in table.all() {
+            if session.has_its_frontend() {
+                session.follow_limits();
+            } else {
+                table.remove(&session);
+                session.end();
+            }
+        }
     }
 }
 
@@ -121,6 +129,10 @@ impl Receiver {
             self.shared.refusals.send(ends.client, ends.frontend, size);
             return None;
         };
+        // As the kernel's rules have it: silence.
+        if !served.admits(ends.client.ip()) {
+            return None;
+        }
         let session = self.session(ends, served)?;
         self.run_session(&session);
         Some(session)
@@ -217,12 +229,8 @@ impl Table {
         }
     }
 
-    fn end_where(&self, ends: impl Fn(&Session) -> bool) {
-        let open: Vec<Arc<Session>> = self.sessions().open.values().cloned().collect();
-        open.iter().filter(|session| ends(session)).for_each(|session| {
-            self.remove(session);
-            session.end();
-        });
+    fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions().open.values().cloned().collect()
     }
 
     fn take_all(&self) -> Vec<Arc<Session>> {
