@@ -7,6 +7,7 @@
 mod support;
 
 mod affinity;
+mod bursts;
 mod clusterip;
 mod config_live;
 mod detectors;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         ("rolling", rolling::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
+        ("bursts", bursts::cases()),
         ("sctp", sctp::cases()),
         ("masquerade", masquerade::cases()),
         ("external", external::cases()),

@@ -18,6 +18,7 @@ mod arp;
 mod batch;
 mod bridged;
 mod budget;
+mod bursts;
 mod choose;
 #[cfg(test)]
 mod choose_tests;
