@@ -38,7 +38,7 @@ fn service(number: u16) -> Service {
             target_port: TargetPort::Unset,
         }]
         .into(),
-        external: None,
+        uncommon: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,

@@ -32,7 +32,7 @@ pub fn service(number: usize) -> Object {
             target_port: TargetPort::Number(8080),
         }]
         .into(),
-        external: None,
+        uncommon: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,

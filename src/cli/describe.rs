@@ -5,7 +5,8 @@ use super::answers::From;
 use super::output::{self, TextFormat, escape};
 use super::table::{abbreviated, joined};
 use crate::admin::views::{
-    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, FrontendView, RelayView,
+    DescribeView, DescribedEndpoint, DescribedHealth, DescribedPort, FrontendView, LimitsView,
+    RelayView, TimeoutsView,
 };
 use crate::model::ServiceKey;
 use clap::{Args, ValueEnum};
@@ -215,6 +216,9 @@ fn render_frontend(out: &mut String, port: &DescribedPort, frontend: &FrontendVi
     } else if let Some(masquerade) = frontend.masquerade.as_deref() {
         line("Masquerade:", &render_masquerade(masquerade, port.local.as_deref()));
     }
+    if let Some(limits) = frontend.relay.as_ref().and_then(|relay| relay.limits.as_ref()) {
+        line("Limits:", &render_limits(limits));
+    }
     if let Some(why) = &frontend.unrelayed {
         line("Relay:", &format!("none, the kernel translates: {why}"));
     }
@@ -248,6 +252,22 @@ fn render_relay(relay: &RelayView) -> String {
         None => "sees this node's address as the client's".to_owned(),
     };
     format!("by vipd, {}; an endpoint {client}", relay.balancer)
+}
+
+fn render_limits(limits: &LimitsView) -> String {
+    let (noun, timeouts) = match &limits.timeouts {
+        TimeoutsView::Tcp { idle_timeout, half_closed_timeout, connect_timeout } => (
+            "connections",
+            format!(
+                "idle {idle_timeout}, half-closed {half_closed_timeout}, connect {connect_timeout}"
+            ),
+        ),
+        TimeoutsView::Udp { session_timeout } => ("sessions", format!("idle {session_timeout}")),
+    };
+    match limits.max_connections {
+        Some(most) => format!("{most} {noun} (of the whole Service); {timeouts}"),
+        None => format!("as many {noun} as there are files; {timeouts}"),
+    }
 }
 
 fn render_endpoint(endpoint: &DescribedEndpoint) -> String {

@@ -2,8 +2,9 @@
 //! `--conntrack-*` are kube-proxy's, and its defaults hold where an API server is the source;
 //! without a cluster each leaves the kernel alone unless it is given.
 
-use super::{duration, value};
+use super::value;
 use crate::conntrack::Sysctls;
+use crate::model::duration;
 use clap::{ArgAction, Args};
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ use super::resolve::Resolved;
 use super::{
     Config, Error, Feature, LogFormat, LogLevel, RunFlags, Source, Warning, gates, node_ports,
 };
+use crate::model::duration::text as duration;
 use crate::planner::{DetectLocal, ExternalIps, Outsiders};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -91,6 +92,7 @@ impl RunFlags {
         let mut rows = Rows { of: &resolved, settings: Vec::new() };
         rows.source();
         rows.node();
+        rows.relay();
         rows.kernel();
         rows.process();
         Ok(Effective { settings: rows.settings, without_meaning, warnings })
@@ -121,10 +123,6 @@ fn or<T>(value: Option<T>, left: &str, text: impl Fn(T) -> String) -> String {
 
 const LEFT: &str = "left alone";
 const NOWHERE: &str = "nowhere";
-
-fn duration(value: Duration) -> String {
-    super::duration::text(value)
-}
 
 impl Rows<'_> {
     fn config(&self) -> &Config {
@@ -243,6 +241,19 @@ impl Rows<'_> {
         self.add(ids, Some(&field), duration(config.min_sync_period), OWN);
     }
 
+    fn relay(&mut self) {
+        let limits = self.config().policy.limits;
+        self.add(&["max_connections"], None, limits.connections.to_string(), OWN);
+        for (id, timeout) in [
+            ("idle_timeout", limits.idle),
+            ("half_closed_timeout", limits.half_closed),
+            ("connect_timeout", limits.connect),
+            ("session_timeout", limits.session),
+        ] {
+            self.add(&[id], None, duration(timeout), OWN);
+        }
+    }
+
     fn kernel(&mut self) {
         let config = self.config();
         let (sysctls, reset) = (config.sysctls, config.reset_gone_after);
@@ -318,6 +329,11 @@ const SETTINGS: &[&str] = &[
     "external-ips",
     "drop-invalid",
     "min-sync-period",
+    "max-connections",
+    "idle-timeout",
+    "half-closed-timeout",
+    "connect-timeout",
+    "session-timeout",
     "conntrack-max-per-core",
     "conntrack-min",
     "conntrack-tcp-timeout-established",

@@ -2,9 +2,10 @@
 
 use super::{
     ClusterIpOutsiders, DEFAULT_ADMIN_SOCKET, DetectLocalMode, Error, Feature, LogFormat, LogLevel,
-    NodeConfig, cidr, conntrack::ConntrackFlags, detect, duration, mode::AskedMode, names::Given,
-    node_ports, upstream::UpstreamFlags, value,
+    NodeConfig, cidr, conntrack::ConntrackFlags, detect, limits::LimitFlags, mode::AskedMode,
+    names::Given, node_ports, upstream::UpstreamFlags, value,
 };
+use crate::model::duration;
 use crate::planner::{ExternalIps, NodePortAddresses, Policy};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
@@ -98,6 +99,9 @@ pub struct NodeFlags {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value = "true")]
     pub(super) drop_invalid: bool,
+
+    #[command(flatten)]
+    pub(super) limits: LimitFlags,
 }
 
 impl NodeFlags {
@@ -131,6 +135,7 @@ impl NodeFlags {
                 true => ExternalIps::Served,
                 false => ExternalIps::Ignored,
             },
+            limits: self.limits.limits(),
         };
         detect::check_outsiders(&policy, &mut warnings)?;
         let given = self.hostname_override.filter(|name| !name.is_empty());

@@ -172,7 +172,7 @@ mod tests {
             service_type: ServiceType::ClusterIp,
             cluster_ips: ClusterIps { v4: Some([10, 254, 0, 1].into()), v6: None },
             ports: [port(80), port(81)].into(),
-            external: None,
+            uncommon: None,
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             affinity: None,

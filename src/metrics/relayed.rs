@@ -87,6 +87,13 @@ pub(super) fn relayed(text: &mut Text, counts: &Counts) {
         ports(|port| port.unserved),
     );
     text.labelled(
+        counter(
+            "vipd_relay_denied_total",
+            "Connections and datagrams of clients outside of loadBalancerSourceRanges that came while others had removed vipd's table.",
+        ),
+        ports(|port| port.denied),
+    );
+    text.labelled(
         counter("vipd_relay_unpinned_total", "Clients that found no room among the pins."),
         ports(|port| port.unpinned),
     );

@@ -6,9 +6,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod annotations;
+pub mod duration;
 mod endpoints;
 mod key;
 mod known;
+mod limits;
 mod node;
 mod pod;
 mod ports;
@@ -23,6 +25,7 @@ pub use endpoints::{
 };
 pub use key::{Kind, NodeName, ObjectRef, PodKey, ServiceKey, SliceKey};
 pub use known::{EndpointSource, Known};
+pub use limits::{Limits, MaxConnections, OwnLimits, parse_timeout};
 pub use node::{Node, NodeFacts, ServiceCidr};
 pub use pod::Pod;
 pub use ports::Ports;
@@ -30,7 +33,7 @@ pub use problem::{Origin, Problem, Severity};
 pub use relay::{AppProtocol, Balancer, HttpVersion, ProxyProtocol, Unit};
 pub use service::{
     ClusterIps, Created, External, Family, PortName, Protocol, Service, ServicePort, ServiceType,
-    Shown, TargetPort, TrafficPolicy,
+    Shown, TargetPort, TrafficPolicy, Uncommon,
 };
 
 use std::sync::Arc;

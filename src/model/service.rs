@@ -1,6 +1,6 @@
 //! A Service, as the API server would have defaulted it.
 
-use super::{Annotations, AppProtocol, Ports, ServiceKey};
+use super::{Annotations, AppProtocol, OwnLimits, Ports, ServiceKey};
 use arcstr::ArcStr;
 use ipnet::IpNet;
 use std::fmt;
@@ -160,7 +160,7 @@ pub struct ServicePort {
     pub target_port: TargetPort,
 }
 
-/// What reaches a Service from outside the cluster; most Services have none of it.
+/// What reaches a Service from outside the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct External {
     /// `spec.externalIPs`
@@ -172,6 +172,21 @@ pub struct External {
     pub health_check_node_port: Option<NonZeroU16>,
 }
 
+/// What most Services have none of: one word in each of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uncommon {
+    pub external: External,
+    pub limits: OwnLimits,
+}
+
+impl Uncommon {
+    /// `None` where there is nothing.
+    pub fn of(external: External, limits: OwnLimits) -> Option<Box<Self>> {
+        let all = Self { external, limits };
+        (all != Self::default()).then(|| Box::new(all))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     pub key: ServiceKey,
@@ -179,7 +194,7 @@ pub struct Service {
     pub service_type: ServiceType,
     pub cluster_ips: ClusterIps,
     pub ports: Ports<ServicePort>,
-    pub external: Option<Box<External>>,
+    pub uncommon: Option<Box<Uncommon>>,
     pub internal_policy: TrafficPolicy,
     pub external_policy: TrafficPolicy,
     /// `sessionAffinity: ClientIP` with its timeout in seconds
@@ -187,6 +202,16 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     pub annotations: Annotations,
     pub shown: Shown,
+}
+
+impl Service {
+    pub fn external(&self) -> Option<&External> {
+        self.uncommon.as_deref().map(|uncommon| &uncommon.external)
+    }
+
+    pub fn limits(&self) -> OwnLimits {
+        self.uncommon.as_deref().map(|uncommon| uncommon.limits).unwrap_or_default()
+    }
 }
 
 /// Labels, which are only shown, and the selector, which says which pods are a Service's; each as

@@ -80,7 +80,7 @@ fn frontends(
         }
     };
     add(FrontendAddress::Address(cluster_ip), port.port, FrontendKind::ClusterIp);
-    if let Some(external) = &service.external {
+    if let Some(external) = service.external() {
         let vips = external.vips.iter().map(|ip| (ip, FrontendKind::LoadBalancer));
         let ips = external.ips.iter().filter(|_| external_ips == ExternalIps::Served);
         let ips = ips.map(|ip| (ip, FrontendKind::ExternalIp));
@@ -193,7 +193,7 @@ impl Site<'_> {
     /// allow this node, they allow its own packets too, which have the address as their source
     /// where it is bound to an interface.
     fn allow(&self, family: Family) -> Option<Arc<[IpNet]>> {
-        let external = self.service.external.as_deref()?;
+        let external = self.service.external()?;
         if external.source_ranges.is_empty() {
             return None;
         }
@@ -239,7 +239,7 @@ impl Site<'_> {
     /// The API allocates the port only for type LoadBalancer with externalTrafficPolicy Local; a
     /// left-over one means nothing.
     fn health(&self) -> Option<HealthCheck> {
-        let port = self.service.external.as_deref()?.health_check_node_port?;
+        let port = self.service.external()?.health_check_node_port?;
         let asked = self.service.service_type == ServiceType::LoadBalancer
             && self.service.external_policy == TrafficPolicy::Local;
         let here = |family: Family| {

@@ -108,6 +108,22 @@ pub struct Frontend {
     pub lost_to: Option<ServiceKey>,
 }
 
+impl Frontend {
+    /// Whether a client may ask here. `source` is the packet's, also of what this node sends.
+    pub fn allows(&self, source: IpAddr) -> bool {
+        allows(self.allow.as_deref(), source)
+    }
+}
+
+/// [`Frontend::allows`], by its `allow`.
+pub fn allows(allow: Option<&[IpNet]>, source: IpAddr) -> bool {
+    allow.is_none_or(|ranges| {
+        // The last that begins no later: none lies inside another.
+        let after = ranges.partition_point(|range| range.addr() <= source);
+        after.checked_sub(1).is_some_and(|last| ranges[last].contains(&source))
+    })
+}
+
 /// What the packet's destination must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKey {
@@ -427,7 +443,7 @@ impl Plan {
     pub(super) fn relays_external_ips(&self) -> bool {
         let mut services = self.known.values().filter_map(|known| known.service.as_deref());
         services.any(|service| {
-            service.external.as_ref().is_some_and(|external| !external.ips.is_empty())
+            service.external().is_some_and(|external| !external.ips.is_empty())
                 && self.policy.mode_of(service) == ProxyMode::Userspace
         })
     }

@@ -1,7 +1,7 @@
 //! What the operator decided for all services, and what follows from it on this node.
 
 use super::{LocalDetector, Masquerade, NodePlan};
-use crate::model::{Family, NodeFacts, ProxyMode};
+use crate::model::{Family, Limits, NodeFacts, ProxyMode};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,6 +24,8 @@ pub struct Policy {
     pub localhost_node_ports: bool,
     pub outsiders: Outsiders,
     pub external_ips: ExternalIps,
+    /// Of each relayed Service whose annotations do not say.
+    pub limits: Limits,
 }
 
 /// What becomes of clients at cluster IPs that are neither this node nor, by the local detector,

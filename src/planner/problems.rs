@@ -75,7 +75,7 @@ fn lost_frontends(service: &ServicePlan, problems: &mut Vec<Problem>) {
 }
 
 fn ignored_external_ips(service: &Service, policy: &Policy) -> Option<Problem> {
-    let ips = &service.external.as_deref()?.ips;
+    let ips = &service.external()?.ips;
     let ignored = policy.external_ips == ExternalIps::Ignored && !ips.is_empty();
     ignored.then(|| Problem {
         severity: Severity::Warning,

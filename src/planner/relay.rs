@@ -2,8 +2,8 @@
 
 use super::{Action, DetectLocal, Forward, Frontend, FrontendKind, Policy, PortPlan, Reach};
 use crate::model::{
-    AppProtocol, Balancer, HttpVersion, Protocol, ProxyMode, ProxyProtocol, Service, ServicePort,
-    Unit,
+    AppProtocol, Balancer, HttpVersion, Limits, Protocol, ProxyMode, ProxyProtocol, Service,
+    ServicePort, Unit,
 };
 use std::fmt;
 
@@ -26,6 +26,7 @@ pub struct Relay {
     /// Of TCP ports only: a datagram has no room of its own for it.
     pub proxy_protocol: Option<ProxyProtocol>,
     pub pods_told_by: PodsToldBy,
+    pub limits: Limits,
 }
 
 /// What of a packet shows that it comes from a local pod.
@@ -143,6 +144,7 @@ impl Policy {
                             PodsToldBy::Address
                         }
                     },
+                    limits: self.limits.with(service.limits()),
                 })
             }
         }

@@ -293,7 +293,7 @@ fn is_special(known: &Known) -> bool {
     known.service.as_ref().is_some_and(|service| {
         let special =
             |port: &ServicePort| port.protocol == Protocol::Udp || port.node_port.is_some();
-        service.external.is_some() || service.ports.iter().any(special)
+        service.uncommon.is_some() || service.ports.iter().any(special)
     })
 }
 

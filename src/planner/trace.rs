@@ -229,8 +229,7 @@ impl<'a> Tracer<'a> {
         };
         self.step(format!("{at} is Service {}{}", held.service.key, port_name(held.port)), why);
         let source = self.packet.source;
-        let refused = |ranges: &[ipnet::IpNet]| !ranges.iter().any(|r| r.contains(&source));
-        if held.frontend.allow.as_deref().is_some_and(refused) {
+        if !held.frontend.allows(source) {
             self.step(
                 "the packet is dropped",
                 format!("{source} is in none of the service's loadBalancerSourceRanges"),

@@ -10,7 +10,7 @@ fn service(name: &str, selector: &str) -> Service {
         service_type: ServiceType::ClusterIp,
         cluster_ips: ClusterIps { v4: Some([10, 254, 0, 1].into()), v6: None },
         ports: [port("", Protocol::Tcp, TargetPort::Number(8080))].into(),
-        external: None,
+        uncommon: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,

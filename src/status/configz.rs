@@ -8,6 +8,7 @@
 
 use crate::config::{Config, LogFormat, LogLevel, Source, duration_text as duration};
 use crate::conntrack::Sysctls;
+use crate::model::Limits;
 use crate::planner::{DetectLocal, ExternalIps, NodePortAddresses, Outsiders, Policy};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -51,9 +52,20 @@ pub fn configz(config: &Config) -> String {
         "resetGoneAfter": config.reset_gone_after.map(duration),
         "takeover": config.takeover,
         "drainTimeout": duration(config.drain_timeout),
+        "limits": limits(&config.policy.limits),
         "adminSocket": config.admin_socket,
     });
     json!({"kubeproxy.config.k8s.io": effective, "vipd": own}).to_string()
+}
+
+fn limits(limits: &Limits) -> Value {
+    json!({
+        "maxConnections": limits.connections.to_string(),
+        "idleTimeout": duration(limits.idle),
+        "halfClosedTimeout": duration(limits.half_closed),
+        "connectTimeout": duration(limits.connect),
+        "sessionTimeout": duration(limits.session),
+    })
 }
 
 fn kubeconfig(source: &Source) -> Value {

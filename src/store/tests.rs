@@ -19,7 +19,7 @@ fn service(name: &str, port: u16) -> Object {
             target_port: TargetPort::Unset,
         }]
         .into(),
-        external: None,
+        uncommon: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,

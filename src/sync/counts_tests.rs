@@ -31,7 +31,7 @@ fn service(number: u8, internal_policy: TrafficPolicy, external_policy: TrafficP
             target_port: TargetPort::Unset,
         }]
         .into(),
-        external: None,
+        uncommon: None,
         internal_policy,
         external_policy,
         affinity: None,

@@ -80,7 +80,12 @@ pub fn of_protocol(
 pub fn relayed(plan: &ServicePlan) -> Arc<ServicePlan> {
     let mut plan = plan.clone();
     let pods_told_by = PodsToldBy::Address;
-    let relay = Relay { balancer: Default::default(), proxy_protocol: None, pods_told_by };
+    let relay = Relay {
+        balancer: Default::default(),
+        proxy_protocol: None,
+        pods_told_by,
+        limits: Default::default(),
+    };
     let forward = Forward { reach: Reach::Cluster, masquerade: Masquerade::Never };
     for port in &mut plan.ports {
         port.carrier = Carrier::Relay(relay);

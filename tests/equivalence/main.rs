@@ -68,6 +68,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             node_ports_at,
             localhost_node_ports: drop_invalid,
             outsiders,
+            limits: Default::default(),
             external_ips: Default::default(),
         },
     )

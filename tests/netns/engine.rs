@@ -11,7 +11,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vipd::dataplane::userspace::{Budget, Engine, EngineOptions, PortId, Relayed};
-use vipd::model::{Balancer, Family, Protocol, ServiceKey};
+use vipd::model::{Balancer, Family, Limits, Protocol, ServiceKey};
 use vipd::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Reach, Target};
 
 /// An engine on the node, with a service at the case's cluster IP and at a node port.
@@ -88,6 +88,8 @@ impl<'w> Relay<'w> {
                 balancer: self.balancer,
                 proxy_protocol: None,
                 requests: None,
+                limits: Limits::default(),
+                allow: None,
             };
             let cluster_ip = FrontendAddress::Address(self.w.cip());
             let node_port = FrontendAddress::NodePort(model(self.w));

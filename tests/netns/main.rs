@@ -7,6 +7,7 @@
 mod support;
 
 mod affinity;
+mod bursts;
 mod clusterip;
 mod config_live;
 mod detectors;
@@ -20,6 +21,7 @@ mod hints;
 mod http;
 mod invalid;
 mod lifecycle;
+mod limits;
 mod loadbalancer;
 mod localhost;
 mod masquerade;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         ("rolling", rolling::cases()),
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
+        ("bursts", bursts::cases()),
         ("sctp", sctp::cases()),
         ("masquerade", masquerade::cases()),
         ("external", external::cases()),
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         ("status", status::cases()),
         ("engine", engine::cases()),
         ("relay", relay::cases()),
+        ("limits", limits::cases()),
         ("config_live", config_live::cases()),
     ])
 }

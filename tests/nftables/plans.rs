@@ -45,6 +45,7 @@ pub fn policy() -> Policy {
             "fd00:96::/112".parse().expect("a CIDR"),
         ],
         outsiders: Default::default(),
+        limits: Default::default(),
         external_ips: Default::default(),
         drop_invalid: true,
         node_ports_at: Vec::new(),
@@ -190,7 +191,7 @@ fn known(text: &str) -> Known {
                 target_port: TargetPort::Unset,
             })
             .collect(),
-        external: (external != External::default()).then(|| Box::new(external)),
+        uncommon: Uncommon::of(external, OwnLimits::default()),
         internal_policy: policy_of(rest.contains(&"local")),
         external_policy: policy_of(rest.contains(&"external-local")),
         affinity: flag("sticky=").and_then(|seconds| NonZeroU32::new(seconds.parse().ok()?)),

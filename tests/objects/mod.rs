@@ -125,7 +125,7 @@ impl Example {
                 target_port: TargetPort::Unset,
             }]
             .into(),
-            external: None,
+            uncommon: None,
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             affinity: self.affinity,
@@ -191,6 +191,7 @@ pub fn policy() -> Policy {
         drop_invalid: true,
         outsiders: Default::default(),
         external_ips: Default::default(),
+        limits: Default::default(),
         node_ports_at: vec![],
         localhost_node_ports: false,
     }

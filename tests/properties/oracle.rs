@@ -94,7 +94,7 @@ enum What {
 /// What an address is to a service. It has external addresses of a family only with a cluster IP.
 fn as_what(service: &Service, address: IpAddr) -> Option<What> {
     let cluster_ip = service.cluster_ips.get(Family::of(address))?;
-    let external = service.external.as_deref();
+    let external = service.external();
     if cluster_ip == address {
         Some(What::ClusterIp)
     } else if external?.vips.contains(&address) {
@@ -106,7 +106,7 @@ fn as_what(service: &Service, address: IpAddr) -> Option<What> {
 
 /// By `loadBalancerSourceRanges`.
 fn may_ask(service: &Service, facts: &NodeFacts, packet: &Packet<'_>) -> bool {
-    let external = service.external.as_deref().expect("a load balancer");
+    let external = service.external().expect("a load balancer");
     let mut ranges =
         external.source_ranges.iter().filter(|net| net.addr().is_ipv4() == packet.source.is_ipv4());
     let for_node = ranges.clone().any(|net| facts.addresses.iter().any(|ip| net.contains(ip)));

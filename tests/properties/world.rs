@@ -66,6 +66,7 @@ pub fn policy() -> Policy {
         drop_invalid: true,
         outsiders: Default::default(),
         external_ips: Default::default(),
+        limits: Default::default(),
         node_ports_at: vec![],
         localhost_node_ports: false,
     }
@@ -211,7 +212,8 @@ fn service() -> BoxedStrategy<Service> {
                             target_port,
                         })
                         .collect(),
-                    external: external.map(Box::new),
+                    uncommon: external
+                        .and_then(|external| Uncommon::of(external, OwnLimits::default())),
                     internal_policy: policy(local),
                     external_policy: policy(external_local),
                     affinity,

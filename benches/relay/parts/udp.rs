@@ -13,22 +13,41 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 
-/// Clients, each a session, and what each has under way.
-const CLIENTS: usize = 16;
+/// What one client, of few and of many, has under way.
 const WINDOW: usize = 16;
+const FEW: usize = 1;
+const MANY: usize = 16;
+/// As in a bulk transfer over QUIC: one client with much under way.
+const BULK: usize = 128;
+
+/// Bytes of a datagram, clients, and what each has under way.
+type Flow = (usize, usize, usize);
+
+/// Talk, DNS, bulk.
+const FLOWS: [Flow; 8] = [
+    (64, FEW, 1),
+    (64, FEW, WINDOW),
+    (64, MANY, WINDOW),
+    (512, FEW, WINDOW),
+    (512, MANY, WINDOW),
+    (1_400, FEW, WINDOW),
+    (1_400, MANY, WINDOW),
+    (1_400, FEW, BULK),
+];
 
 pub fn run(sites: &[Site], effort: Effort) -> Outcome<Vec<Row>> {
     let site = vipd(sites)?;
     let (times, lasting) = effort.pick((2, 300), (5, 700));
     let lasting = Duration::from_millis(lasting);
     let mut rows = Vec::new();
-    for size in [64, 1_400] {
+    for (size, clients, window) in FLOWS {
         let (mut relayed, mut kernel, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..=times {
             let before = site.daemon.cpu_seconds()?;
-            let (answers, rate) = measure(site, (site.to, size), lasting)?;
+            let flow = (size, clients, window);
+            let (answers, rate) = measure(site, site.to, flow, lasting)?;
             let spent = site.daemon.cpu_seconds()? - before;
-            let (_, floor) = measure(site, (site.kernel(), size), lasting)?;
+            let (_, floor) = measure(site, site.kernel(), flow, lasting)?;
             if round > 0 {
                 relayed.push(rate);
                 kernel.push(floor);
@@ -44,7 +63,7 @@ pub fn run(sites: &[Site], effort: Effort) -> Outcome<Vec<Row>> {
         );
         let floor = format!("the kernel's translation: {:.0}/s", median(&kernel));
         rows.push(
-            Row::new(format!("datagrams of {size} bytes, {CLIENTS} clients"), said)
+            Row::new(format!("datagrams of {size} bytes, {clients} with {window} under way"), said)
                 .floor(floor, ratio(&relayed, &kernel))
                 .numbers(
                     json!({"per_second": relayed, "kernel_per_second": kernel, "cpu_us": cpu}),
@@ -55,11 +74,12 @@ pub fn run(sites: &[Site], effort: Effort) -> Outcome<Vec<Row>> {
 }
 
 /// How many came back, and how many in a second.
-fn measure(site: &Site, (to, size): (SocketAddr, usize), lasting: Duration) -> Outcome<(u64, f64)> {
+fn measure(site: &Site, to: SocketAddr, flow: Flow, lasting: Duration) -> Outcome<(u64, f64)> {
+    let (size, clients, window) = flow;
     let began = Instant::now();
     let answers = site.among_clients(async || {
         let until = tokio::time::Instant::now() + lasting;
-        let clients = (0..CLIENTS).map(|_| client((to, size), until));
+        let clients = (0..clients).map(|_| client((to, size, window), until));
         Ok(futures_util::future::try_join_all(clients).await?.into_iter().sum::<u64>())
     })?;
     if answers == 0 {
@@ -69,13 +89,16 @@ fn measure(site: &Site, (to, size): (SocketAddr, usize), lasting: Duration) -> O
 }
 
 /// Sends one for each that comes; what is lost is made up for after a while of silence.
-async fn client((to, size): (SocketAddr, usize), until: tokio::time::Instant) -> Outcome<u64> {
+async fn client(
+    (to, size, window): (SocketAddr, usize, usize),
+    until: tokio::time::Instant,
+) -> Outcome<u64> {
     const SILENCE: Duration = Duration::from_millis(50);
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(to).await?;
     let (datagram, mut buffer, mut answers) = (vec![0; size], vec![0; size], 0);
     while tokio::time::Instant::now() < until {
-        for _ in 0..WINDOW {
+        for _ in 0..window {
             let _ = socket.try_send(&datagram);
         }
         while tokio::time::Instant::now() < until {

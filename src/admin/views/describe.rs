@@ -196,7 +196,7 @@ fn described_frontend(snapshot: &Snapshot, port: &PortPlan, frontend: &Frontend)
 }
 
 fn described_health(plan: &Plan, service: &Service) -> Option<DescribedHealth> {
-    let port = service.external.as_deref()?.health_check_node_port?;
+    let port = service.external()?.health_check_node_port?;
     let check = plan.service(&service.key).and_then(|plan| plan.health);
     let Some(check) = check else {
         let why = "only of type LoadBalancer with externalTrafficPolicy Local it is answered";

@@ -14,7 +14,10 @@ pub use describe::{
     describe, not_found,
 };
 pub use endpoints::{EndpointView, EndpointsView, endpoints_view};
-pub use plan::{FrontendView, NodeView, PlanView, PoolView, PortView, RelayView, ServicePlanView};
+pub use plan::{
+    FrontendView, LimitsView, NodeView, PlanView, PoolView, PortView, RelayView, ServicePlanView,
+    TimeoutsView,
+};
 pub use problem::{ProblemView, problem_views, problems_of};
 pub use service::{Count, ServicePortView, ServiceView, service_view};
 pub use status::StatusView;

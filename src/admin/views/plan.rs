@@ -2,7 +2,7 @@
 
 use super::describe::locality_name;
 use super::target;
-use crate::model::Family;
+use crate::model::{Family, Limits, Protocol, duration};
 use crate::planner::{
     Action, Frontend, Masquerade, Member, Outsiders, Plan, PortPlan, Reach, ServicePlan, Target,
 };
@@ -111,6 +111,41 @@ pub struct RelayView {
     /// `HTTP/1.1` or `HTTP/2`, where requests are balanced; `None`: connections are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsView>,
+}
+
+/// What holds for a relayed frontend, by annotation of its Service or for all. Durations as Go writes
+/// them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsView {
+    /// Connections and UDP sessions of the whole Service; `None`: as many as there are files.
+    pub max_connections: Option<u64>,
+    #[serde(flatten)]
+    pub timeouts: TimeoutsView,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+pub enum TimeoutsView {
+    Tcp { idle_timeout: String, half_closed_timeout: String, connect_timeout: String },
+    Udp { session_timeout: String },
+}
+
+impl From<(Limits, Protocol)> for LimitsView {
+    fn from((limits, protocol): (Limits, Protocol)) -> Self {
+        let most = Some(limits.connections.get()).filter(|most| *most != u64::MAX);
+        let timeouts = match protocol {
+            Protocol::Udp => TimeoutsView::Udp { session_timeout: duration::text(limits.session) },
+            Protocol::Tcp | Protocol::Sctp => TimeoutsView::Tcp {
+                idle_timeout: duration::text(limits.idle),
+                half_closed_timeout: duration::text(limits.half_closed),
+                connect_timeout: duration::text(limits.connect),
+            },
+        };
+        Self { max_connections: most, timeouts }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,6 +245,7 @@ impl From<(&PortPlan, &Frontend)> for FrontendView {
                 balancer: relay.balancer.name().to_owned(),
                 proxy_protocol: relay.proxy_protocol.map(|version| version.name().to_owned()),
                 requests: port.requests_of(frontend).map(|version| version.name().to_owned()),
+                limits: Some((relay.limits, port.protocol).into()),
             }),
             unrelayed: port.unrelayed(frontend).map(|why| why.to_string()),
             unsplit: port.unsplit(frontend).map(|why| why.to_string()),

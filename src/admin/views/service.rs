@@ -1,8 +1,8 @@
 //! A Service as `vipd get services` lists it.
 
 use crate::model::{
-    Annotations, Balancer, Known, ProxyMode, ProxyProtocol, Service, ServicePort, TargetPort,
-    TrafficPolicy, Unit,
+    Balancer, Known, ProxyMode, ProxyProtocol, Service, ServicePort, TargetPort, TrafficPolicy,
+    Unit,
 };
 use crate::planner::ServicePlan;
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ pub struct ServicePortView {
 
 /// `plan` is this service's plan, where there is one.
 pub fn service_view(service: &Service, known: &Known, plan: Option<&ServicePlan>) -> ServiceView {
-    let external = service.external.as_deref();
+    let external = service.external();
     ServiceView {
         namespace: service.key.namespace().to_owned(),
         name: service.key.name().to_owned(),
@@ -73,7 +73,7 @@ pub fn service_view(service: &Service, known: &Known, plan: Option<&ServicePlan>
         session_affinity_seconds: service.affinity.map(Into::into),
         publish_not_ready_addresses: service.publish_not_ready_addresses,
         labels: pairs(service.shown.labels()),
-        annotations: annotations(service.annotations),
+        annotations: annotations(service),
         selector: pairs(service.shown.selector()),
         created: service.created.seconds(),
         endpoints: count_endpoints(known, plan),
@@ -102,14 +102,17 @@ fn policy_name(policy: TrafficPolicy) -> &'static str {
     }
 }
 
-fn annotations(given: Annotations) -> Vec<String> {
+fn annotations(service: &Service) -> Vec<String> {
+    let given = service.annotations;
     let all = [
         ("dataplane", given.mode().map(ProxyMode::name)),
         ("balancer", given.balancer().map(Balancer::name)),
         ("proxy-protocol", given.proxy_protocol().map(ProxyProtocol::name)),
         ("requests", (given.unit() == Unit::Requests).then_some("true")),
     ];
-    let given = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let given = all.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())));
+    let limits = service.limits();
+    let given = given.chain(limits.asked());
     given.map(|(name, value)| format!("vipd.io/{name}: {value}")).collect()
 }
 

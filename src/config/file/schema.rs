@@ -3,8 +3,8 @@
 //! `null` and a missing field are the same, as in Go. Numbers are wider than the API's, so that a
 //! negative one is told as what it is.
 
-use super::super::duration;
 use super::super::gates::Gates;
+use crate::model::duration;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::{Serialize, Serializer};
 use std::fmt;

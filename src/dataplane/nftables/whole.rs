@@ -19,7 +19,7 @@ use std::net::IpAddr;
 /// Elements of `guarded` and `allowed` that a plan asks for.
 pub(super) fn planned_guards(plan: &Plan) -> Vec<(Set, Element)> {
     let ranged = |known: &&std::sync::Arc<Known>| {
-        let external = known.service.as_ref().and_then(|service| service.external.as_ref());
+        let external = known.service.as_ref().and_then(|service| service.external());
         external.is_some_and(|external| !external.source_ranges.is_empty())
     };
     let services = plan.known.values().filter(ranged);

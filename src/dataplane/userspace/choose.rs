@@ -183,6 +183,11 @@ impl Picker {
         }
     }
 
+    /// Connections look again at what holds for them.
+    pub(super) fn tell_all(&self) {
+        self.endpoints.values().for_each(|endpoint| endpoint.deadline.tell());
+    }
+
     pub(super) fn unpin_all(&mut self) {
         self.pins.clear();
     }

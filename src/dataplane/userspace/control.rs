@@ -208,7 +208,7 @@ impl Userspace {
 
     fn options(&self) -> EngineOptions {
         let mut options = EngineOptions::new(Arc::clone(&self.budget));
-        options.limits.drain = self.drain;
+        options.drain = self.drain;
         options
     }
 

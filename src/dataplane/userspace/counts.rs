@@ -123,6 +123,9 @@ pub struct PortCounts {
     pub refused: u64,
     /// Connections that no endpoint took.
     pub unserved: u64,
+    /// Connections and datagrams of clients outside of the source ranges, which the kernel's rules
+    /// let pass because they were not there.
+    pub denied: u64,
     /// Clients that found no room among the pins.
     pub unpinned: u64,
     /// Until an endpoint took a TCP connection.

@@ -1,4 +1,5 @@
-//! When the connections to an endpoint must have ended, told to those that are open.
+//! When the connections to an endpoint must have ended, told to those that are open; and that
+//! something else has changed which they go by.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,15 +34,17 @@ impl Deadline {
         }
     }
 
+    /// Has open connections look again at what they go by.
+    ///
     /// Counted before, so that who registers from here on sees a change, and once more behind: who
     /// had seen it already and was woken must register again.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.changed.notify_waiters();
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Differs from what it was when the deadline was set or lifted since.
+    /// Differs from what it was when there was something to tell since.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }

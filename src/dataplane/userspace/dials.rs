@@ -2,16 +2,14 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use crate::model::Limits;
 use crate::planner::Target;
 use std::time::Duration;
 
-/// How long the first, second, … slow dial is waited for, as kube-proxy's userspace mode did.
-const PATIENCE: [Duration; 4] = [
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
+/// How long the first, second, … slow dial is waited for: so many parts of the whole. By default this is
+/// 250 ms, 500 ms, 1 s and 2 s, as in kube-proxy's userspace mode.
+const PATIENCE: [u32; 4] = [1, 2, 4, 8];
+const PARTS: u32 = 15;
 
 /// Refusals cost no time, but a service of a thousand dead endpoints is no reason for as many dials.
 const MOST: usize = 16;
@@ -65,13 +63,20 @@ impl Dials {
         if fresh.is_empty() { with(1) } else { fresh }
     }
 
-    /// How long to wait for a dial to `target`, which is one of so many candidates. After the last
-    /// one nothing is gained by giving up early.
+    /// As [`Self::patience_within`], within what holds where nobody says.
     pub fn patience(&self, target: Target, candidates: usize) -> Duration {
-        match candidates {
-            1 if self.slow.contains(&target) => PATIENCE[PATIENCE.len() - 1],
-            _ => PATIENCE[self.slow.len().min(PATIENCE.len() - 1)],
-        }
+        self.patience_within(Limits::DEFAULT.connect, target, candidates)
+    }
+
+    /// How long to wait for a dial to `target`, which is one of so many candidates, where all dials
+    /// together have `within`. After the last one nothing is gained by giving up early.
+    pub fn patience_within(&self, within: Duration, target: Target, candidates: usize) -> Duration {
+        let last = PATIENCE.len() - 1;
+        let parts = match candidates {
+            1 if self.slow.contains(&target) => PATIENCE[last],
+            _ => PATIENCE[self.slow.len().min(last)],
+        };
+        within / PARTS * parts
     }
 }
 
@@ -113,6 +118,19 @@ mod tests {
         assert_eq!(dials(&five[..2], slow), expected([(1, 250), (2, 500), (1, 1000), (2, 2000)]));
         assert_eq!(dials(&five[..1], slow), expected([(1, 250), (1, 2000)]));
         assert_eq!(dials(&[], slow), []);
+    }
+
+    #[test]
+    fn all_dials_together_have_the_time_that_they_are_given() {
+        let (mut dials, mut waited) = (Dials::default(), Duration::ZERO);
+        let (all, within) = (targets(&[1, 2, 3, 4, 5]), Duration::from_secs(30));
+        while let candidates = dials.candidates(&all)
+            && let Some(target) = candidates.first().copied()
+        {
+            waited += dials.patience_within(within, target, candidates.len());
+            dials.failed(target, Failure::Slow);
+        }
+        assert_eq!(waited, within);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::error::StartError;
 use super::handed::{HandedEngine, Listeners};
 use super::listeners::{self, Datagrams, Interception, Sockets};
 use super::relayed::Relayed;
-use super::shared::{Limits, Shared};
+use super::shared::Shared;
 use super::{tcp, udp};
 use crate::planner::{FrontendKey, NodePlan};
 use std::net::IpAddr;
@@ -20,13 +20,17 @@ use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Where nobody says, as long as `--drain-timeout` is by default.
+const DRAIN: Duration = Duration::from_secs(10 * 60);
+
 /// How often the end of the traffic threads is looked for.
 const LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     pub threads: NonZeroUsize,
-    pub limits: Limits,
+    /// How long what is open to an endpoint that serves no more may go on.
+    pub drain: Duration,
     /// Shared with others of this process that hold files open.
     pub budget: Arc<Budget>,
 }
@@ -35,7 +39,7 @@ impl EngineOptions {
     /// One thread per core.
     pub fn new(budget: Arc<Budget>) -> Self {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { threads, limits: Limits::default(), budget }
+        Self { threads, drain: DRAIN, budget }
     }
 }
 
@@ -67,9 +71,9 @@ impl Engine {
         options: EngineOptions,
         interception: Interception,
     ) -> Result<Self, StartError> {
-        let EngineOptions { threads, limits, budget } = options;
+        let EngineOptions { threads, drain, budget } = options;
         let (port, sockets) = listeners::open(threads, interception, &budget)?;
-        Self::run(port, sockets, Arc::new(Shared::new(limits, budget)))
+        Self::run(port, sockets, Arc::new(Shared::new(drain, budget)))
     }
 
     /// Goes on with what another process listened at. It accepts at once, so it is told first what is
@@ -80,9 +84,9 @@ impl Engine {
         node: Arc<NodePlan>,
         frontends: Vec<(FrontendKey, Option<Relayed>)>,
     ) -> Result<Self, StartError> {
-        let EngineOptions { threads, limits, budget } = options;
+        let EngineOptions { threads, drain, budget } = options;
         let sockets = listeners::handed(handed.listeners, threads, &budget);
-        let shared = Arc::new(Shared::new(limits, budget));
+        let shared = Arc::new(Shared::new(drain, budget));
         shared.frontends.set_node(node);
         shared.frontends.update(frontends);
         shared.frontends.remember(handed.memory, Instant::now());

@@ -22,8 +22,8 @@ pub struct Frontends {
     known: Mutex<Known>,
     drain: Duration,
     pub(super) strays: Number,
-    /// Changes when sessions may have lost their frontend.
-    strayed: watch::Sender<()>,
+    /// Changes when sessions may have lost their frontend, or have other limits.
+    review: watch::Sender<()>,
 }
 
 type Table = OrdMap<FrontendKey, Arc<Served>>;
@@ -53,7 +53,7 @@ impl Frontends {
             node: ArcSwap::new(Plan::empty().node),
             known: Mutex::default(),
             strays: Number::default(),
-            strayed: watch::Sender::new(()),
+            review: watch::Sender::new(()),
         }
     }
 
@@ -62,14 +62,14 @@ impl Frontends {
         let answers =
             |node: &NodePlan| (node.node_port_addresses.clone(), node.localhost_node_ports);
         if !Arc::ptr_eq(&before, &node) && answers(&before) != answers(&node) {
-            self.strayed.send_replace(());
+            self.review.send_replace(());
         }
     }
 
-    /// For who ends sessions: each holds the address that it answers from, and would take what is sent
-    /// to who has that by then.
-    pub(super) fn strayed(&self) -> watch::Receiver<()> {
-        self.strayed.subscribe()
+    /// For who looks after sessions: each holds the address that it answers from, and would take what
+    /// is sent to who has that by then.
+    pub(super) fn review(&self) -> watch::Receiver<()> {
+        self.review.subscribe()
     }
 
     pub(super) fn node(&self) -> Arc<NodePlan> {
@@ -115,7 +115,7 @@ impl Frontends {
     pub fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
         let mut known = self.known();
         let mut table = Table::clone(&self.table.load());
-        let (mut touched, mut strayed) = (BTreeSet::new(), false);
+        let (mut touched, mut review) = (BTreeSet::new(), false);
         for (key, relayed) in changes {
             let before = table.get(&key);
             if let (Some(served), Some(relayed)) = (before, &relayed)
@@ -123,12 +123,14 @@ impl Frontends {
                 && served.port.id == relayed.port
             {
                 touched.insert(port_key(&served.port));
+                let other_limits = served.port.set_limits(relayed.limits);
+                review |= other_limits && key.protocol == Protocol::Udp;
                 served.update(Some(relayed.clone()));
                 continue;
             }
             if let Some(served) = table.remove(&key) {
                 // The former table has it, and who is served.
-                strayed |= key.protocol == Protocol::Udp && Arc::strong_count(&served) > 2;
+                review |= key.protocol == Protocol::Udp && Arc::strong_count(&served) > 2;
                 served.update(None);
                 let port = port_key(&served.port);
                 if let Some(port) = known.ports.get_mut(&port) {
@@ -145,8 +147,8 @@ impl Frontends {
             known.settle(port, &table, ends_at);
         }
         self.table.store(Arc::new(table));
-        if strayed {
-            self.strayed.send_replace(());
+        if review {
+            self.review.send_replace(());
         }
     }
 
@@ -209,7 +211,9 @@ impl Known {
         let (service, id) = (relayed.service.clone(), relayed.port.clone());
         let known = self.ports.entry((service.clone(), id.clone())).or_default();
         known.frontends.insert(key);
-        let port = found_or(&mut known.port, || Port::new(service, id, of_service));
+        let limits = relayed.limits;
+        let port = found_or(&mut known.port, || Port::new((service, id), of_service, limits));
+        port.set_limits(limits);
         Served::new(port, at_address, relayed)
     }
 
@@ -262,7 +266,7 @@ fn found_or<T>(known: &mut Weak<T>, new: impl FnOnce() -> T) -> Arc<T> {
 mod tests {
     use super::*;
     use crate::dataplane::userspace::dials::Dials;
-    use crate::model::Balancer;
+    use crate::model::{Balancer, Limits};
     use crate::planner::Reach;
     use std::num::NonZeroU32;
 
@@ -283,6 +287,8 @@ mod tests {
             balancer: Balancer::RoundRobin,
             proxy_protocol: None,
             requests: None,
+            limits: Limits::default(),
+            allow: None,
         }
     }
 

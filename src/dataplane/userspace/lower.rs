@@ -7,7 +7,7 @@
 
 use super::relayed::{PortId, Relayed};
 use super::sets::{Placed, guarded_element, leading_element, node_element, untracked_element};
-use crate::model::{Balancer, Family, ProxyMode, ServiceKey};
+use crate::model::{Balancer, Family, Limits, ProxyMode, ServiceKey};
 use crate::planner::{
     Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Outsiders, Plan, Pool,
     PortPlan, Reach, ServiceDelta, ServicePlan, Target, Way,
@@ -52,8 +52,12 @@ pub struct Wanted {
     pub led: Led,
 }
 
-/// By the default balancer.
-fn relayed(service: &ServiceKey, port: &PortPlan, reach: Reach) -> Relayed {
+/// By the default balancer and limits.
+fn relayed(
+    service: &ServiceKey,
+    (port, frontend): (&PortPlan, &Frontend),
+    reach: Reach,
+) -> Relayed {
     let targets = |pool: &Pool| -> Box<[Target]> { pool.keys().copied().collect() };
     Relayed {
         service: service.clone(),
@@ -66,6 +70,8 @@ fn relayed(service: &ServiceKey, port: &PortPlan, reach: Reach) -> Relayed {
         balancer: Balancer::default(),
         proxy_protocol: None,
         requests: None,
+        limits: Limits::default(),
+        allow: frontend.allow.clone(),
     }
 }
 
@@ -75,7 +81,7 @@ pub fn relayed_last(plan: &Plan, at: &FrontendKey) -> Option<Relayed> {
     let service = plan.service(plan.claims.holder(at)?)?;
     let (port, frontend) = service.held().find(|(_, frontend)| frontend.at == *at)?;
     let Action::Forward(forward) = frontend.action else { return None };
-    Some(relayed(&service.key, port, forward.reach))
+    Some(relayed(&service.key, (port, frontend), forward.reach))
 }
 
 /// The relayed frontends that a service holds.
@@ -89,7 +95,8 @@ pub fn wanted(plan: &ServicePlan) -> impl Iterator<Item = (FrontendKey, Wanted)>
             balancer: relay.balancer,
             proxy_protocol: relay.proxy_protocol,
             requests: port.requests_of(frontend),
-            ..relayed(&plan.key, port, forward.reach)
+            limits: relay.limits,
+            ..relayed(&plan.key, (port, frontend), forward.reach)
         };
         let led = Led { guard: Guard::of(frontend, forward.reach), way: port.way_of(frontend) };
         Some((frontend.at, Wanted { relayed, led }))
@@ -340,6 +347,7 @@ mod tests {
         balancer: Balancer::Maglev,
         proxy_protocol: Some(ProxyProtocol::V2),
         pods_told_by: PodsToldBy::Address,
+        limits: Limits::DEFAULT,
     };
 
     fn address(text: &str) -> IpAddr {

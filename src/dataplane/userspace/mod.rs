@@ -18,6 +18,7 @@ mod arp;
 mod batch;
 mod bridged;
 mod budget;
+mod bursts;
 mod choose;
 #[cfg(test)]
 mod choose_tests;
@@ -85,4 +86,3 @@ pub use lower::Turn;
 pub use relay::KEEPALIVE;
 pub use relayed::{PortId, Relayed};
 pub use served::random;
-pub use shared::Limits;

@@ -4,6 +4,7 @@ use super::acks;
 use super::counts::{Endpoint, Number};
 use super::passing;
 use super::pipes::{Pipe, Pipes};
+use crate::model::Limits;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockRef, TcpKeepalive};
@@ -51,7 +52,13 @@ pub const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 pub(super) struct Quiet {
     pub open: Duration,
     /// When one end is done.
-    pub half_open: Duration,
+    pub half_closed: Duration,
+}
+
+impl From<Limits> for Quiet {
+    fn from(limits: Limits) -> Self {
+        Self { open: limits.idle, half_closed: limits.half_closed }
+    }
 }
 
 /// What it means that an endpoint closes at once, before a byte went either way.
@@ -76,13 +83,15 @@ pub(super) enum Broken {
     Off(io::Error),
 }
 
+/// `quiet` says what holds at the moment; when that changes, the endpoint's deadline tells.
+///
 /// Until both ends have closed. Then the last to be told has not been told yet: it is by the streams
 /// being dropped, for all that came from them has been read.
 pub(super) async fn relay(
     client: &mut TcpStream,
     endpoint: &mut TcpStream,
     counts: &Endpoint,
-    (quiet, silent): (Quiet, SilentEnd),
+    (quiet, silent): (impl Fn() -> Quiet, SilentEnd),
     pipes: &Pipes,
 ) -> Result<(), Broken> {
     let (from_client, to_client) = client.split();
@@ -91,9 +100,8 @@ pub(super) async fn relay(
     let mut back = Direction::new(from_endpoint, to_client, &counts.received, pipes);
     passing::through(|passing| there.begin(passing))?;
     let begun = Instant::now();
-    let due = begun + SETTLED.min(quiet.open);
-    let mut watch = Watch { settled: false, half_open: false, seen: NEVER, due, changes: NEVER };
-    let mut timer = pin!(sleep_until(due));
+    let mut watch = Watch::new(begun);
+    let mut timer = pin!(sleep_until(begun + SETTLED));
     let mut changed = pin!(counts.deadline.changed());
     poll_fn(|cx| {
         let done = passing::through(|passing| {
@@ -115,11 +123,10 @@ pub(super) async fn relay(
         match done {
             [Poll::Ready(()), Poll::Ready(())] => return Poll::Ready(Ok(())),
             [Poll::Pending, Poll::Pending] => {}
-            _ if watch.half_open => {}
+            _ if watch.half_closed => {}
             _ => {
-                (watch.half_open, watch.seen) = (true, passed);
-                watch.due = Instant::now() + quiet.half_open;
-                timer.as_mut().reset(watch.next(counts));
+                watch.half_close(Instant::now(), passed);
+                timer.as_mut().reset(watch.next(counts, quiet()));
             }
         }
         let changes = counts.deadline.changes();
@@ -129,24 +136,21 @@ pub(super) async fn relay(
             if changed.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
-            timer.as_mut().reset(watch.next(counts));
+            timer.as_mut().reset(watch.next(counts, quiet()));
         }
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let over = counts.deadline.get().is_some_and(|at| at <= now.into_std());
-            let looks = watch.due <= now;
-            if over || (looks && watch.seen == passed) {
+            watch.look(now, passed);
+            if over || watch.is_over(now, quiet()) {
                 return Poll::Ready(Err(Broken::Off(io::ErrorKind::TimedOut.into())));
             }
-            if looks {
-                if !std::mem::replace(&mut watch.settled, true) {
-                    let to: &TcpStream = there.to.as_ref();
-                    let _ = SockRef::from(to).set_tcp_keepalive(&KEEPALIVE);
-                }
-                watch.seen = passed;
-                watch.due = now + if watch.half_open { quiet.half_open } else { quiet.open };
+            if !watch.settled && now >= begun + SETTLED {
+                watch.settled = true;
+                let to: &TcpStream = there.to.as_ref();
+                let _ = SockRef::from(to).set_tcp_keepalive(&KEEPALIVE);
             }
-            timer.as_mut().reset(watch.next(counts));
+            timer.as_mut().reset(watch.next(counts, quiet()));
         }
         Poll::Pending
     })
@@ -160,22 +164,63 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// No count of bytes or changes comes to it.
 const NEVER: u64 = u64::MAX;
 
+/// Of the time that nothing may pass, how often it is looked whether something has: an end comes no
+/// later after its time than one look.
+const LOOKS: u32 = 4;
+
 /// Looks now and then whether anything has passed: to read the clock for each read would cost more.
 struct Watch {
+    begun: Instant,
     settled: bool,
-    half_open: bool,
-    /// What had passed when it last looked.
+    half_closed: bool,
+    /// What had passed when it last looked, and when that was news.
     seen: u64,
-    /// When it looks again.
-    due: Instant,
+    since: Instant,
+    looked: Instant,
     /// Of the endpoint's deadline, so many.
     changes: u64,
 }
 
 impl Watch {
-    fn next(&self, endpoint: &Endpoint) -> Instant {
+    fn new(begun: Instant) -> Self {
+        Self {
+            begun,
+            settled: false,
+            half_closed: false,
+            seen: NEVER,
+            since: begun,
+            looked: begun,
+            changes: NEVER,
+        }
+    }
+
+    fn look(&mut self, now: Instant, passed: u64) {
+        self.looked = now;
+        if std::mem::replace(&mut self.seen, passed) != passed {
+            self.since = now;
+        }
+    }
+
+    /// That an end is done is news too.
+    fn half_close(&mut self, now: Instant, passed: u64) {
+        (self.half_closed, self.seen, self.since, self.looked) = (true, passed, now, now);
+    }
+
+    fn limit(&self, quiet: Quiet) -> Duration {
+        if self.half_closed { quiet.half_closed } else { quiet.open }
+    }
+
+    fn is_over(&self, now: Instant, quiet: Quiet) -> bool {
+        now >= self.since + self.limit(quiet)
+    }
+
+    /// When it is to look again.
+    fn next(&self, endpoint: &Endpoint, quiet: Quiet) -> Instant {
+        let limit = self.limit(quiet);
+        let look = (self.looked + limit / LOOKS).min(self.since + limit);
+        let look = if self.settled { look } else { look.min(self.begun + SETTLED) };
         let deadline = endpoint.deadline.get().map(Instant::from_std);
-        deadline.map_or(self.due, |deadline| deadline.min(self.due))
+        deadline.map_or(look, |deadline| deadline.min(look))
     }
 }
 

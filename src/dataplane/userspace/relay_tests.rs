@@ -47,7 +47,7 @@ impl Relayed {
         let counts = Arc::new(Endpoint::new(Target { address: at.ip(), port: at.port() }));
         let (own_pipes, own_counts) = (Arc::clone(&pipes), Arc::clone(&counts));
         let relay = tokio::spawn(async move {
-            relay(&mut near, &mut far, &own_counts, (quiet, silent), &own_pipes).await
+            relay(&mut near, &mut far, &own_counts, (move || quiet, silent), &own_pipes).await
         });
         Self { client, endpoint, pipes, counts, relay }
     }
@@ -57,7 +57,7 @@ fn pipes() -> Arc<Pipes> {
     Arc::new(Pipes::new(Arc::new(Budget::of(4096))))
 }
 
-const PATIENT: Quiet = Quiet { open: LONG, half_open: LONG };
+const PATIENT: Quiet = Quiet { open: LONG, half_closed: LONG };
 
 /// Bytes that tell where in the stream they stand.
 fn pattern(size: usize) -> Vec<u8> {
@@ -132,8 +132,8 @@ async fn an_end_that_is_done_may_still_be_answered() {
 }
 
 #[tokio::test]
-async fn a_half_open_pair_that_says_nothing_ends() {
-    let quiet = Quiet { open: LONG, half_open: Duration::from_millis(200) };
+async fn a_half_closed_pair_that_says_nothing_ends() {
+    let quiet = Quiet { open: LONG, half_closed: Duration::from_millis(200) };
     let mut relayed = Relayed::new(quiet).await;
     relayed.client.shutdown().await.unwrap();
     for _ in 0..4 {
@@ -148,9 +148,52 @@ async fn a_half_open_pair_that_says_nothing_ends() {
 
 #[tokio::test]
 async fn an_open_pair_that_says_nothing_ends() {
-    let quiet = Quiet { open: Duration::from_millis(100), half_open: LONG };
+    let quiet = Quiet { open: Duration::from_millis(100), half_closed: LONG };
     let relayed = Relayed::new(quiet).await;
     let ended = timeout(LONG, relayed.relay).await.unwrap().unwrap();
+    assert!(is_too_quiet(&ended), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_pair_that_says_something_now_and_then_goes_on() {
+    let quiet = Quiet { open: Duration::from_millis(400), half_closed: LONG };
+    let mut relayed = Relayed::new(quiet).await;
+    for _ in 0..10 {
+        sleep(Duration::from_millis(100)).await;
+        sent_and_received(&mut relayed.client, &mut relayed.endpoint, 1).await;
+    }
+    assert!(!relayed.relay.is_finished());
+    let ended = timeout(LONG, relayed.relay).await.unwrap().unwrap();
+    assert!(is_too_quiet(&ended), "{ended:?}");
+}
+
+#[tokio::test]
+async fn one_end_may_be_done_after_a_long_time_of_silence() {
+    let quiet = Quiet { open: LONG, half_closed: Duration::from_millis(500) };
+    let mut relayed = Relayed::new(quiet).await;
+    sleep(Duration::from_millis(700)).await;
+    relayed.client.shutdown().await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    relayed.endpoint.write_all(b"on").await.unwrap();
+    relayed.client.read_exact(&mut [0; 2]).await.unwrap();
+}
+
+#[tokio::test]
+async fn how_long_nothing_may_pass_can_change_meanwhile() {
+    let quiet = Arc::new(std::sync::Mutex::new(PATIENT));
+    let ((_client, mut near), (mut far, _endpoint)) = (pair().await, pair().await);
+    let at = far.peer_addr().unwrap();
+    let counts = Arc::new(Endpoint::new(Target { address: at.ip(), port: at.port() }));
+    let (own, own_counts, pipes) = (Arc::clone(&quiet), Arc::clone(&counts), pipes());
+    let relay = tokio::spawn(async move {
+        let quiet = move || *own.lock().unwrap();
+        relay(&mut near, &mut far, &own_counts, (quiet, SilentEnd::Counts), &pipes).await
+    });
+    sleep(Duration::from_millis(100)).await;
+    let short = Quiet { open: Duration::from_millis(200), ..PATIENT };
+    *quiet.lock().unwrap() = short;
+    counts.deadline.tell();
+    let ended = timeout(LONG / 2, relay).await.unwrap().unwrap();
     assert!(is_too_quiet(&ended), "{ended:?}");
 }
 

@@ -2,10 +2,14 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::model::{Balancer, Family, HttpVersion, PortName, Protocol, ProxyProtocol, ServiceKey};
-use crate::planner::{LocalDetector, NodePlan, Reach, Scope, Target};
+use crate::model::{
+    Balancer, Family, HttpVersion, Limits, PortName, Protocol, ProxyProtocol, ServiceKey,
+};
+use crate::planner::{self, LocalDetector, NodePlan, Reach, Scope, Target};
+use ipnet::IpNet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 /// One port of a Service in one address family: pins, counts and ejections hang on it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +40,11 @@ pub struct Relayed {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Requests are balanced, spoken so; `None`: connections are. TCP only, without PROXY protocol.
     pub requests: Option<HttpVersion>,
+    /// Of the whole Service; all its frontends have the same.
+    pub limits: Limits,
+    /// Who may ask at all, as [`planner::Frontend::allow`] has it. The kernel's rules have judged
+    /// what comes here, but while somebody else has deleted them.
+    pub allow: Option<Arc<[IpNet]>>,
 }
 
 impl Relayed {
@@ -44,6 +53,11 @@ impl Relayed {
             Scope::Cluster => &self.cluster,
             Scope::Local => &self.local,
         }
+    }
+
+    /// Whether a client may ask at all.
+    pub fn allows(&self, client: IpAddr) -> bool {
+        planner::allows(self.allow.as_deref(), client)
     }
 
     /// Which endpoints a client is sent to. Policy Local from outside is decided by the address
@@ -82,6 +96,8 @@ pub(super) fn relayed(protocol: Protocol, reach: Reach) -> Relayed {
         balancer: Balancer::default(),
         proxy_protocol: None,
         requests: None,
+        limits: Limits::default(),
+        allow: None,
     }
 }
 

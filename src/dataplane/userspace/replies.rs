@@ -1,6 +1,7 @@
 //! Sockets that answer clients as the frontend that they asked.
 
 use super::budget::{Budget, Files};
+use super::bursts::{self, Sending};
 use foldhash::HashMap;
 use socket2::{Domain, Socket, Type};
 use std::io;
@@ -79,8 +80,9 @@ fn bound(frontend: SocketAddr) -> io::Result<Socket> {
 
 impl Reply {
     /// What the socket has no room for is lost, as in any full queue.
-    pub(super) fn send(&self, client: SocketAddr, datagram: &[u8]) {
-        if let Err(error) = self.socket.send_to(datagram, &client.into()) {
+    pub(super) fn send(&self, client: SocketAddr, datagrams: &[&[u8]], sending: &mut Sending) {
+        let sent = bursts::send(&self.socket, Some(client), datagrams, sending);
+        if let Some((_, error)) = sent.refused {
             tracing::trace!(%client, %error, "an answer is lost");
         }
     }

@@ -7,9 +7,9 @@ use super::maglev::Maglev;
 use super::relayed::{PortId, Relayed};
 use super::requests::Upstreams;
 use crate::histogram::Histogram;
-use crate::model::{Balancer, HttpVersion, ProxyProtocol, ServiceKey};
+use crate::model::{Balancer, HttpVersion, Limits, ProxyProtocol, ServiceKey};
 use crate::planner::{NodePlan, Reach, Scope, Target};
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,25 +25,49 @@ pub(super) struct Port {
     picker: Mutex<Picker>,
     /// Connections and sessions of the whole Service.
     open: Arc<Open>,
+    /// Of the whole Service.
+    limits: ArcSwap<Limits>,
     /// What requests are sent on.
     pub upstreams: Upstreams,
     pub refused: Number,
     pub unserved: Number,
+    /// Of clients that may not ask at all.
+    pub denied: Number,
     connect_times: Histogram,
 }
 
 impl Port {
-    pub(super) fn new(service: ServiceKey, id: PortId, open: Arc<Open>) -> Self {
+    pub(super) fn new(
+        (service, id): (ServiceKey, PortId),
+        open: Arc<Open>,
+        limits: Limits,
+    ) -> Self {
         Self {
             service,
             id,
             picker: Mutex::default(),
             open,
+            limits: ArcSwap::from_pointee(limits),
             upstreams: Upstreams::default(),
             refused: Number::default(),
             unserved: Number::default(),
+            denied: Number::default(),
             connect_times: connect_times(),
         }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        **self.limits.load()
+    }
+
+    /// Also for what is open. Whether they are others.
+    pub(super) fn set_limits(&self, limits: Limits) -> bool {
+        let changed = self.limits() != limits;
+        if changed {
+            self.limits.store(Arc::new(limits));
+            self.picker().tell_all();
+        }
+        changed
     }
 
     /// A panic while it is held leaves a whole picker: what it holds is written at once.
@@ -60,6 +84,7 @@ impl Port {
             port: self.id.clone(),
             refused: self.refused.get(),
             unserved: self.unserved.get(),
+            denied: self.denied.get(),
             unpinned,
             connect_times: self.connect_times.clone(),
             endpoints,
@@ -161,6 +186,16 @@ impl Served {
             self.closed.cancel();
         }
         self.wanted.store(relayed.map(|relayed| Arc::new(Wanted::new(relayed))));
+    }
+
+    /// Whether a client may ask at all; one that may not is counted.
+    pub(super) fn admits(&self, client: IpAddr) -> bool {
+        let wanted = self.wanted.load();
+        let admits = wanted.as_ref().is_none_or(|wanted| wanted.relayed.allows(client));
+        if !admits {
+            self.port.denied.add(1);
+        }
+        admits
     }
 
     /// Where the next dial of a connection goes.

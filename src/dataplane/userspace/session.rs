@@ -1,15 +1,15 @@
 //! A client's datagrams to one frontend, with a socket of their own towards the endpoint.
 
+use super::bursts::{self, Sending, says_nothing};
 use super::counts::Held;
 use super::dials::{Dials, Failure};
 use super::handed::{Ends, HandedSession};
-use super::passing;
 use super::replies::Reply;
 use super::served::{Caller, Served};
 use super::shared::{Admitted, Shared};
 use super::tcp::is_of_this_node;
 use crate::model::Protocol;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
@@ -17,13 +17,10 @@ use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
-
-/// Answers that are passed on in one go; then others of this thread have their turn.
-const TURN: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -46,7 +43,11 @@ struct State {
     tried: Dials,
     /// The last datagram, until an answer comes: should the endpoint refuse, another gets it.
     unanswered: Option<Box<[u8]>>,
+    /// To the client.
+    answering: Sending,
     used: Instant,
+    /// How long it may be idle, as its task has it.
+    limit: Duration,
     /// `None`: it is over.
     admitted: Option<Admitted>,
 }
@@ -56,6 +57,14 @@ struct With {
     socket: Arc<UdpSocket>,
     endpoint: Held,
     answered: bool,
+    sending: Sending,
+}
+
+impl With {
+    fn new(socket: UdpSocket, endpoint: Held) -> Self {
+        bursts::take_together(&socket);
+        Self { socket: Arc::new(socket), endpoint, answered: false, sending: Sending::Together }
+    }
 }
 
 impl Session {
@@ -69,7 +78,9 @@ impl Session {
             with: None,
             tried: Dials::default(),
             unanswered: None,
+            answering: Sending::Together,
             used: Instant::now(),
+            limit: served.port.limits().session,
             admitted: Some(admitted),
         };
         Self {
@@ -100,13 +111,12 @@ impl Session {
         let (true, Ok(socket)) = (self.served.has(&caller, handed.target), socket) else {
             return false;
         };
-        let (socket, endpoint) = (Arc::new(socket), self.served.hold(handed.target));
-        self.state().with = Some(With { socket, endpoint, answered: false });
+        self.state().with = Some(With::new(socket, self.served.hold(handed.target)));
         true
     }
 
-    /// Passes a client's datagram on. `false`: the session is over.
-    pub(super) fn send(&self, datagram: &[u8]) -> bool {
+    /// Passes a client's datagrams on, of which there are some. `false`: the session is over.
+    pub(super) fn send(&self, datagrams: &[&[u8]]) -> bool {
         self.heard.store(true, Ordering::Relaxed);
         let node = self.shared.frontends.node();
         let caller = Caller { client: self.ends.client.ip(), node: &node };
@@ -124,7 +134,7 @@ impl Session {
         {
             (state.with, state.tried) = (None, Dials::default());
         }
-        self.pass_on(&mut state, &caller, datagram);
+        self.pass_on(&mut state, &caller, datagrams);
         true
     }
 
@@ -139,6 +149,13 @@ impl Session {
         holder.is_some_and(|served| Arc::ptr_eq(&served, &self.served))
     }
 
+    /// Has the task look at the limits, if they are others.
+    pub(super) fn follow_limits(&self) {
+        if self.state().limit != self.served.port.limits().session {
+            self.changed.notify_one();
+        }
+    }
+
     pub(super) fn end(&self) {
         self.end_state(&mut self.state());
     }
@@ -150,14 +167,18 @@ impl Session {
 
     /// Passes answers on until nothing has been heard for the idle time.
     pub(super) async fn run(&self) {
-        let limit = self.shared.limits.session_idle;
+        let mut limit = self.state().limit;
         let mut idle = pin!(tokio::time::sleep(limit));
         loop {
             tokio::task::consume_budget().await;
             let socket = {
-                let state = self.state();
+                let mut state = self.state();
                 if state.admitted.is_none() {
                     return;
+                }
+                state.limit = self.served.port.limits().session;
+                if std::mem::replace(&mut limit, state.limit) != limit {
+                    idle.as_mut().reset((state.used + limit).into());
                 }
                 state.with.as_ref().map(|with| Arc::clone(&with.socket))
             };
@@ -176,29 +197,28 @@ impl Session {
     }
 
     /// To the endpoint, or to another one as long as they refuse.
-    fn pass_on(&self, state: &mut State, caller: &Caller<'_>, datagram: &[u8]) {
+    fn pass_on(&self, state: &mut State, caller: &Caller<'_>, mut datagrams: &[&[u8]]) {
         loop {
             if state.with.is_none() {
                 state.with = self.connect(state, caller);
                 self.changed.notify_one();
             }
-            let Some(with) = &state.with else {
+            let Some(with) = &mut state.with else {
                 self.served.port.unserved.add(1);
                 let Ends { client, frontend } = self.ends;
                 if !self.served.drops(caller) {
-                    self.shared.refusals.send(client, frontend, datagram.len());
+                    self.shared.refusals.send(client, frontend, datagrams[0].len());
                 }
                 return self.end_state(state);
             };
-            match send(&with.socket, datagram) {
-                Ok(()) => {
-                    with.endpoint.sent.add(datagram.len() as u64);
-                    state.unanswered = Some(datagram.into());
-                    return;
-                }
-                Err(error) if says_nothing(&error) => return,
-                Err(error) => self.leave(state, caller, &error),
-            }
+            let sent = bursts::send(&with.socket, None, datagrams, &mut with.sending);
+            with.endpoint.sent.add(sent.bytes);
+            let Some((at, error)) = sent.refused else {
+                state.unanswered = datagrams.last().map(|last| (*last).into());
+                return;
+            };
+            datagrams = &datagrams[at..];
+            self.leave(state, caller, &error);
         }
     }
 
@@ -224,8 +244,7 @@ impl Session {
             match connected(SocketAddr::new(target.address, target.port)) {
                 Ok(socket) => {
                     chosen.endpoint.opened.add(1);
-                    let socket = Arc::new(socket);
-                    return Some(With { socket, endpoint: chosen.endpoint, answered: false });
+                    return Some(With::new(socket, chosen.endpoint));
                 }
                 Err(error) => {
                     tracing::debug!(%target, %error, "datagrams cannot be sent to an endpoint");
@@ -254,13 +273,7 @@ impl Session {
                     return Err(error);
                 }
             }
-            passing::through(|buffer| {
-                for _ in 0..TURN {
-                    let size = socket.try_recv(buffer)?;
-                    self.answer(socket, &buffer[..size]);
-                }
-                Ok(())
-            })
+            bursts::from_endpoint(socket, |datagrams| self.answer(socket, datagrams))
         });
         if let Err(error) = said
             && !says_nothing(&error)
@@ -269,7 +282,7 @@ impl Session {
         }
     }
 
-    fn answer(&self, socket: &Arc<UdpSocket>, datagram: &[u8]) {
+    fn answer(&self, socket: &Arc<UdpSocket>, datagrams: &[&[u8]]) {
         let mut state = self.state();
         state.used = Instant::now();
         state.unanswered = None;
@@ -277,16 +290,20 @@ impl Session {
             state.tried = Dials::default();
         }
         if let Some(with) = state.with.as_mut().filter(|with| Arc::ptr_eq(&with.socket, socket)) {
-            with.endpoint.received.add(datagram.len() as u64);
+            with.endpoint.received.add(datagrams.iter().map(|one| one.len() as u64).sum());
             if !std::mem::replace(&mut with.answered, true) {
                 self.served.answered(&with.endpoint);
             }
         }
+        let mut answering = state.answering;
         drop(state);
         // A late answer, which conntrack sees again, would begin the flow the other way round, and the
         // client's next datagram would belong to it untranslated.
         if self.served.is_relayed() {
-            self.reply.send(self.ends.client, datagram);
+            self.reply.send(self.ends.client, datagrams, &mut answering);
+        }
+        if answering == Sending::Apart {
+            self.state().answering = answering;
         }
     }
 
@@ -299,7 +316,7 @@ impl Session {
         }
         self.leave(&mut state, &caller, error);
         if let Some(datagram) = state.unanswered.take() {
-            self.pass_on(&mut state, &caller, &datagram);
+            self.pass_on(&mut state, &caller, &[&datagram]);
         }
     }
 
@@ -321,26 +338,4 @@ fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.connect(&to.into())?;
     UdpSocket::from_std(socket.into())
-}
-
-/// Fails also for an ICMP error about an earlier datagram, and has sent nothing then. Past tokio,
-/// which knows of a socket that it can be written to only after a look at all sockets.
-fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    let mut sent = socket.send(datagram);
-    // The kernel has learned the path's MTU, and sends the next one in fragments.
-    if sent.as_ref().is_err_and(is_too_big) {
-        sent = socket.send(datagram);
-    }
-    sent.map(drop)
-}
-
-/// An error that says nothing against the endpoint: the datagram is lost, if it is about one.
-fn says_nothing(error: &io::Error) -> bool {
-    let repeat = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
-    repeat || is_too_big(error) || is_of_this_node(error)
-}
-
-fn is_too_big(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EMSGSIZE)
 }

@@ -16,7 +16,7 @@ use crate::planner::Target;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -75,6 +75,9 @@ fn accept(shared: &Shared, frontend: SocketAddr, client: SocketAddr) -> Option<A
         shared.frontends.strays.add(1);
         return None;
     };
+    if !served.admits(client.ip()) {
+        return None;
+    }
     let requests = served.requests();
     let files = match requests {
         None => FILES,
@@ -86,8 +89,9 @@ fn accept(shared: &Shared, frontend: SocketAddr, client: SocketAddr) -> Option<A
 
 /// Until both ends have said that they are done. A reset of one end is one of the other.
 async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream) {
-    let (quiet, mut dials) = (shared.limits.quiet(), Dials::default());
+    let mut dials = Dials::default();
     let mut met_silence = false;
+    let quiet = || accepted.served.port.limits().into();
     // In a box: what dialling takes is not kept while the connection lasts.
     while let Some((mut stream, endpoint)) = Box::pin(connect(&shared, &accepted, &mut dials)).await
     {
@@ -179,6 +183,12 @@ async fn dial(
     None
 }
 
+/// How long the endpoint that was chosen has to take a connection.
+pub(super) fn patience(served: &Served, dials: &Dials, chosen: &Chosen) -> Duration {
+    let within = served.port.limits().connect;
+    dials.patience_within(within, chosen.endpoint.target, chosen.candidates)
+}
+
 /// The endpoint that was chosen. If it does not take the connection, this is told; if it does, the
 /// caller tells, for whom that may be too early.
 pub(super) async fn dial_once(
@@ -194,7 +204,7 @@ pub(super) async fn dial_once(
         dials.failed(target, Failure::Refused);
         return None;
     }
-    let patience = dials.patience(target, chosen.candidates);
+    let patience = patience(served, dials, chosen);
     let connecting = connecting::connect(SocketAddr::new(target.address, target.port));
     let failure = match tokio::time::timeout(patience, connecting).await {
         Ok(Ok(stream)) => return Some(stream),

@@ -5,9 +5,8 @@ use super::budget::Budget;
 use super::engine::{Engine, EngineOptions};
 use super::listeners::Interception;
 use super::relayed::{Relayed, relayed};
-use super::shared::Limits;
 use super::{EndpointCounts, PortCounts};
-use crate::model::{Balancer, Family, Protocol, ProxyProtocol};
+use crate::model::{Balancer, Family, MaxConnections, Protocol, ProxyProtocol};
 use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Reach, Target};
 use std::collections::BTreeSet;
 use std::io;
@@ -29,14 +28,14 @@ pub(super) struct World {
     pub relayed: Relayed,
 }
 
-pub(super) fn options(limits: Limits, files: usize) -> EngineOptions {
+pub(super) fn options(files: usize) -> EngineOptions {
     let budget = Arc::new(Budget::of(files));
-    EngineOptions { threads: NonZeroUsize::new(2).unwrap(), limits, budget }
+    EngineOptions { threads: NonZeroUsize::new(2).unwrap(), drain: LONG * 30, budget }
 }
 
 impl World {
     pub fn new(protocol: Protocol) -> Self {
-        Self::with(protocol, options(Limits::default(), 4096))
+        Self::with(protocol, options(4096))
     }
 
     pub fn with(protocol: Protocol, options: EngineOptions) -> Self {
@@ -297,8 +296,8 @@ async fn an_endpoint_that_goes_takes_no_new_connection_and_keeps_its_old_ones() 
 
 #[tokio::test]
 async fn more_than_there_may_be_are_reset_and_counted() {
-    let limits = Limits { per_service: 3, ..Limits::default() };
-    let mut world = World::with(Protocol::Tcp, options(limits, 4096));
+    let mut world = World::new(Protocol::Tcp);
+    world.relayed.limits.connections = MaxConnections::new(3);
     world.serve(&[echo(1).await]);
     let mut open = Vec::new();
     for _ in 0..3 {
@@ -316,9 +315,90 @@ async fn more_than_there_may_be_are_reset_and_counted() {
 }
 
 #[tokio::test]
+async fn a_limit_that_changes_holds_at_once_for_who_comes() {
+    let mut world = World::new(Protocol::Tcp);
+    let one = echo(1).await;
+    world.serve(&[one]);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = world.connect().await;
+        assert_eq!(stream.read_u8().await.unwrap(), 1);
+        open.push(stream);
+    }
+    world.relayed.limits.connections = MaxConnections::new(2);
+    world.serve(&[one]);
+    assert_eq!(kind(world.greeting().await), Some(io::ErrorKind::ConnectionReset));
+    for stream in &mut open {
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x', "what is open stays");
+    }
+    world.relayed.limits.connections = MaxConnections::default();
+    world.serve(&[one]);
+    assert_eq!(world.greeting().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn open_connections_go_by_the_idle_time_that_holds() {
+    let mut world = World::new(Protocol::Tcp);
+    let one = echo(1).await;
+    world.serve(&[one]);
+    let mut stream = world.connect().await;
+    assert_eq!(stream.read_u8().await.unwrap(), 1);
+    world.relayed.limits.idle = Duration::from_millis(100);
+    world.serve(&[one]);
+    let ended = timeout(LONG, stream.read_u8()).await.expect("it is told");
+    assert_eq!(kind(ended), Some(io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn a_silent_endpoint_has_the_time_that_the_limit_says() {
+    let silent = Silent::new().await;
+    let mut world = World::new(Protocol::Tcp);
+    world.relayed.limits.connect = Duration::from_millis(15);
+    world.serve(&[silent.target]);
+    assert_eq!(kind(world.greeting().await), Some(io::ErrorKind::ConnectionReset));
+    assert_eq!(world.count(silent.target).failed, 2, "two tries");
+    world.relayed.limits.connect = LONG * 100;
+    world.serve(&[silent.target]);
+    let waiting = timeout(Duration::from_millis(500), world.greeting()).await;
+    assert!(waiting.is_err(), "{waiting:?}: it is waited for");
+}
+
+#[tokio::test]
+async fn who_may_not_ask_is_reset_and_counted() {
+    let mut world = World::new(Protocol::Tcp);
+    let one = echo(1).await;
+    world.relayed.allow = Some(["192.0.2.0/24".parse().unwrap()].into());
+    world.serve(&[one]);
+    assert_eq!(kind(world.greeting().await), Some(io::ErrorKind::ConnectionReset));
+    let counts = world.counts();
+    assert_eq!((counts.denied, counts.refused, counts.unserved), (1, 0, 0));
+    world.relayed.allow = Some(["127.0.0.0/8".parse().unwrap()].into());
+    world.serve(&[one]);
+    assert_eq!(world.greeting().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn datagrams_of_who_may_not_ask_are_lost_without_a_word() {
+    let mut world = World::new(Protocol::Udp);
+    let one = datagrams(1).await.0;
+    world.serve(&[one]);
+    let known = client(world.at()).await;
+    assert_eq!(asked(&known, b"x").await, 1);
+    world.relayed.allow = Some(Arc::default());
+    world.serve(&[one]);
+    let other = client(world.at()).await;
+    other.send(b"x").await.unwrap();
+    world.wait_until(|port| port.denied == 1).await;
+    assert_eq!(asked(&known, b"x").await, 1, "whose session is open goes on");
+    let heard = timeout(Duration::from_millis(100), other.recv(&mut [0; 10])).await;
+    assert!(heard.is_err(), "{heard:?}");
+}
+
+#[tokio::test]
 async fn files_bound_the_connections_of_all() {
     // 512 are the rest of the daemon's; two connections have two each.
-    let mut world = World::with(Protocol::Tcp, options(Limits::default(), 512 + 5));
+    let mut world = World::with(Protocol::Tcp, options(512 + 5));
     world.serve(&[echo(1).await]);
     let mut open = Vec::new();
     for _ in 0..2 {
@@ -419,7 +499,7 @@ async fn another_engine_goes_on_with_the_sockets_and_what_waits_in_them() {
     let frontends = vec![(world.key(), Some(world.relayed.clone()))];
     let node = Plan::empty().node;
     // One thread for the sockets of two.
-    let options = EngineOptions { threads: NonZeroUsize::MIN, ..options(Limits::default(), 4096) };
+    let options = EngineOptions { threads: NonZeroUsize::MIN, ..options(4096) };
     let next = Engine::inherit(options, handed, node, frontends).unwrap();
     assert_eq!(next.port(), at.port());
     for mut client in waiting {
@@ -438,8 +518,8 @@ async fn another_engine_goes_on_with_the_sockets_and_what_waits_in_them() {
 
 #[tokio::test]
 async fn what_is_open_to_an_endpoint_that_serves_no_more_ends_in_its_time() {
-    let limits = Limits { drain: Duration::from_millis(200), ..Limits::default() };
-    let mut world = World::with(Protocol::Tcp, options(limits, 4096));
+    let drain = Duration::from_millis(200);
+    let mut world = World::with(Protocol::Tcp, EngineOptions { drain, ..options(4096) });
     let (one, other) = (echo(1).await, echo(2).await);
     world.serve(&[one]);
     let mut open = world.connect().await;
@@ -448,7 +528,7 @@ async fn what_is_open_to_an_endpoint_that_serves_no_more_ends_in_its_time() {
     world.relayed.serving = [one].into();
     world.serve(&[other]);
     assert_eq!(world.greeting().await.unwrap(), 2);
-    tokio::time::sleep(limits.drain * 2).await;
+    tokio::time::sleep(drain * 2).await;
     open.write_all(b"x").await.unwrap();
     assert_eq!(open.read_u8().await.unwrap(), b'x');
     world.relayed.serving = Box::default();
@@ -590,8 +670,8 @@ async fn a_client_that_nobody_answers_is_refused_where_that_is_possible() {
 
 #[tokio::test]
 async fn a_session_that_is_idle_ends() {
-    let limits = Limits { session_idle: Duration::from_millis(100), ..Limits::default() };
-    let mut world = World::with(Protocol::Udp, options(limits, 4096));
+    let mut world = World::new(Protocol::Udp);
+    world.relayed.limits.session = Duration::from_millis(100);
     world.serve(&[datagrams(1).await.0]);
     let client = client(world.at()).await;
     assert_eq!(asked(&client, b"x").await, 1);
@@ -601,9 +681,21 @@ async fn a_session_that_is_idle_ends() {
 }
 
 #[tokio::test]
+async fn an_open_session_goes_by_the_idle_time_that_holds() {
+    let mut world = World::new(Protocol::Udp);
+    let one = datagrams(1).await.0;
+    world.serve(&[one]);
+    let client = client(world.at()).await;
+    assert_eq!(asked(&client, b"x").await, 1);
+    world.relayed.limits.session = Duration::from_millis(100);
+    world.serve(&[one]);
+    world.wait_until(|port| port.active() == 0).await;
+}
+
+#[tokio::test]
 async fn without_room_a_quiet_session_makes_some() {
     // Room for four sessions; some client is always the quiet one.
-    let mut world = World::with(Protocol::Udp, options(Limits::default(), 512 + 4));
+    let mut world = World::with(Protocol::Udp, options(512 + 4));
     world.serve(&[datagrams(1).await.0]);
     let mut clients = Vec::new();
     let mut answered = 0;

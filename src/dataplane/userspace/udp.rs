@@ -1,5 +1,6 @@
 //! Datagrams: received with where they were sent to, and given to their session.
 
+use super::bursts;
 use super::handed::{Ends, HandedSession};
 use super::replies::Replies;
 use super::served::Served;
@@ -7,22 +8,15 @@ use super::session::Session;
 use super::shared::{Full, Shared};
 use crate::model::Protocol;
 use foldhash::HashMap;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
 /// A session has a socket towards its endpoint.
 const FILES: u32 = 1;
-
-/// Datagrams in one go; then others of this thread have their turn.
-const TURN: usize = 64;
 
 /// Sessions that are looked at for each new one, so that the list of them does not grow by those
 /// that ended, and when there is no room for it.
@@ -41,11 +35,12 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) -> (UdpSocket, Vec<HandedSession>) {
+    bursts::take_together(&socket);
     let table = Arc::new(Table::default());
-    let ending = end_strayed(Arc::clone(&shared), Arc::clone(&table));
+    let reviewing = review(Arc::clone(&shared), Arc::clone(&table));
     let mut receiver = Receiver { shared: Arc::clone(&shared), replies, table: Arc::clone(&table) };
     sessions.into_iter().for_each(|handed| receiver.resume(handed));
-    let serving = async { tokio::join!(receiver.run(&socket), ending) };
+    let serving = async { tokio::join!(receiver.run(&socket), reviewing) };
     let _ = stop.run_until_cancelled(serving).await;
     let open = table.take_all();
     let handed = match shared.is_handed_over() {
@@ -56,11 +51,19 @@ pub(super) async fn serve(
     (socket, handed)
 }
 
-/// Ends sessions whose frontend is relayed no more, or is none of theirs any more.
-async fn end_strayed(shared: Arc<Shared>, table: Arc<Table>) {
-    let mut strayed = shared.frontends.strayed();
-    while strayed.changed().await.is_ok() {
-        table.end_where(|session| !session.has_its_frontend());
+/// Ends sessions whose frontend is relayed no more, or is none of theirs any more; the others go by the
+/// limits that hold now.
+async fn review(shared: Arc<Shared>, table: Arc<Table>) {
+    let mut due = shared.frontends.review();
+    while due.changed().await.is_ok() {
+        for session in table.all() {
+            if session.has_its_frontend() {
+                session.follow_limits();
+            } else {
+                table.remove(&session);
+                session.end();
+            }
+        }
     }
 }
 
@@ -72,20 +75,11 @@ struct Receiver {
 
 impl Receiver {
     async fn run(&mut self, socket: &UdpSocket) {
-        let mut buffer = vec![0; super::passing::SIZE];
-        let mut control =
-            nix::cmsg_space!(nix::libc::sockaddr_in6, nix::libc::sockaddr_in6, [u64; 4]);
         loop {
             tokio::task::consume_budget().await;
             let received = async {
                 socket.readable().await?;
-                for _ in 0..TURN {
-                    let (ends, size) = socket.try_io(Interest::READABLE, || {
-                        receive(socket, &mut buffer, &mut control)
-                    })?;
-                    self.take(ends, &buffer[..size]);
-                }
-                io::Result::Ok(())
+                bursts::from_clients(socket, |ends, datagrams| self.take(ends, datagrams))
             };
             match received.await {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
@@ -97,10 +91,10 @@ impl Receiver {
         }
     }
 
-    fn take(&mut self, ends: Ends, datagram: &[u8]) {
-        let known = self.table.get(&ends).is_some_and(|session| session.send(datagram));
-        if !known && let Some(session) = self.open(ends, datagram.len()) {
-            session.send(datagram);
+    fn take(&mut self, ends: Ends, datagrams: &[&[u8]]) {
+        let known = self.table.get(&ends).is_some_and(|session| session.send(datagrams));
+        if !known && let Some(session) = self.open(ends, datagrams[0].len()) {
+            session.send(datagrams);
         }
     }
 
@@ -121,6 +115,10 @@ impl Receiver {
             self.shared.refusals.send(ends.client, ends.frontend, size);
             return None;
         };
+        // As the kernel's rules have it: silence.
+        if !served.admits(ends.client.ip()) {
+            return None;
+        }
         let session = self.session(ends, served)?;
         self.run_session(&session);
         Some(session)
@@ -217,47 +215,11 @@ impl Table {
         }
     }
 
-    fn end_where(&self, ends: impl Fn(&Session) -> bool) {
-        let open: Vec<Arc<Session>> = self.sessions().open.values().cloned().collect();
-        open.iter().filter(|session| ends(session)).for_each(|session| {
-            self.remove(session);
-            session.end();
-        });
+    fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions().open.values().cloned().collect()
     }
 
     fn take_all(&self) -> Vec<Arc<Session>> {
         std::mem::take(&mut self.sessions().open).into_values().collect()
     }
-}
-
-/// One datagram with its size.
-fn receive(socket: &UdpSocket, buffer: &mut [u8], control: &mut [u8]) -> io::Result<(Ends, usize)> {
-    let mut parts = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(control), flags)?;
-    let mut frontend = None;
-    for part in message.cmsgs()? {
-        match part {
-            ControlMessageOwned::Ipv4OrigDstAddr(to) => {
-                let address = Ipv4Addr::from(u32::from_be(to.sin_addr.s_addr));
-                frontend = Some(SocketAddrV4::new(address, u16::from_be(to.sin_port)).into());
-            }
-            ControlMessageOwned::Ipv6OrigDstAddr(to) => {
-                let address = Ipv6Addr::from(to.sin6_addr.s6_addr);
-                let port = u16::from_be(to.sin6_port);
-                frontend = Some(SocketAddrV6::new(address, port, 0, 0).into());
-            }
-            _ => {}
-        }
-    }
-    let client = message.address.as_ref().and_then(socket_address);
-    match (client, frontend) {
-        (Some(client), Some(frontend)) => Ok((Ends { client, frontend }, message.bytes)),
-        _ => Err(io::Error::other("the kernel does not say where a datagram was sent to")),
-    }
-}
-
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }

@@ -1,7 +1,10 @@
 //! Where a service answers, who may ask there, and what becomes of it.
 
 use super::*;
+use crate::planner::allows;
+use ipnet::IpNet;
 use rstest::rstest;
+use std::net::IpAddr;
 
 fn plan_of(service: Service, endpoints: &[&str]) -> ServicePlan {
     plan_with(service, endpoints, &policy())
@@ -272,4 +275,31 @@ fn an_address_that_one_port_uses_is_not_idle() {
     .collect();
     let idle = plan_service(&known, &facts(), &policy()).unwrap().idle;
     assert_eq!(idle.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.180.0.2"]);
+}
+
+#[test]
+fn a_client_may_ask_where_one_of_the_ranges_has_it() {
+    let ranges = ["10.0.0.0/8", "192.0.2.0/25", "192.0.2.192/26", "fd00::/8", "2001:db8::7/128"];
+    let mut ranges = ranges.map(|range| range.parse::<IpNet>().unwrap());
+    ranges.sort_unstable();
+    for source in [
+        "9.255.255.255",
+        "10.0.0.0",
+        "10.255.255.255",
+        "11.0.0.0",
+        "192.0.2.127",
+        "192.0.2.128",
+        "192.0.2.192",
+        "255.255.255.255",
+        "::",
+        "2001:db8::7",
+        "2001:db8::8",
+        "fdff::1",
+        "fe00::",
+    ] {
+        let source: IpAddr = source.parse().unwrap();
+        let expected = ranges.iter().any(|range| range.contains(&source));
+        assert_eq!(allows(Some(&ranges), source), expected, "{source}");
+        assert!(!allows(Some(&[]), source) && allows(None, source), "{source}");
+    }
 }

@@ -99,7 +99,7 @@ pub(super) fn service(name: &str, cluster_ips: &[&str], ports: &[&str]) -> Servi
         service_type: ServiceType::ClusterIp,
         cluster_ips: ips,
         ports: ports.collect(),
-        external: None,
+        uncommon: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
@@ -141,6 +141,7 @@ pub(super) fn policy() -> Policy {
         service_ranges: vec!["10.254.0.0/16".parse().unwrap()],
         outsiders: Default::default(),
         external_ips: Default::default(),
+        limits: Default::default(),
         drop_invalid: true,
         node_ports_at: vec![],
         localhost_node_ports: true,
@@ -219,10 +220,11 @@ pub(super) fn expose(service: &mut Service, text: &str) {
             _ => panic!("unknown words {words:?}"),
         }
     }
-    service.external = Some(Box::new(External {
+    let external = External {
         ips: ips.into(),
         vips: vips.into(),
         source_ranges: ranges.into(),
         health_check_node_port,
-    }));
+    };
+    service.uncommon = Uncommon::of(external, service.limits());
 }

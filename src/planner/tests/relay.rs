@@ -5,6 +5,7 @@ use super::*;
 use crate::planner::{Balanced, PodsToldBy, Relay, Served, Unrelayed, Unsplit, Way};
 use rstest::rstest;
 use std::net::IpAddr;
+use std::time::Duration;
 
 const BOTH: &[&str] = &["10.180.0.1 @a", "10.180.1.1 @b"];
 
@@ -55,7 +56,8 @@ fn what_the_annotations_ask_is_in_the_plan() {
         let known = Known { service: Some(Arc::new(service)), ..Known::default() };
         plan_service(&known, &facts(), &policy()).unwrap().ports[0].carrier
     };
-    let relay = Relay { balancer, proxy_protocol, pods_told_by: PodsToldBy::Address };
+    let limits = Limits::default();
+    let relay = Relay { balancer, proxy_protocol, pods_told_by: PodsToldBy::Address, limits };
     let tcp = carrier(all(ProxyMode::Userspace), ":80/TCP");
     assert_eq!(tcp, Carrier::Relay(relay));
     let udp = carrier(all(ProxyMode::Userspace), ":80/UDP");
@@ -65,6 +67,25 @@ fn what_the_annotations_ask_is_in_the_plan() {
     assert_eq!(carrier(all(ProxyMode::Nftables), ":80/TCP"), Carrier::Kernel);
     let Carrier::Relay(relay) = carrier(userspace(), ":80/TCP") else { panic!("not relayed") };
     assert_eq!((relay.balancer, relay.proxy_protocol), (Balancer::LeastConnections, None));
+}
+
+#[test]
+fn a_service_is_bounded_by_what_it_asks_for_or_what_holds_for_all() {
+    let limits = Limits { session: Duration::from_secs(7), ..Limits::default() };
+    let policy = Policy { limits, ..policy() };
+    let mut known = relayed(":80/TCP", "vip 1.2.3.4", BOTH);
+    let of = |known: &Known| {
+        let plan = plan_service(known, &facts(), &policy).unwrap();
+        let port = &plan.ports[0];
+        let all = port.frontends.iter().map(|one| port.relay_of(one).unwrap().limits);
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(of(&known), [limits, limits]);
+    let own = OwnLimits { connections: Some(MaxConnections::new(3)), ..OwnLimits::default() };
+    let service = Arc::make_mut(known.service.as_mut().unwrap());
+    service.uncommon = Uncommon::of(service.external().unwrap().clone(), own);
+    let bounded = Limits { connections: MaxConnections::new(3), ..limits };
+    assert_eq!(of(&known), [bounded, bounded]);
 }
 
 #[rstest]

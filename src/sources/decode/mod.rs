@@ -5,6 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod annotations;
 mod cluster;
 mod endpoints;
 mod fields;

@@ -3,30 +3,24 @@
 //! In: a Service of k8s-openapi. Out: a model Service, or that it is not served.
 //! Never: a frontend that the API server would have refused.
 
-use super::Names;
 use super::fields::{
     Fault, cidr, family, label, pairs, parse_ip, port, port_name, protocol, routable_ip,
     unsupported,
 };
-use super::findings::{Converted, Findings, annotation_of, label_of, namespaced, right};
+use super::findings::{Converted, Findings, label_of, namespaced, right};
+use super::{Names, annotations};
 use crate::model::{
-    Annotations, AppProtocol, Balancer, ClusterIps, Created, External, Family, Object, PortName,
-    Ports, ProxyMode, ProxyProtocol, Service, ServicePort, ServiceType, Shown, TargetPort,
-    TrafficPolicy, Unit,
+    AppProtocol, ClusterIps, Created, External, Family, Object, PortName, Ports, Service,
+    ServicePort, ServiceType, Shown, TargetPort, TrafficPolicy, Uncommon,
 };
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-const DATAPLANE: &str = "vipd.io/dataplane";
-const BALANCER: &str = "vipd.io/balancer";
-const PROXY_PROTOCOL: &str = "vipd.io/proxy-protocol";
-const REQUESTS: &str = "vipd.io/requests";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
 
@@ -57,12 +51,15 @@ pub fn service(object: &core::Service, findings: &mut Findings<'_>) -> Result<Co
         service_type,
         cluster_ips,
         ports: ports(findings.names, spec)?,
-        external: external(object, spec, &mut findings.warnings)?,
+        uncommon: Uncommon::of(
+            external(object, spec, &mut findings.warnings)?,
+            annotations::limits(meta, &mut findings.warnings),
+        ),
         internal_policy: policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy)?,
         external_policy: policy("spec.externalTrafficPolicy", &spec.external_traffic_policy)?,
         affinity: affinity(spec)?,
         publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
-        annotations: annotations(meta, &mut findings.warnings),
+        annotations: annotations::words(meta, &mut findings.warnings),
         shown: Shown::new(
             &pairs("metadata.labels", meta.labels.as_ref())?,
             &pairs("spec.selector", spec.selector.as_ref())?,
@@ -206,15 +203,14 @@ fn external(
     object: &core::Service,
     spec: &core::ServiceSpec,
     warnings: &mut Vec<Fault>,
-) -> Result<Option<Box<External>>, Fault> {
+) -> Result<External, Fault> {
     let health = spec.health_check_node_port;
-    let external = External {
+    Ok(External {
         ips: external_ips(spec)?,
         vips: load_balancer_vips(object, warnings),
         source_ranges: source_ranges(spec)?,
         health_check_node_port: optional_port("spec.healthCheckNodePort", health)?,
-    };
-    Ok((external != External::default()).then(|| Box::new(external)))
+    })
 }
 
 fn external_ips(spec: &core::ServiceSpec) -> Result<Box<[IpAddr]>, Fault> {
@@ -281,33 +277,4 @@ fn affinity(spec: &core::ServiceSpec) -> Result<Option<NonZeroU32>, Fault> {
             format!("{seconds} is not between 1 and {MAX_AFFINITY_SECONDS}"),
         )),
     }
-}
-
-/// A word that is not known costs only itself: the Service is served as if it were not there.
-fn annotations(meta: &ObjectMeta, warnings: &mut Vec<Fault>) -> Annotations {
-    if meta.annotations.is_none() {
-        return Annotations::default();
-    }
-    let mode = word(meta, DATAPLANE, &ProxyMode::ALL.map(|mode| (mode.name(), mode)));
-    let all = Balancer::ALL.map(|balancer| (balancer.name(), balancer));
-    let balancer = word(meta, BALANCER, &all);
-    let all = ProxyProtocol::ALL.map(|version| (version.name(), version));
-    let proxy_protocol = word(meta, PROXY_PROTOCOL, &all);
-    let units = [("true", Unit::Requests), ("false", Unit::Connections)];
-    let unit = word(meta, REQUESTS, &units);
-    let mode = right(mode.into_iter(), warnings).next();
-    let balancer = right(balancer.into_iter(), warnings).next();
-    let proxy_protocol = right(proxy_protocol.into_iter(), warnings).next();
-    let unit = right(unit.into_iter(), warnings).next();
-    Annotations::new(mode, balancer, proxy_protocol).with_unit(unit.unwrap_or_default())
-}
-
-/// What an annotation says, of the words that it may.
-fn word<T: Copy>(meta: &ObjectMeta, name: &str, words: &[(&str, T)]) -> Option<Result<T, Fault>> {
-    let given = annotation_of(meta, name)?;
-    let known = words.iter().find(|(word, _)| *word == given).map(|(_, value)| *value);
-    Some(known.ok_or_else(|| {
-        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        unsupported(&format!("metadata.annotations[{name}]"), given, &words.join(", "))
-    }))
 }

@@ -58,13 +58,13 @@ const CLIENT_WINDOW: u32 = 16 * STREAM_WINDOW;
 pub(super) async fn serve(session: Session, stream: TcpStream, stop: CancellationToken) {
     let (version, session) = (session.version, Arc::new(session));
     let (client, served) = (session.accepted.client, Arc::clone(&session.accepted.served));
+    let idle = served.port.limits().idle;
     let over = async {
         tokio::select! {
             () = stop.cancelled() => {}
             () = served.closed() => {}
         }
     };
-    let idle = session.shared.limits.idle;
     let service = service_fn(move |request| Arc::clone(&session).answer(request));
     let io = TokioIo::new(stream);
     let done = match version {

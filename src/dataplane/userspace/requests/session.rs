@@ -5,7 +5,7 @@ use super::super::counts::Held;
 use super::super::dials::{Dials, Failure};
 use super::super::served::{Caller, Served};
 use super::super::shared::Shared;
-use super::super::tcp::{Accepted, dial_once};
+use super::super::tcp::{Accepted, dial_once, patience};
 use super::answers::{Dialect, Refusal, answer};
 use super::body::Passing;
 use super::heads::{self, Wish};
@@ -144,7 +144,7 @@ impl Session {
         let _turn = match self.version {
             HttpVersion::Http1 => None,
             HttpVersion::H2c => {
-                let patience = dials.patience(target, chosen.candidates);
+                let patience = patience(self.served(), dials, chosen);
                 let Some(turn) = turn(&upstream, patience).await else {
                     // Whoever dials tells of it.
                     dials.failed(target, Failure::Slow);
@@ -170,7 +170,7 @@ impl Session {
         let begun = match self.version {
             HttpVersion::Http1 => Ok(upstream.begin_lone(wire).await),
             HttpVersion::H2c => {
-                let patience = dials.patience(target, chosen.candidates);
+                let patience = patience(self.served(), dials, chosen);
                 tokio::time::timeout(patience, upstream.begin_shared(wire)).await
             }
         };

@@ -25,7 +25,7 @@ pub(super) struct Tunnel {
 
 /// Until both ends are done, or one breaks off. It stays with its endpoint, whatever becomes of that.
 pub(super) async fn pass(tunnel: Tunnel) {
-    let Tunnel { client, endpoint, held, shared, accepted: _accepted } = tunnel;
+    let Tunnel { client, endpoint, held, shared, accepted } = tunnel;
     let (client, endpoint) = match tokio::try_join!(client, endpoint) {
         Ok(ends) => ends,
         Err(error) => {
@@ -47,7 +47,7 @@ pub(super) async fn pass(tunnel: Tunnel) {
     drop((said, answered));
     let done = match passed {
         Ok(()) => {
-            let how = (shared.limits.quiet(), SilentEnd::Counts);
+            let how = (|| accepted.served.port.limits().into(), SilentEnd::Counts);
             relay(&mut client, &mut endpoint, &held, how, &shared.pipes).await
         }
         Err(error) => Err(Broken::Off(error)),

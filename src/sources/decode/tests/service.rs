@@ -2,13 +2,16 @@
 
 use super::{GOOD, ignored, object, only, rejected, service, service_fault, service_text};
 use crate::model::{
-    Annotations, AppProtocol, Balancer, Created, External, Object, PortName, Protocol, ProxyMode,
-    ProxyProtocol, ServiceType, TargetPort, TrafficPolicy, Unit,
+    Annotations, AppProtocol, Balancer, Created, External, MaxConnections, Object, OwnLimits,
+    PortName, Protocol, ProxyMode, ProxyProtocol, Service, ServiceType, TargetPort, TrafficPolicy,
+    Unit,
 };
 use crate::sources::decode::Decoded;
 use rstest::rstest;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -28,7 +31,7 @@ fn what_is_not_written_gets_the_api_servers_default() {
     );
     assert_eq!(service.internal_policy, TrafficPolicy::Cluster);
     assert_eq!(service.external_policy, TrafficPolicy::Cluster);
-    assert_eq!((service.affinity, &service.external), (None, &None));
+    assert_eq!((service.affinity, &service.uncommon), (None, &None));
     assert!(!service.publish_not_ready_addresses);
 }
 
@@ -71,7 +74,7 @@ status:
         source_ranges: ["198.51.100.0/24", "fd00::/8"].map(|r| r.parse().expect("a CIDR")).into(),
         health_check_node_port: std::num::NonZeroU16::new(30001),
     };
-    assert_eq!(service.external.as_deref(), Some(&external));
+    assert_eq!(service.external(), Some(&external));
     assert_eq!(service.internal_policy, TrafficPolicy::Local);
     assert_eq!(service.external_policy, TrafficPolicy::Local);
     assert_eq!(service.affinity, NonZeroU32::new(5));
@@ -94,7 +97,7 @@ status:
 ";
     let document = only(text);
     let Decoded::Object(Object::Service(service)) = document.decoded else { panic!("not served") };
-    let external = service.external.as_deref().expect("a load balancer");
+    let external = service.external().expect("a load balancer");
     assert_eq!(*external.vips, [ip("203.0.113.1")]);
     let told: Vec<_> = document.warnings.iter().map(|w| (&*w.field, &*w.reason)).collect();
     let [(first, loopback), (second, _), (third, mode)] = told[..] else { panic!("{told:?}") };
@@ -229,11 +232,16 @@ fn one_number_can_be_a_port_of_several_protocols() {
 }
 
 fn annotated(annotations: &str) -> (Annotations, Vec<(String, String)>) {
+    let (service, told) = annotated_service(annotations);
+    (service.annotations, told)
+}
+
+fn annotated_service(annotations: &str) -> (Arc<Service>, Vec<(String, String)>) {
     let metadata = format!("{{name: web, annotations: {{{annotations}}}}}");
     let document = only(&service_text(GOOD).replace("{name: web}", &metadata));
     let Decoded::Object(Object::Service(service)) = document.decoded else { panic!("not served") };
     let told = document.warnings.iter().map(|w| (w.field.to_string(), w.reason.to_string()));
-    (service.annotations, told.collect())
+    (service, told.collect())
 }
 
 #[rstest]
@@ -279,6 +287,47 @@ fn an_annotation_asks_for_requests(
     assert_eq!(annotations, Annotations::default().with_unit(unit));
     let told: Vec<&str> = told.iter().map(|(_, reason)| reason.as_str()).collect();
     assert_eq!(told, reasons);
+}
+
+#[test]
+fn annotations_bound_what_a_service_may_take() {
+    let text = "vipd.io/max-connections: '100', vipd.io/idle-timeout: 1h30m, \
+                vipd.io/half-closed-timeout: 10s, vipd.io/connect-timeout: 500ms, \
+                vipd.io/session-timeout: 5s";
+    let (service, told) = annotated_service(text);
+    assert_eq!(told, []);
+    let time = |millis| Some(Duration::from_millis(millis));
+    let limits = OwnLimits {
+        connections: Some(MaxConnections::new(100)),
+        idle: time(5_400_000),
+        half_closed: time(10_000),
+        connect: time(500),
+        session: time(5_000),
+    };
+    assert_eq!(service.limits(), limits);
+    assert_eq!(annotated_service("vipd.io/balancer: maglev").0.uncommon, None);
+}
+
+#[test]
+fn a_bound_that_cannot_be_read_costs_only_itself() {
+    let text = "vipd.io/max-connections: many, vipd.io/idle-timeout: '0', \
+                vipd.io/connect-timeout: '30', vipd.io/session-timeout: 5s";
+    let (service, told) = annotated_service(text);
+    let session = Some(Duration::from_secs(5));
+    assert_eq!(service.limits(), OwnLimits { session, ..OwnLimits::default() });
+    let told: Vec<String> =
+        told.iter().map(|(field, reason)| format!("{field}: {reason}")).collect();
+    let expected = "expected a duration of more than 0 such as 500ms, 30s or 1h; it is left out";
+    assert_eq!(
+        told,
+        [
+            format!("metadata.annotations[vipd.io/idle-timeout]: \"0\": {expected}"),
+            format!("metadata.annotations[vipd.io/connect-timeout]: \"30\": {expected}"),
+            "metadata.annotations[vipd.io/max-connections]: \"many\": expected a number, 0 for as \
+             many as there can be; it is left out"
+                .to_owned(),
+        ]
+    );
 }
 
 #[test]

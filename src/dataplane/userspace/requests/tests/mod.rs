@@ -5,7 +5,6 @@ mod http1;
 mod http2;
 
 use super::super::tests::{LONG, LOOPBACK, Silent, World, options, refusing, target_at};
-use crate::dataplane::userspace::Limits;
 use crate::model::HttpVersion::{self, H2c, Http1};
 use crate::model::{Balancer, Protocol};
 use endpoint::{
@@ -210,7 +209,7 @@ impl Plain {
 
 #[tokio::test]
 async fn files_bound_the_connections_to_endpoints() {
-    let limited = World::with(Protocol::Tcp, options(Limits::default(), 512 + 2));
+    let limited = World::with(Protocol::Tcp, options(512 + 2));
     let mut world = balancing(limited, Http1);
     let one = Endpoint::new("a", Http1).await;
     world.serve(&[one.target]);

@@ -1,4 +1,4 @@
-//! Durations as Go writes them: `1m30s`, `500ms`, `1.5h`, `0`.
+//! Durations as Go writes them, in flags and annotations: `1m30s`, `500ms`, `1.5h`, `0`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const NANOS: [(&str, u64); 8] = [
 
 const EXPECTED: &str = "expected a duration of 0 or more such as 500ms, 2s or 1m30s";
 
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);
