@@ -167,7 +167,7 @@ impl Access {
         // A plugin that hangs while it is asked for a new token would hold the request for ever.
         let client = client.with_layer(&signed).with_layer(&counted);
         let client = client.with_layer(&TimeoutLayer::new(SILENCE)).with_layer(&paced);
-        let client = client.with_layer(&layer_fn(Protobuf));
+        let client = client.with_layer(&layer_fn(Protobuf::new));
         Ok(client.with_layer(&MapRequestLayer::new(of_now)).build())
     }
 }

@@ -4,11 +4,15 @@
 //! `serializer/protobuf`); an object is `k8s\0` and an Unknown that wraps it.
 
 use super::Error;
-use super::messages::{EndpointSlice, Service, Status, TypeMeta, Unknown, WatchEvent};
+use super::messages::{
+    Any, EndpointSlice, Name, Service, Status, TypeMeta, Unknown, Unreadable, WatchEvent,
+};
 use hyper::body::{Body, Buf as _, Bytes, Frame};
 use prost::Message as _;
 use serde::Serialize;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use tower::BoxError;
 
@@ -26,11 +30,13 @@ pub(super) struct Frames<B> {
     body: Pin<Box<B>>,
     /// Of frames that are not whole.
     begun: Vec<u8>,
+    /// Set if it cannot be told: the next one is asked for otherwise.
+    failed: Arc<AtomicBool>,
 }
 
 impl<B> Frames<B> {
-    pub fn new(body: B) -> Self {
-        Self { body: Box::pin(body), begun: Vec::new() }
+    pub fn new(body: B, failed: Arc<AtomicBool>) -> Self {
+        Self { body: Box::pin(body), begun: Vec::new(), failed }
     }
 
     /// All frames that are whole by now.
@@ -83,7 +89,7 @@ where
                 Ok(chunk) => chunk,
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             };
-            let told = self.told(chunk)?;
+            let told = self.told(chunk).inspect_err(|_| self.failed.store(true, Relaxed))?;
             if !told.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(told.into()))));
             }
@@ -102,31 +108,63 @@ fn length(from: &[u8]) -> Result<Option<usize>, Error> {
 
 /// One event as the line that a server writes for it in JSON.
 fn event(frame: Bytes, out: &mut Vec<u8>) -> Result<(), Error> {
-    #[derive(Serialize)]
-    struct Line<'a, T> {
-        #[serde(rename = "type")]
-        event: &'a str,
-        object: Typed<'a, T>,
-    }
     let WatchEvent { kind: event, object } = WatchEvent::decode(frame)?;
     let (of, raw) = unwrapped(object.unwrap_or_default().raw)?;
+    let (event, of) = (&*event, &of);
     match &*of.kind {
-        "Service" => {
-            let object = Typed { of: &of, object: Service::decode(raw)? };
-            serde_json::to_writer(&mut *out, &Line { event: &event, object })?;
-        }
-        "EndpointSlice" => {
-            let object = Typed { of: &of, object: EndpointSlice::decode(raw)? };
-            serde_json::to_writer(&mut *out, &Line { event: &event, object })?;
-        }
+        "Service" => match Service::decode(raw.clone()) {
+            Ok(object) => Line { event, object: Typed { of, object } }.write(out)?,
+            Err(error) => {
+                let object = unreadable(raw, error, Unreadable::Spec)?;
+                Line { event, object: Typed { of, object } }.write(out)?;
+            }
+        },
+        "EndpointSlice" => match EndpointSlice::decode(raw.clone()) {
+            Ok(object) => Line { event, object: Typed { of, object } }.write(out)?,
+            Err(error) => {
+                let object = unreadable(raw, error, Unreadable::Endpoints)?;
+                Line { event, object: Typed { of, object } }.write(out)?;
+            }
+        },
         "Status" => {
-            let object = Typed { of: &of, object: Status::decode(raw)? };
-            serde_json::to_writer(&mut *out, &Line { event: &event, object })?;
+            let object = Status::decode(raw)?;
+            Line { event, object: Typed { of, object } }.write(out)?;
         }
-        _ => return Err(Error::Kind(of.kind)),
+        _ => return Err(Error::Kind(of.kind.clone())),
     }
-    out.push(b'\n');
     Ok(())
+}
+
+#[derive(Serialize)]
+struct Line<'a, T> {
+    #[serde(rename = "type")]
+    event: &'a str,
+    object: Typed<'a, T>,
+}
+
+impl<T: Serialize> Line<'_, T> {
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), Error> {
+        serde_json::to_writer(&mut *out, self)?;
+        out.push(b'\n');
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Refused {
+    metadata: Option<Name>,
+    #[serde(flatten)]
+    reason: Unreadable,
+}
+
+/// A bad object costs itself: with this it is rejected by its name.
+fn unreadable(
+    raw: Bytes,
+    error: prost::DecodeError,
+    reason: fn(String) -> Unreadable,
+) -> Result<Refused, Error> {
+    let Any { metadata } = Any::decode(raw)?;
+    Ok(Refused { metadata, reason: reason(Error::Decode(error).to_string()) })
 }
 
 /// A refusal, which is one object and no frame.

@@ -79,8 +79,9 @@ pub(super) struct EndpointSlice {
 pub(super) struct Status {
     #[prost(string, tag = "2")]
     pub status: String,
-    #[prost(string, tag = "3")]
-    pub message: String,
+    #[prost(bytes = "vec", tag = "3")]
+    #[serde(serialize_with = "lossy")]
+    pub message: Vec<u8>,
     #[prost(string, tag = "4")]
     pub reason: String,
     #[prost(int32, tag = "6")]
@@ -109,9 +110,38 @@ pub(super) struct Metadata {
     #[prost(btree_map = "string, string", tag = "11")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    #[prost(btree_map = "string, string", tag = "12")]
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+    /// The API server checks the keys alone: a value may be no UTF-8, and JSON then has U+FFFD.
+    #[prost(btree_map = "string, bytes", tag = "12")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "lossy_values")]
+    pub annotations: BTreeMap<String, Vec<u8>>,
+}
+
+/// As much of any object as tells which one it is.
+#[derive(Message)]
+pub(super) struct Any {
+    #[prost(message, optional, tag = "1")]
+    pub metadata: Option<Name>,
+}
+
+/// Of meta/v1 ObjectMeta.
+#[derive(Message, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Name {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "3")]
+    pub namespace: String,
+    #[prost(string, tag = "6")]
+    pub resource_version: String,
+}
+
+/// An object that cannot be read, as one that is refused for the reason that it has in place of a list
+/// of fields.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Unreadable {
+    Spec(String),
+    Endpoints(String),
 }
 
 /// meta/v1 Time
@@ -320,6 +350,17 @@ impl Serialize for IntOrString {
             _ => to.serialize_str(&self.text),
         }
     }
+}
+
+fn lossy<S: Serializer>(text: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&String::from_utf8_lossy(text))
+}
+
+fn lossy_values<S: Serializer>(
+    pairs: &BTreeMap<String, Vec<u8>>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_map(pairs.iter().map(|(key, value)| (key, String::from_utf8_lossy(value))))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

@@ -3,7 +3,8 @@
 //! In: requests of the client, answers of the API server. Out: the same; a watch of Services or of
 //! EndpointSlices is asked for as kube-proxy asks for it, and of its objects only what vipd reads is
 //! handed on.
-//! Never: a demand: who answers with JSON is understood as well.
+//! Never: a demand: who answers with JSON is understood as well; an object that stops others: one that
+//! cannot be read is rejected by its name.
 //!
 //! The API server writes an object as protobuf in half the time that its JSON takes, and `managedFields`,
 //! the larger part of most objects, are skipped unread.
@@ -18,6 +19,8 @@ use hyper::body::{Body, Bytes};
 use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Request, Response, Uri};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use tower::{BoxError, Service};
 
@@ -47,7 +50,17 @@ enum Error {
 
 /// A service that is asked so.
 #[derive(Debug, Clone)]
-pub(super) struct Protobuf<S>(pub S);
+pub(super) struct Protobuf<S> {
+    inner: S,
+    /// An answer could not be told: from then on JSON is asked for.
+    failed: Arc<AtomicBool>,
+}
+
+impl<S> Protobuf<S> {
+    pub fn new(inner: S) -> Self {
+        Self { inner, failed: Arc::default() }
+    }
+}
 
 impl<S, B, A> Service<Request<B>> for Protobuf<S>
 where
@@ -62,14 +75,15 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(context).map_err(Into::into)
+        self.inner.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if is_known_watch(request.uri()) {
+        if is_known_watch(request.uri()) && !self.failed.load(Relaxed) {
             request.headers_mut().insert(ACCEPT, ASKED);
         }
-        let answer = self.0.call(request);
+        let answer = self.inner.call(request);
+        let failed = Arc::clone(&self.failed);
         Box::pin(async move {
             let answer = answer.await.map_err(Into::into)?;
             if !is_protobuf(answer.headers()) {
@@ -79,10 +93,10 @@ where
             head.headers.remove(CONTENT_LENGTH);
             head.headers.insert(CONTENT_TYPE, JSON);
             let body = if head.status.is_success() {
-                Frames::new(body).boxed_unsync()
+                Frames::new(body, failed).boxed_unsync()
             } else {
                 let refusal = Limited::new(body, LARGEST_REFUSAL).collect().await?.to_bytes();
-                let told = whole(refusal)?;
+                let told = whole(refusal).inspect_err(|_| failed.store(true, Relaxed))?;
                 Full::new(told).map_err(|never| match never {}).boxed_unsync()
             };
             Ok(Response::from_parts(head, body))

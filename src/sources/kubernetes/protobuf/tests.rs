@@ -32,7 +32,10 @@ fn metadata(name: &str) -> Metadata {
             ("endpoints.kubernetes.io/last-change-trigger-time", "2026-11-26T10:00:00.5Z"),
             ("vipd.io/balancer", "maglev"),
             ("note", "x\"y"),
-        ]),
+        ])
+        .into_iter()
+        .map(|(key, value)| (key, value.into_bytes()))
+        .collect(),
     }
 }
 
@@ -137,7 +140,7 @@ async fn asked(path: &str, (status, kind): (u16, &str), chunks: &[&[u8]]) -> (St
         ready(Ok::<_, Infallible>(answer.header(CONTENT_LENGTH, "1").body(body).unwrap()))
     });
     let request = Request::get(path).header(ACCEPT, "application/json").body(()).unwrap();
-    let answer = Protobuf(server).call(request).await.unwrap();
+    let answer = Protobuf::new(server).call(request).await.unwrap();
     let accepted = accepted.lock().unwrap().clone();
     (accepted, answer)
 }
@@ -262,7 +265,7 @@ async fn a_frame_may_come_in_any_pieces() {
 async fn a_refusal_is_told_in_and_before_the_stream() {
     let status = Status {
         status: "Failure".into(),
-        message: "too old resource version".into(),
+        message: b"too old resource version".to_vec(),
         reason: "Expired".into(),
         code: 410,
     };
@@ -276,6 +279,55 @@ async fn a_refusal_is_told_in_and_before_the_stream() {
     let answer = asked(WATCH, refused, &[&whole[..9], &whole[9..]]).await.1;
     assert_eq!(answer.status(), StatusCode::GONE);
     assert_eq!(lines(answer).await.unwrap(), [json]);
+}
+
+/// What the API server stores: it checks the keys of annotations, and what it knows; nothing else.
+#[tokio::test]
+async fn text_that_is_no_utf8_costs_at_most_its_object() {
+    let mut service = service();
+    let annotations = &mut service.metadata.as_mut().unwrap().annotations;
+    annotations.insert("note".into(), b"a\xffb".to_vec());
+    let good = frame("ADDED", ("v1", "Service"), &service);
+    let mut bad = good.clone();
+    let at = bad.windows(11).position(|some| some == b"198.51.100.").expect("an external IP");
+    bad[at] = 0xff;
+    let mut bad_slice = frame("ADDED", SLICE, &slice());
+    let at = bad_slice.windows(8).position(|some| some == b"10.1.0.2").expect("an endpoint");
+    bad_slice[at] = 0xff;
+    let all = [bad, bad_slice, good].concat();
+    let told = lines(asked(WATCH, STREAM, &[&all]).await.1).await.unwrap();
+    assert_eq!(told[2]["object"]["metadata"]["annotations"]["note"], "a\u{fffd}b");
+    read(Kind::Service, &told[2]["object"].to_string());
+    for (line, kind, key) in
+        [(&told[0], Kind::Service, "a/web"), (&told[1], Kind::EndpointSlice, "a/web-x")]
+    {
+        assert_eq!(line["object"]["metadata"]["resourceVersion"], "7");
+        let text = line["object"].to_string();
+        let Decoded::Rejected(problem) = decode_object(kind, &text, &mut Names::default()).decoded
+        else {
+            panic!("{text}");
+        };
+        assert_eq!(&*problem.object.unwrap().key, key);
+        assert!(problem.reason.contains("UTF-8"), "{}", problem.reason);
+    }
+}
+
+#[tokio::test]
+async fn after_an_answer_that_cannot_be_told_json_is_asked_for() {
+    let accepted = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&accepted);
+    let server = service_fn(move |request: Request<()>| {
+        seen.lock().unwrap().push(request.headers().contains_key(ACCEPT));
+        let answer = Response::builder().header(CONTENT_TYPE, STREAM.1);
+        let body = Full::new(Bytes::from_static(&[0xff; 8]));
+        ready(Ok::<_, Infallible>(answer.body(body).unwrap()))
+    });
+    let mut client = Protobuf::new(server);
+    for _ in 0..2 {
+        let answer = client.call(Request::get(WATCH).body(()).unwrap()).await.unwrap();
+        lines(answer).await.unwrap_err();
+    }
+    assert_eq!(*accepted.lock().unwrap(), [true, false]);
 }
 
 #[tokio::test]
