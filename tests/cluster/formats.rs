@@ -43,12 +43,35 @@ fn objects() -> [(&'static str, Value); 4] {
     [(services, all), (services, little), (slices, slice), (slices, few)]
 }
 
+/// A Service as protobuf, with a value that is no UTF-8: the API server checks only the keys of
+/// annotations.
+fn odd() -> Vec<u8> {
+    fn field(tag: u8, content: &[u8]) -> Vec<u8> {
+        const LENGTH_DELIMITED: u8 = 2;
+        let mut out = vec![tag << 3 | LENGTH_DELIMITED];
+        prost::encode_length_delimiter(content.len(), &mut out).expect("a Vec grows");
+        out.extend(content);
+        out
+    }
+    let all = |fields: &[Vec<u8>]| fields.concat();
+    let note = all(&[field(1, b"note"), field(2, b"a\xff")]);
+    let balancer = all(&[field(1, b"vipd.io/balancer"), field(2, b"maglev")]);
+    let metadata = all(&[field(1, b"odd"), field(12, &note), field(12, &balancer)]);
+    let number = [3 << 3, 80];
+    let port = all(&[field(2, b"TCP"), number.into()]);
+    let service = all(&[field(1, &metadata), field(2, &field(1, &port))]);
+    let kind = all(&[field(1, b"v1"), field(2, b"Service")]);
+    all(&[b"k8s\0".to_vec(), field(1, &kind), field(2, &service)])
+}
+
 pub fn say_the_same() {
     const FLAGS: &str = "--hostname-override=node-a --cluster-cidr=10.1.0.0/16";
     let mut w = World::start(Authorization::AlwaysAllow);
     for (path, object) in objects() {
         w.plane.post(path, &object);
     }
+    let services = "/api/v1/namespaces/default/services";
+    w.plane.send("POST", services, ("application/vnd.kubernetes.protobuf", odd()));
     let ingress = json!([{"ip": "192.0.2.9", "ipMode": "VIP"}, {"hostname": "lb.example"},
         {"ip": "192.0.2.8", "ipMode": "Proxy"}]);
     let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
@@ -66,9 +89,13 @@ pub fn say_the_same() {
             .expect("it can be written");
     }
     let vipd = env!("CARGO_BIN_EXE_vipd");
-    for words in
-        ["describe service all", "describe service little", "get services -o json", "get endpoints"]
-    {
+    for words in [
+        "describe service all",
+        "describe service little",
+        "describe service odd",
+        "get services -o json",
+        "get endpoints",
+    ] {
         let as_json = w
             .node
             .sh(&format!("{vipd} {words} --manifests {} {FLAGS}", directory.path().display()));

@@ -216,7 +216,7 @@ impl ControlPlane {
     }
 
     #[track_caller]
-    pub fn send(&self, method: &str, path: &str, (kind, body): (&str, &str)) {
+    pub fn send(&self, method: &str, path: &str, (kind, body): (&str, impl AsRef<[u8]>)) {
         let file = self.at.join("body");
         fs::write(&file, body).expect("it can be written");
         let words =
