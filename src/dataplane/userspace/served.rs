@@ -51,6 +51,11 @@ impl Port {
         self.picker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nobody has come by it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.refused.get() == 0 && self.unserved.get() == 0 && self.picker().is_unused()
+    }
+
     pub(super) fn counts(&self, now: Instant) -> PortCounts {
         let picker = self.picker();
         let (unpinned, endpoints) = (picker.unpinned(), picker.counts(now));
@@ -103,6 +108,14 @@ pub(super) struct Caller<'a> {
     pub node: &'a NodePlan,
 }
 
+/// How what comes for a frontend gets here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Interception,
+    /// One that is bound to the frontend's address and port: packets need not be led here.
+    OwnSocket,
+}
+
 /// A frontend. It stays the same one while its endpoints change, so that a connection which is
 /// dialling sees the change.
 #[derive(Debug)]
@@ -110,6 +123,7 @@ pub(super) struct Served {
     pub port: Arc<Port>,
     /// Connections at the frontend's address, if it is one that may not be the node's own.
     at_address: Option<Arc<Open>>,
+    pub way: Way,
     /// `None`: it is relayed no more.
     wanted: ArcSwapOption<Wanted>,
     /// It is not, and will not be again: who comes back to the frontend finds another one.
@@ -150,9 +164,13 @@ impl Wanted {
 }
 
 impl Served {
-    pub(super) fn new(port: Arc<Port>, at_address: Option<Arc<Open>>, relayed: Relayed) -> Self {
+    pub(super) fn new(
+        port: Arc<Port>,
+        (way, at_address): (Way, Option<Arc<Open>>),
+        relayed: Relayed,
+    ) -> Self {
         let wanted = ArcSwapOption::from_pointee(Wanted::new(relayed));
-        Self { port, at_address, wanted, closed: CancellationToken::new() }
+        Self { port, at_address, way, wanted, closed: CancellationToken::new() }
     }
 
     /// New connections go by this; open ones stay where they are. `None`: there are no new ones.

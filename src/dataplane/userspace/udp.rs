@@ -1,6 +1,7 @@
 //! Datagrams: received with where they were sent to, and given to their session.
 
 use super::handed::{Ends, HandedSession};
+use super::passing;
 use super::replies::Replies;
 use super::served::Served;
 use super::session::Session;
@@ -32,21 +33,37 @@ const LOOKED_AT_WHEN_FULL: usize = 16;
 /// After an error of the listening socket, which should have none.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// When a session ends whose frontend is somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SessionsEnd {
+    /// At once: it holds the address that it answers from.
+    WithFrontend,
+    /// With the socket, which is there for one frontend only; or with the client's next datagram.
+    WithSocket,
+}
+
 /// Passes datagrams on until `stop`, and returns the socket. Then the sessions end too: what a client
 /// sends next must find another relay, which gets them if it follows this one, or the kernel's
 /// translation.
 pub(super) async fn serve(
     (socket, sessions): (UdpSocket, Vec<HandedSession>),
-    replies: Replies,
+    (replies, sessions_end): (Replies, SessionsEnd),
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) -> (UdpSocket, Vec<HandedSession>) {
     let table = Arc::new(Table::default());
-    let ending = end_strayed(Arc::clone(&shared), Arc::clone(&table));
-    let mut receiver = Receiver { shared: Arc::clone(&shared), replies, table: Arc::clone(&table) };
-    sessions.into_iter().for_each(|handed| receiver.resume(handed));
-    let serving = async { tokio::join!(receiver.run(&socket), ending) };
-    let _ = stop.run_until_cancelled(serving).await;
+    let mut receiver =
+        Receiver { shared: Arc::clone(&shared), replies, sessions_end, table: Arc::clone(&table) };
+    sessions.into_iter().for_each(|handed| receiver.resume(&socket, handed));
+    let receiving = receiver.run(&socket);
+    match sessions_end {
+        SessionsEnd::WithFrontend => {
+            let ending = end_strayed(Arc::clone(&shared), Arc::clone(&table));
+            let serving = async { tokio::join!(receiving, ending) };
+            let _ = stop.run_until_cancelled(serving).await;
+        }
+        SessionsEnd::WithSocket => drop(stop.run_until_cancelled(receiving).await),
+    }
     let open = table.take_all();
     let handed = match shared.is_handed_over() {
         true => open.iter().filter_map(|session| session.hand()).collect(),
@@ -67,12 +84,12 @@ async fn end_strayed(shared: Arc<Shared>, table: Arc<Table>) {
 struct Receiver {
     shared: Arc<Shared>,
     replies: Replies,
+    sessions_end: SessionsEnd,
     table: Arc<Table>,
 }
 
 impl Receiver {
     async fn run(&mut self, socket: &UdpSocket) {
-        let mut buffer = vec![0; super::passing::SIZE];
         let mut control =
             nix::cmsg_space!(nix::libc::sockaddr_in6, nix::libc::sockaddr_in6, [u64; 4]);
         loop {
@@ -80,10 +97,12 @@ impl Receiver {
             let received = async {
                 socket.readable().await?;
                 for _ in 0..TURN {
-                    let (ends, size) = socket.try_io(Interest::READABLE, || {
-                        receive(socket, &mut buffer, &mut control)
+                    passing::through(|buffer| {
+                        let (ends, size) = socket
+                            .try_io(Interest::READABLE, || receive(socket, buffer, &mut control))?;
+                        self.take(socket, ends, &buffer[..size]);
+                        io::Result::Ok(())
                     })?;
-                    self.take(ends, &buffer[..size]);
                 }
                 io::Result::Ok(())
             };
@@ -97,36 +116,55 @@ impl Receiver {
         }
     }
 
-    fn take(&mut self, ends: Ends, datagram: &[u8]) {
+    fn take(&mut self, socket: &UdpSocket, ends: Ends, datagram: &[u8]) {
         let known = self.table.get(&ends).is_some_and(|session| session.send(datagram));
-        if !known && let Some(session) = self.open(ends, datagram.len()) {
+        if !known && let Some(session) = self.open(socket, ends, datagram.len()) {
             session.send(datagram);
         }
     }
 
+    /// A session of a socket that packets are led to holds the address that it answers from, and would keep
+    /// a socket of its own from being bound there.
+    fn find(&self, frontend: SocketAddr) -> Option<Arc<Served>> {
+        let frontends = &self.shared.frontends;
+        match self.sessions_end {
+            SessionsEnd::WithFrontend => frontends.find_led(Protocol::Udp, frontend),
+            SessionsEnd::WithSocket => frontends.find(Protocol::Udp, frontend),
+        }
+    }
+
     /// A former process's. If there is no place for it here, the client's next datagram opens one.
-    fn resume(&mut self, handed: HandedSession) {
+    fn resume(&mut self, socket: &UdpSocket, handed: HandedSession) {
         let ends = handed.ends;
-        let Some(served) = self.shared.frontends.find(Protocol::Udp, ends.frontend) else { return };
-        let session = self.session(ends, served).filter(|session| session.resume(handed));
+        let Some(served) = self.find(ends.frontend) else { return };
+        let session = self.session(socket, ends, served);
+        let session = session.filter(|session| session.resume(handed));
         if let Some(session) = session {
             self.run_session(&session);
         }
     }
 
     /// `None`: the datagram is lost.
-    fn open(&mut self, ends: Ends, size: usize) -> Option<Arc<Session>> {
-        let Some(served) = self.shared.frontends.find(Protocol::Udp, ends.frontend) else {
+    fn open(&mut self, socket: &UdpSocket, ends: Ends, size: usize) -> Option<Arc<Session>> {
+        let Some(served) = self.find(ends.frontend) else {
             self.shared.frontends.strays.add(1);
-            self.shared.refusals.send(ends.client, ends.frontend, size);
+            // It came just before the kernel had the Service: the next datagram has a socket to go to.
+            if self.shared.frontends.find(Protocol::Udp, ends.frontend).is_none() {
+                self.shared.refusals.send(ends.client, ends.frontend, size);
+            }
             return None;
         };
-        let session = self.session(ends, served)?;
+        let session = self.session(socket, ends, served)?;
         self.run_session(&session);
         Some(session)
     }
 
-    fn session(&mut self, ends: Ends, served: Arc<Served>) -> Option<Arc<Session>> {
+    fn session(
+        &mut self,
+        socket: &UdpSocket,
+        ends: Ends,
+        served: Arc<Served>,
+    ) -> Option<Arc<Session>> {
         let admitted = match self.shared.admit(&served, FILES) {
             Err(Full::Files) => {
                 self.table.end_a_quiet_one();
@@ -141,7 +179,7 @@ impl Receiver {
             .ok()?;
         let reply = self
             .replies
-            .of(ends.frontend)
+            .of(socket, ends.frontend)
             .inspect_err(|error| {
                 tracing::debug!(?ends, %error, "a datagram is lost: it could not be answered");
             })

@@ -26,7 +26,7 @@ pub(super) enum Text {
     Frontends(Vec<(At, bool)>),
     Nodes(Vec<IpAddr>),
     Engine {
-        port: u16,
+        port: Option<u16>,
     },
     /// One thread's: so many sockets are TCP's, the others UDP's.
     Listeners {
@@ -37,6 +37,10 @@ pub(super) enum Text {
         socket: usize,
         sessions: Vec<Session>,
     },
+    /// Each with its socket.
+    Loopback(Vec<At>),
+    /// Of those ports, with their sockets.
+    LoopbackSessions(Vec<Session>),
     Memory(Memory),
 }
 

@@ -185,14 +185,6 @@ fn an_external_ip_is_relayed_where_it_is_the_nodes() {
 }
 
 #[test]
-fn the_relay_answers_at_loopback_addresses_itself() {
-    let plan = |known: &Known| plan_service(known, &facts(), &policy()).unwrap();
-    assert_eq!(Listening::of(&plan(&relayed(":80/TCP", "node-port 30080", BOTH))), None);
-    // What is refused is refused by a listener.
-    assert!(Listening::of(&plan(&relayed(":80/TCP", "node-port 30080", &[]))).is_some());
-}
-
-#[test]
 fn who_may_answer_at_udp_frontends_is_the_relay() {
     let text = "vip 1.2.3.4, range 203.0.113.0/25";
     let planner = planner(policy(), &all([relayed(":53/UDP", text, BOTH)]));
