@@ -41,7 +41,8 @@ struct Known {
 #[derive(Debug, Default)]
 struct KnownPort {
     port: Weak<Port>,
-    frontends: BTreeSet<FrontendKey>,
+    /// Each once.
+    frontends: Vec<FrontendKey>,
 }
 
 impl KnownPort {
@@ -168,7 +169,7 @@ impl Frontends {
                 served.update(None);
                 let port = port_key(&served.port);
                 if let Some(port) = known.ports.get_mut(&port) {
-                    port.frontends.remove(&key);
+                    port.frontends.retain(|at| *at != key);
                 }
                 touched.insert(port);
             }
@@ -252,7 +253,7 @@ impl Known {
         };
         let (service, id) = (relayed.service.clone(), relayed.port.clone());
         let known = self.ports.entry((service.clone(), id.clone())).or_default();
-        known.frontends.insert(key);
+        known.frontends.push(key);
         let port = found_or(&mut known.port, || Port::new(service, id, of_service));
         Served::new(port, (way, at_address), relayed)
     }

@@ -13,9 +13,9 @@ use arc_swap::ArcSwapOption;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 /// A Service port in one family.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ pub(super) struct Port {
     pub upstreams: Upstreams,
     pub refused: Number,
     pub unserved: Number,
-    connect_times: Histogram,
+    /// Once there is a connection.
+    connect_times: OnceLock<Histogram>,
 }
 
 impl Port {
@@ -42,7 +43,7 @@ impl Port {
             upstreams: Upstreams::default(),
             refused: Number::default(),
             unserved: Number::default(),
-            connect_times: connect_times(),
+            connect_times: OnceLock::new(),
         }
     }
 
@@ -66,7 +67,7 @@ impl Port {
             refused: self.refused.get(),
             unserved: self.unserved.get(),
             unpinned,
-            connect_times: self.connect_times.clone(),
+            connect_times: self.connect_times.get().cloned().unwrap_or_else(connect_times),
             endpoints,
         }
     }
@@ -127,7 +128,7 @@ pub(super) struct Served {
     /// `None`: it is relayed no more.
     wanted: ArcSwapOption<Wanted>,
     /// It is not, and will not be again: who comes back to the frontend finds another one.
-    closed: CancellationToken,
+    closed: Notify,
 }
 
 #[derive(Debug)]
@@ -170,15 +171,16 @@ impl Served {
         relayed: Relayed,
     ) -> Self {
         let wanted = ArcSwapOption::from_pointee(Wanted::new(relayed));
-        Self { port, at_address, way, wanted, closed: CancellationToken::new() }
+        Self { port, at_address, way, wanted, closed: Notify::new() }
     }
 
     /// New connections go by this; open ones stay where they are. `None`: there are no new ones.
     pub(super) fn update(&self, relayed: Option<Relayed>) {
-        if relayed.is_none() {
-            self.closed.cancel();
-        }
+        let is_over = relayed.is_none();
         self.wanted.store(relayed.map(|relayed| Arc::new(Wanted::new(relayed))));
+        if is_over {
+            self.closed.notify_waiters();
+        }
     }
 
     /// Where the next dial of a connection goes.
@@ -206,7 +208,7 @@ impl Served {
 
     pub(super) fn connected(&self, endpoint: &Held, took: Duration) {
         endpoint.opened.add(1);
-        self.port.connect_times.observe(took);
+        self.port.connect_times.get_or_init(connect_times).observe(took);
         self.port.picker().connected(endpoint.target);
     }
 
@@ -250,7 +252,11 @@ impl Served {
 
     /// Until the frontend is relayed no more.
     pub(super) async fn closed(&self) {
-        self.closed.cancelled().await;
+        // Before the look: it is woken from here on.
+        let closed = self.closed.notified();
+        if self.is_relayed() {
+            closed.await;
+        }
     }
 
     /// How requests are spoken, where they are balanced.

@@ -185,12 +185,12 @@ impl Keeper {
                 let replies = Replies::listening(Arc::clone(&shared.budget));
                 let socket = (socket, sessions);
                 let serving = udp::serve(socket, (replies, SessionsEnd::WithSocket), shared, end);
-                tokio::spawn(async { Open::Udp(serving.await) })
+                Task::Udp(tokio::spawn(serving))
             }
             Protocol::Tcp | Protocol::Sctp => {
                 let listener = tcp_listener(at, socket)?;
                 let serving = tcp::serve(listener, shared, self.connections.clone(), end);
-                tokio::spawn(async { Open::Tcp(serving.await) })
+                Task::Tcp(tokio::spawn(serving))
             }
         };
         Ok(Listener { at, stop, task, _file: file })
@@ -200,8 +200,13 @@ impl Keeper {
     /// is free. Open connections go on; a session ends, because its answers must come from the port.
     async fn withdraw(&self, listener: Listener) {
         listener.stop.cancel();
-        if let Ok(Open::Tcp(listener)) = listener.task.await {
-            tcp::take_waiting(listener, &self.shared, &self.connections, &self.stop);
+        match listener.task {
+            Task::Tcp(task) => {
+                if let Ok(listener) = task.await {
+                    tcp::take_waiting(listener, &self.shared, &self.connections, &self.stop);
+                }
+            }
+            Task::Udp(task) => drop(task.await),
         }
     }
 
@@ -210,14 +215,16 @@ impl Keeper {
         open.iter().for_each(|listener| listener.stop.cancel());
         let mut handed: Vec<HandedPort> = self.handed.into_values().collect();
         for Listener { at, task, .. } in open {
-            let (socket, sessions) = match task.await {
-                Ok(Open::Tcp(listener)) => (listener.into_std().map(OwnedFd::from), Vec::new()),
-                Ok(Open::Udp((socket, sessions))) => {
-                    (socket.into_std().map(OwnedFd::from), sessions)
+            let given = match task {
+                Task::Tcp(task) => {
+                    task.await.map(|listener| (listener.into_std().map(OwnedFd::from), Vec::new()))
                 }
-                Err(_) => continue,
+                Task::Udp(task) => task
+                    .await
+                    .map(|(socket, sessions)| (socket.into_std().map(OwnedFd::from), sessions)),
             };
-            handed.extend(socket.ok().map(|socket| HandedPort { at, socket, sessions }));
+            let Ok((Ok(socket), sessions)) = given else { continue };
+            handed.push(HandedPort { at, socket, sessions });
         }
         handed
     }
@@ -227,13 +234,14 @@ impl Keeper {
 struct Listener {
     at: FrontendKey,
     stop: CancellationToken,
-    task: JoinHandle<Open>,
+    task: Task,
     _file: ListenerFile,
 }
 
-enum Open {
-    Tcp(TcpListener),
-    Udp((UdpSocket, Vec<HandedSession>)),
+/// A task of both kinds would be as large as the larger one, twice.
+enum Task {
+    Tcp(JoinHandle<TcpListener>),
+    Udp(JoinHandle<(UdpSocket, Vec<HandedSession>)>),
 }
 
 fn socket_address(at: FrontendKey) -> SocketAddr {
