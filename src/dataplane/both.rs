@@ -76,7 +76,7 @@ impl Both {
         outcome
     }
 
-    /// Who changes between the relay and the kernel is served all the time at loopback addresses too.
+    /// Who changes between the relay and the kernel is without either at loopback addresses for a moment at most.
     fn between<T>(&mut self, ports: PortsTurn, step: impl FnOnce(&mut Self) -> T) -> T {
         let PortsTurn { open, closed } = ports;
         let (udp, tcp) = open.into_iter().partition(|(at, _)| at.protocol == Protocol::Udp);

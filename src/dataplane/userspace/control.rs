@@ -119,8 +119,8 @@ impl Userspace {
         self.node_ports.turn_to(plan, &listening(&self.engine))
     }
 
-    /// Serves these node ports. Who the relay leaves to the kernel finds the socket before nobody is led to the
-    /// relay any more, where it can be: of a UDP port the relay has the address, as long as it answers.
+    /// Serves these node ports, as soon as their sockets are open. Of a UDP port the relay has the address, as
+    /// long as it answers.
     pub fn listen(&self, open: Vec<(FrontendKey, Relayed)>) {
         if !open.is_empty() {
             self.engine.get_or_init(|| Engine::new(self.options())).listen(open);

@@ -176,9 +176,11 @@ impl Engine {
     /// here for them. A port that somebody else has is tried again.
     pub fn listen(&self, ports: Vec<(FrontendKey, Relayed)>) {
         let Running { shared, loopback, stop, end, .. } = &*self.0;
-        loopback.wish(ports.iter().map(|(at, _)| *at), true);
+        let wished: Vec<FrontendKey> = ports.iter().map(|(at, _)| *at).collect();
         let ports = ports.into_iter().map(|(at, relayed)| (at, Some(relayed)));
+        // First who is served: the sockets accept at once.
         shared.frontends.update_by(Way::OwnSocket, ports.collect());
+        loopback.wish(wished.into_iter(), true);
         match loopback.start(shared, (stop.clone(), end.clone())) {
             Ok(thread) => thread.into_iter().for_each(|thread| self.add_thread(thread)),
             Err(error) => tracing::error!(
@@ -190,8 +192,8 @@ impl Engine {
 
     /// Serves these no more. Open connections go on.
     pub fn unlisten(&self, ports: Vec<FrontendKey>) {
-        self.0.loopback.wish(ports.iter().copied(), false);
-        self.update(ports.into_iter().map(|at| (at, None)).collect());
+        self.update(ports.iter().map(|at| (*at, None)).collect());
+        self.0.loopback.wish(ports.into_iter(), false);
     }
 
     /// Node ports of loopback addresses that are served, whether their socket is open or not.
