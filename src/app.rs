@@ -16,7 +16,6 @@ use crate::conntrack::{Cause, Cleaner, DeleteBy, Options};
 use crate::dataplane::nftables::{Counters, Nftables, Without};
 use crate::dataplane::userspace::Budget;
 use crate::dataplane::{Both, Dataplane};
-use crate::localhost::Handed;
 use crate::metrics::Metrics;
 use crate::model::Protocol;
 use crate::node::KernelVersion;
@@ -180,8 +179,7 @@ async fn serve(
     }
     let without = Without { element_count: config.without.contains(&Feature::ElementCount) };
     let budget = Arc::new(Budget::of_this_process());
-    let mut dataplane =
-        Both::new(Nftables::open(without)?, Arc::clone(&budget), config.drain_timeout);
+    let mut dataplane = Both::new(Nftables::open(without)?, budget, config.drain_timeout);
     let engine = dataplane.engine();
     let turn = match place {
         Place::Own(lock) => Ok(Turn::alone(lock)),
@@ -227,7 +225,6 @@ async fn serve(
         stop: stop.clone(),
         tuning: send_tuning,
         set_level,
-        budget,
     };
     let (batches, changes) = mpsc::channel(BATCHES);
     let (send_addresses, addresses) = watch::channel(Vec::new());
@@ -240,18 +237,17 @@ async fn serve(
     let (turn, answering, mut writing) = match turn {
         // What cannot be opened is told before anything is written.
         Ok(turn) => {
-            let answering = answers.open(&config, Handed::default()).await?;
+            let answering = answers.open(&config).await?;
             (turn, answering, start_writing()?)
         }
         Err(taken) => {
             let mut writing = start_writing()?;
-            let mut turn = tokio::select! {
+            let turn = tokio::select! {
                 turn = taken => turn.unwrap_or(Err(Error::Writer))?,
                 () = writing.has_ended() => return Err(Error::Writer),
                 () = signals.end() => return Ok(()),
             };
-            let handed = std::mem::take(&mut turn.localhost);
-            (turn, answers.open(&config, handed).await?, writing)
+            (turn, answers.open(&config).await?, writing)
         }
     };
     let beside = turn.former.as_ref().map(|former| {

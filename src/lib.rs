@@ -30,7 +30,6 @@ pub mod handover;
 pub mod health;
 pub mod histogram;
 pub mod listen;
-pub mod localhost;
 pub mod metrics;
 pub mod model;
 pub mod netlink;

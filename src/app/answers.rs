@@ -6,19 +6,16 @@
 use super::Error;
 use super::live::{Live, SetLevel, StatusSockets};
 use crate::config::Config;
-use crate::dataplane::userspace::Budget;
 use crate::events::Notices;
 use crate::handover::{self, Offer};
-use crate::localhost::Handed;
 use crate::metrics::Metrics;
 use crate::sync::{Snapshot, Tuning};
-use crate::{admin, health, localhost, status};
+use crate::{admin, health, status};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// What they are made of.
 pub(super) struct Answers {
@@ -30,38 +27,24 @@ pub(super) struct Answers {
     pub stop: CancellationToken,
     pub tuning: watch::Sender<Tuning>,
     pub set_level: SetLevel,
-    pub budget: Arc<Budget>,
 }
 
 /// Open until the token is cancelled that they were made with, and [`Answering::closed`] is called.
 pub(super) struct Answering {
     admin: JoinHandle<()>,
     health: JoinHandle<()>,
-    localhost: JoinHandle<Handed>,
-    /// Told to stop last: connections to a node port of a loopback address wait until the next process
-    /// accepts them.
-    stop_localhost: CancellationToken,
     live: JoinHandle<()>,
     /// `None`: it cannot be offered.
     offer: Option<Offer>,
-    /// By node ports of loopback addresses: they outlive their listeners.
-    connections: TaskTracker,
 }
 
 impl Answers {
-    /// `handed`: by a former process.
-    pub(super) async fn open(self, config: &Config, handed: Handed) -> Result<Answering, Error> {
+    pub(super) async fn open(self, config: &Config) -> Result<Answering, Error> {
         let Answers { published, listening, metrics, notices, stop, .. } = self;
         let listener = admin::bind(&config.admin_socket)?;
         let admin = admin::serve(listener, published.clone(), metrics.clone(), stop.clone());
         let tally = (metrics.health.clone(), notices.clone());
-        let health = health::serve(published.clone(), listening.clone(), stop.clone(), tally);
-        let connections = TaskTracker::new();
-        let (budget, counts) = (self.budget, metrics.localhost.clone());
-        let beside = localhost::Site { budget, counts, connections: connections.clone(), handed };
-        let stop_localhost = CancellationToken::new();
-        let localhost =
-            localhost::serve(published.clone(), listening, stop_localhost.clone(), beside);
+        let health = health::serve(published.clone(), listening, stop.clone(), tally);
         let site = status::Site {
             snapshot: published,
             metrics,
@@ -79,11 +62,8 @@ impl Answers {
         Ok(Answering {
             admin: tokio::spawn(admin),
             health: tokio::spawn(health),
-            localhost: tokio::spawn(localhost),
-            stop_localhost,
             live: tokio::spawn(live.run()),
             offer,
-            connections,
         })
     }
 }
@@ -97,15 +77,10 @@ impl Answering {
         }
     }
 
-    /// Until nothing is listened at any more. Returns what is open still, and what the next process may
-    /// listen at.
-    pub(super) async fn closed(self) -> (TaskTracker, Handed) {
-        let Answering { admin, health, localhost, stop_localhost, live, offer, connections } = self;
+    /// Until nothing is listened at any more.
+    pub(super) async fn closed(self) {
+        let Answering { admin, health, live, offer } = self;
         drop(offer);
         let _ = tokio::join!(admin, health, live);
-        stop_localhost.cancel();
-        let handed = localhost.await.unwrap_or_default();
-        connections.close();
-        (connections, handed)
     }
 }

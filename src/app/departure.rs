@@ -10,7 +10,6 @@ use super::successor::Successors;
 use super::{Error, Signals, Writing};
 use crate::dataplane::userspace::Engine;
 use crate::handover::{BUSY, Successor};
-use crate::localhost::Handed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -45,7 +44,7 @@ impl Running {
             sleep(LAST_ACCEPTS).await;
             let _ = spawn_blocking(move || engine.stop(DRAIN)).await;
         }
-        drop(self.answering.closed().await);
+        self.answering.closed().await;
         for task in self.others {
             let _ = task.await;
         }
@@ -70,16 +69,16 @@ impl Running {
             handed.map(|()| successor).map_err(Error::Handover)
         });
         successor = handed.await.unwrap_or(Err(Error::SuccessorLost))?;
-        let (connections, localhost) = busily(&successor, answering.closed()).await?;
+        busily(&successor, answering.closed()).await?;
         let Turn { lock, ended: former_ended, .. } = turn;
-        close(&successor, (localhost, lock))?;
+        close(&successor, lock)?;
         for task in others {
             let _ = task.await;
         }
 
         let until = Instant::now() + drain;
         let engine = engine.get().cloned();
-        let open = engine.as_ref().map_or(0, Engine::open) + connections.len() as u64;
+        let open = engine.as_ref().map_or(0, Engine::open);
         tracing::info!(open, "handed over; open connections have {drain:?} to end");
         let ending = engine.clone();
         let relayed = spawn_blocking(move || {
@@ -89,7 +88,6 @@ impl Running {
         });
         let drained = async {
             let _ = relayed.await;
-            let _ = timeout_at(until, connections.wait()).await;
             // Routes that its connections need are looked after by the process that waits for this one.
             let _ = timeout_at(until, former_ended.cancelled()).await;
         };
@@ -121,8 +119,8 @@ impl Running {
 }
 
 /// What is handed over is closed here.
-fn close(successor: &Successor, (localhost, lock): (Handed, Lock)) -> Result<(), Error> {
-    successor.closed(localhost.into_parts(), lock.socket()).map_err(Error::Handover)
+fn close(successor: &Successor, lock: Lock) -> Result<(), Error> {
+    successor.closed(lock.socket()).map_err(Error::Handover)
 }
 
 /// Has the other process know meanwhile that this one does not hang.

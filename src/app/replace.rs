@@ -7,7 +7,6 @@ use super::Error;
 use super::lock::{Lock, lock};
 use crate::dataplane::userspace::{Former, Handover, Inheritance, Part};
 use crate::handover::{self, Speaker};
-use crate::localhost::Handed;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,8 +32,6 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Turn {
     pub lock: Lock,
-    /// Node ports of loopback addresses that it listened at.
-    pub localhost: Handed,
     /// To the former process, where that has connections still.
     pub former: Option<Arc<Speaker>>,
     /// Cancelled when it has ended.
@@ -93,7 +90,7 @@ impl Turn {
     pub(super) fn alone(lock: Lock) -> Self {
         let ended = CancellationToken::new();
         ended.cancel();
-        Self { lock, localhost: Handed::default(), former: None, ended }
+        Self { lock, former: None, ended }
     }
 }
 
@@ -110,17 +107,13 @@ fn inherit(
     let told = ended.clone();
     // For as long as the former process has connections.
     thread::spawn(move || {
-        let (parts, socket) = handover::closed(&mut former).unwrap_or_else(|error| {
+        let socket = handover::closed(&mut former).unwrap_or_else(|error| {
             tracing::warn!("the former process keeps what it listens at: {error}");
-            (Vec::new(), None)
+            None
         });
         let lock = socket.map_or_else(lock, Lock::inherited);
-        let turn_of = |lock| Turn {
-            lock,
-            localhost: Handed::of_parts(parts),
-            former: former.speaker().ok().map(Arc::new),
-            ended: told.clone(),
-        };
+        let turn_of =
+            |lock| Turn { lock, former: former.speaker().ok().map(Arc::new), ended: told.clone() };
         let _ = turn.send(lock.map(turn_of));
         handover::ended(former);
         told.cancel();

@@ -7,11 +7,13 @@
 //! `inet vipd`), routes, the engine, what leads packets there. On the way out the other way round;
 //! routes stay while a connection needs them, and their guards longer. Whatever fails, nobody is led to the
 //! relay until all is made anew, and table `inet vipd` serves; where the relay fails, that goes on meanwhile.
+//! Node ports of loopback addresses are served whatever fails: nothing leads there.
 
 use super::edits::Edits;
 use super::nftables::{self, Nftables};
-use super::userspace::{self, Budget, Engine, Former, Handover, Userspace};
+use super::userspace::{self, Budget, Engine, Former, Handover, PortsTurn, Turn, Userspace};
 use super::{Applied, Dataplane, Unheard};
+use crate::model::Protocol;
 use crate::planner::{FrontendKey, Plan, PlanDelta};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -84,6 +86,17 @@ impl Both {
         outcome
     }
 
+    /// Who changes between the relay and the kernel is without either at loopback addresses for a moment at most.
+    fn between<T>(&mut self, ports: PortsTurn, step: impl FnOnce(&mut Self) -> T) -> T {
+        let PortsTurn { open, closed } = ports;
+        let (udp, tcp) = open.into_iter().partition(|(at, _)| at.protocol == Protocol::Udp);
+        self.userspace.listen(tcp);
+        let outcome = step(self);
+        self.userspace.listen(udp);
+        self.userspace.unlisten(closed);
+        outcome
+    }
+
     fn apply_both(&mut self, delta: &PlanDelta, plan: &Plan) -> Result<Applied, Error> {
         let turn = self.userspace.turn(delta, plan);
         if turn.is_empty() && delta.node.is_none() {
@@ -96,8 +109,7 @@ impl Both {
         Ok(applied)
     }
 
-    fn resync_both(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let turn = self.relayed(|userspace| userspace.turn_to(plan));
+    fn resync_both(&mut self, turn: Turn, plan: &Plan) -> Result<Applied, Error> {
         let mut applied = self.relayed(|userspace| userspace.withdraw(&turn));
         // Routes that nobody could read are guarded as they were.
         if self.userspace.failure().is_none() {
@@ -138,12 +150,15 @@ impl Dataplane for Both {
     type Error = Error;
 
     fn apply(&mut self, delta: &PlanDelta, plan: &Plan) -> Result<Applied, Error> {
-        let outcome = self.apply_both(delta, plan);
+        let ports = self.userspace.ports_turn(delta, plan);
+        let outcome = self.between(ports, |both| both.apply_both(delta, plan));
         self.or_forget(outcome)
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
-        let outcome = self.resync_both(plan);
+        let turn = self.relayed(|userspace| userspace.turn_to(plan));
+        let ports = self.userspace.ports_turn_to(plan);
+        let outcome = self.between(ports, |both| both.resync_both(turn, plan));
         self.or_forget(outcome)
     }
 

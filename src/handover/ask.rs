@@ -73,19 +73,17 @@ impl Speaker {
     }
 }
 
-/// Waits until the former process listens at nothing any more. Returns what it hands over last, and the
-/// lock, if it had one. Blocks.
-pub fn closed(former: &mut Former) -> Result<(Vec<Part>, Option<OwnedFd>), Error> {
-    let (began, mut parts) = (Instant::now(), Vec::new());
+/// Waits until the former process listens at nothing any more. Returns the lock, if it had one. Blocks.
+pub fn closed(former: &mut Former) -> Result<Option<OwnedFd>, Error> {
+    let began = Instant::now();
     while began.elapsed() < LONGEST {
         match former.stream.receive()? {
-            Some(Received { kind: Kind::Part, text, files }) => parts.push(Part { text, files }),
             Some(Received { kind: Kind::Closed, files, .. }) => {
-                return Ok((parts, files.into_iter().next()));
+                return Ok(files.into_iter().next());
             }
             Some(_) => {}
             // It ended instead.
-            None => return Ok((parts, None)),
+            None => return Ok(None),
         }
     }
     Err(Error::TooLong)

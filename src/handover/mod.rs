@@ -9,7 +9,7 @@
 //!    ◄───────────── Busy … while a commit ends   stops writing, closes what it listens at
 //!    ◄───────── Part …, End: listeners, tables   accepts nothing more
 //!  accepts, writes
-//!    ◄── Part …, Closed: other listeners, lock   lets its connections end
+//!    ◄── Closed: lock ────────────────────────   lets its connections end
 //!    ── Serving ──────────────────────────────►
 //!    ◄─────────────────────────────── (closed)   has ended
 //! ```

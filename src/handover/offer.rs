@@ -86,26 +86,15 @@ impl Successor {
 
     /// All that it needs in order to write and to accept. Blocks.
     pub fn hand(&self, parts: impl IntoIterator<Item = Part>) -> Result<(), Error> {
-        self.send(parts)?;
-        self.0.send(Kind::End, &[], &[])
-    }
-
-    fn send(&self, parts: impl IntoIterator<Item = Part>) -> Result<(), Error> {
         for Part { text, files } in parts {
             let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
             self.0.send(Kind::Part, &text, &files)?;
         }
-        Ok(())
+        self.0.send(Kind::End, &[], &[])
     }
 
-    /// Nothing is listened at any more, but for what goes along in parts; the lock too, if this process
-    /// has it.
-    pub fn closed(
-        &self,
-        parts: impl IntoIterator<Item = Part>,
-        lock: Option<impl AsFd>,
-    ) -> Result<(), Error> {
-        self.send(parts)?;
+    /// Nothing is listened at any more. The lock goes along, if this process has it.
+    pub fn closed(&self, lock: Option<impl AsFd>) -> Result<(), Error> {
         let files: Vec<_> = lock.iter().map(AsFd::as_fd).collect();
         self.0.send(Kind::Closed, &[], &files)
     }

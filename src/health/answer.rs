@@ -42,8 +42,7 @@ pub(super) fn answer(
     (service, port, family): (&ServiceKey, u16, Family),
     now: Instant,
 ) -> Answer {
-    let listening = snapshot.status.served.get(service);
-    let check = listening.and_then(|listening| listening.health);
+    let check = snapshot.status.served.get(service);
     let local_endpoints =
         check.filter(|check| check.port.get() == port).map_or(0, |check| check.of(family));
     let service_proxy_healthy = snapshot.status.is_healthy(now) && !snapshot.plan.facts.going_away;

@@ -5,7 +5,7 @@ use super::server::{Asked, CONNECTIONS, Server, Site};
 use crate::events::{About, Notices, Reason};
 use crate::listen::{self, Kept, Places, Tally, Tried};
 use crate::model::{Family, ServiceKey};
-use crate::planner::{Listening, NodePlan};
+use crate::planner::{HealthCheck, NodePlan};
 use crate::sync::Snapshot;
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
@@ -42,7 +42,7 @@ pub async fn serve(
 
 pub(super) struct Servers {
     site: Arc<Site>,
-    seen: OrdMap<ServiceKey, Arc<Listening>>,
+    seen: OrdMap<ServiceKey, HealthCheck>,
     ports: Ports,
     asked: BTreeMap<u16, Arc<Asked>>,
     addresses: BTreeSet<IpAddr>,
@@ -73,8 +73,8 @@ impl Servers {
     /// Brings the sockets to what is published now, and tries those again that were refused.
     pub(super) async fn follow(&mut self) {
         let plan = self.site.snapshot.load().plan.clone();
-        let followed = self.ports.follow(&self.seen, &plan.listening);
-        self.seen = plan.listening;
+        let followed = self.ports.follow(&self.seen, &plan.health_checks);
+        self.seen = plan.health_checks;
         let addresses = addresses(&plan.node);
         if followed == Followed::Same && addresses == self.addresses {
             let refused = self.kept.refused();

@@ -3,11 +3,10 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::model::{Created, ServiceKey};
-use crate::planner::Listening;
+use crate::planner::HealthCheck;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// The services of each port. The API server gives a port to one service only; should two have it,
 /// the oldest is answered for, then the first by name.
@@ -21,7 +20,7 @@ pub(super) enum Followed {
     Changed,
 }
 
-type Services = OrdMap<ServiceKey, Arc<Listening>>;
+type Services = OrdMap<ServiceKey, HealthCheck>;
 
 impl Ports {
     /// Takes in what differs between two states; numbers of endpoints are no difference.
@@ -29,11 +28,11 @@ impl Ports {
         let mut followed = Followed::Same;
         for item in before.diff(now) {
             let (service, old, new) = match item {
-                DiffItem::Add(service, new) => (service, None, port(new)),
+                DiffItem::Add(service, new) => (service, None, Some(port(new))),
                 DiffItem::Update { old: (_, old), new: (service, new) } => {
-                    (service, port(old), port(new))
+                    (service, Some(port(old)), Some(port(new)))
                 }
-                DiffItem::Remove(service, old) => (service, port(old), None),
+                DiffItem::Remove(service, old) => (service, Some(port(old)), None),
             };
             if old == new {
                 continue;
@@ -62,6 +61,6 @@ impl Ports {
     }
 }
 
-fn port(listening: &Arc<Listening>) -> Option<(u16, Created)> {
-    listening.health.map(|check| (check.port.get(), check.since))
+fn port(check: &HealthCheck) -> (u16, Created) {
+    (check.port.get(), check.since)
 }

@@ -5,7 +5,7 @@ use super::follow::Servers;
 use super::ports::{Followed, Ports};
 use crate::events::{About, Counts, Notices, Reason};
 use crate::model::{Created, Family, NodeFacts, ServiceKey};
-use crate::planner::{HealthCheck, Listening, NodePlan, Plan, Policy};
+use crate::planner::{HealthCheck, NodePlan, Plan, Policy};
 use crate::sync::{Snapshot, SyncStatus};
 use arc_swap::ArcSwap;
 use hyper::StatusCode;
@@ -20,18 +20,15 @@ fn key(name: &str) -> ServiceKey {
     ServiceKey::new("ns", name)
 }
 
-fn checked(port: u16, local_endpoints: u32) -> Arc<Listening> {
+fn checked(port: u16, local_endpoints: u32) -> HealthCheck {
     let port = NonZeroU16::new(port).unwrap();
     let since = Created::new(None);
-    let health = Some(HealthCheck { port, since, local_endpoints: [local_endpoints, 0] });
-    Arc::new(Listening { health, node_ports: Box::default() })
+    HealthCheck { port, since, local_endpoints: [local_endpoints, 0] }
 }
 
 /// The same of a service that was created then.
-fn created(seconds: i64, mut listening: Listening) -> Arc<Listening> {
-    let check = listening.health.as_mut().unwrap();
-    check.since = Created::new(Some(seconds));
-    Arc::new(listening)
+fn created(seconds: i64, check: HealthCheck) -> HealthCheck {
+    HealthCheck { since: Created::new(Some(seconds)), ..check }
 }
 
 /// A healthy node that answers on 127.0.0.1 only.
@@ -42,12 +39,12 @@ fn snapshot(services: &[(&str, u16, u32)]) -> Snapshot {
         ..NodePlan::clone(&plan.node)
     });
     for (name, port, endpoints) in services {
-        plan.listening.insert(key(name), checked(*port, *endpoints));
+        plan.health_checks.insert(key(name), checked(*port, *endpoints));
     }
     let status = SyncStatus {
         synced: true,
         last_success: Some(SystemTime::now()),
-        served: plan.listening.clone(),
+        served: plan.health_checks.clone(),
         ..SyncStatus::default()
     };
     Snapshot { known: OrdMap::new(), plan, problems: OrdMap::new(), status }
@@ -64,7 +61,7 @@ fn each_family_is_told_of_its_own_endpoints() {
 #[test]
 fn endpoints_that_no_commit_has_brought_do_not_count() {
     let mut snapshot = snapshot(&[("web", 30555, 1)]);
-    snapshot.plan.listening.insert(key("web"), checked(30555, 2));
+    snapshot.plan.health_checks.insert(key("web"), checked(30555, 2));
     let answer = answer(&snapshot, (&key("web"), 30555, Family::V4), Instant::now());
     assert_eq!((answer.status, answer.weight), (StatusCode::OK, 1));
 }
@@ -106,9 +103,9 @@ fn everything_else_is_answered_with_503() {
 
 #[test]
 fn the_first_service_by_name_has_a_port() {
-    let one = snapshot(&[("b", 30555, 1)]).plan.listening;
-    let two = snapshot(&[("a", 30555, 1), ("b", 30555, 1), ("c", 30556, 1)]).plan.listening;
-    let counted = snapshot(&[("a", 30555, 7), ("b", 30555, 0), ("c", 30556, 1)]).plan.listening;
+    let one = snapshot(&[("b", 30555, 1)]).plan.health_checks;
+    let two = snapshot(&[("a", 30555, 1), ("b", 30555, 1), ("c", 30556, 1)]).plan.health_checks;
+    let counted = snapshot(&[("a", 30555, 7), ("b", 30555, 0), ("c", 30556, 1)]).plan.health_checks;
     let (mut ports, none) = (Ports::default(), OrdMap::new());
     assert_eq!(ports.follow(&none, &one), Followed::Changed);
     assert_eq!(ports.holders().collect::<Vec<_>>(), [(30555, &key("b"))]);
@@ -123,9 +120,8 @@ fn the_first_service_by_name_has_a_port() {
 
 #[test]
 fn the_oldest_service_has_a_port() {
-    let with_ages = |ages: &[(&str, i64)]| -> OrdMap<ServiceKey, Arc<Listening>> {
-        let listening = || Listening::clone(&checked(30555, 1));
-        ages.iter().map(|(name, age)| (key(name), created(*age, listening()))).collect()
+    let with_ages = |ages: &[(&str, i64)]| -> OrdMap<ServiceKey, HealthCheck> {
+        ages.iter().map(|(name, age)| (key(name), created(*age, checked(30555, 1)))).collect()
     };
     let (mut ports, none) = (Ports::default(), OrdMap::new());
     let young = with_ages(&[("a", 20)]);

@@ -70,7 +70,8 @@ impl Acceptor {
                         let at = self.listener.local_addr().ok();
                         tracing::warn!(?at, "cannot accept connections: {}", Error::from(error));
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    // In a box: who waits for a connection, which is what all do, has no room for it.
+                    Box::pin(tokio::time::sleep(PAUSE)).await;
                 }
             }
         }

@@ -222,14 +222,14 @@ fn listeners(text: &mut Text, read: &Readings) {
             "kubeproxy_nftables_localhost_nodeport_listeners",
             "Listeners for node ports on 127.0.0.1 and [::1], TCP and UDP.",
         ),
-        read.localhost_listeners.map(|of| of.open),
+        read.loopback.open,
     );
     text.of_each_family(
         counter(
             "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total",
             "Tries to open such a listener that failed; each is repeated.",
         ),
-        read.localhost_listeners.map(|of| of.failures),
+        read.loopback.failures,
     );
     text.one(
         counter(
@@ -237,7 +237,7 @@ fn listeners(text: &mut Text, read: &Readings) {
             "TCP connections to endpoints, for such a listener, that were refused or timed out; \
              each is followed by one to another endpoint, if there is one.",
         ),
-        read.failed_dials,
+        read.loopback.failed_dials,
     );
     text.one(
         gauge("vipd_health_check_listeners", "Listeners for healthCheckNodePort."),

@@ -4,7 +4,7 @@
 
 use super::process::Process;
 use crate::dataplane::nftables::Counted;
-use crate::dataplane::userspace::Counts;
+use crate::dataplane::userspace::{Counts, LoopbackCounts};
 use crate::sources::kubernetes::Made;
 
 /// All of it, as it was at the moment of the scrape.
@@ -13,10 +13,8 @@ pub struct Readings {
     /// `None` where the kernel could not be asked: no number is better than a wrong one.
     pub kernel: Option<Counted>,
     pub health_listeners: Opened,
-    /// Of each family.
-    pub localhost_listeners: [Opened; 2],
-    /// TCP connections to endpoints that were refused or timed out.
-    pub failed_dials: u64,
+    /// Node ports of loopback addresses.
+    pub loopback: LoopbackCounts,
     pub healthz: Answered,
     pub livez: Answered,
     pub events_sent: u64,
@@ -25,7 +23,7 @@ pub struct Readings {
     pub requests: Made,
     /// `None` where the kernel does not say.
     pub process: Option<Process>,
-    /// `None` as long as nothing was relayed.
+    /// `None` as long as nothing passed through it.
     pub relay: Option<Counts>,
 }
 

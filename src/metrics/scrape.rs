@@ -7,7 +7,6 @@ use crate::dataplane::nftables::{Counted, Counters};
 use crate::dataplane::userspace::{Engine, PortCounts};
 use crate::events;
 use crate::listen::{Count, Tally};
-use crate::localhost;
 use crate::model::ServiceKey;
 use crate::sources::kubernetes::Requests;
 use crate::sync::Snapshot;
@@ -18,10 +17,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub struct Metrics {
     /// `None`: nobody is asked, and what the kernel counts is left out.
     kernel: Option<Arc<Mutex<Counters>>>,
-    /// Once something is relayed.
+    /// Once something passes through it.
     relay: Arc<OnceLock<Engine>>,
     pub health: Tally,
-    pub localhost: localhost::Counts,
     pub events: events::Counts,
     pub asked: Asked,
     pub requests: Requests,
@@ -72,8 +70,7 @@ impl Metrics {
         let readings = Readings {
             kernel,
             health_listeners: opened(&self.health),
-            localhost_listeners: self.localhost.listeners.each_ref().map(opened),
-            failed_dials: self.localhost.failed_dials.get(),
+            loopback: self.relay.get().map(Engine::loopback_counts).unwrap_or_default(),
             healthz: self.asked.healthz.read(),
             livez: self.asked.livez.read(),
             events_sent: self.events.sent.get(),

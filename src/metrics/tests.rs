@@ -4,7 +4,7 @@ use super::families::render;
 use super::process::Process;
 use super::readings::{Answered, Opened, Readings};
 use crate::dataplane::nftables::Counted;
-use crate::dataplane::userspace::Counts;
+use crate::dataplane::userspace::{Counts, LoopbackCounts};
 use crate::histogram::Histogram;
 use crate::model::{Origin, Problem, Severity};
 use crate::planner::Plan;
@@ -24,8 +24,7 @@ fn readings() -> Readings {
     Readings {
         kernel: Some(Counted { invalid: 11, unpinned: 12 }),
         health_listeners: Opened { open: 13, failures: 14 },
-        localhost_listeners: [Opened { open: 15, failures: 16 }, Opened { open: 30, failures: 31 }],
-        failed_dials: 17,
+        loopback: LoopbackCounts { open: [15, 30], failures: [16, 31], failed_dials: 17 },
         healthz: Answered { good: 18, bad: 19 },
         livez: Answered { good: 20, bad: 21 },
         events_sent: 22,

@@ -6,14 +6,13 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 /// The service that each health check port is answered for: of several the oldest, as with
-/// frontends. Costs O(services that this node listens for).
+/// frontends. Costs O(services that this node is asked about).
 pub fn health_holders(plan: &Plan) -> BTreeMap<NonZeroU16, &ServiceKey> {
     let mut holders: BTreeMap<NonZeroU16, (HealthCheck, &ServiceKey)> = BTreeMap::new();
-    for (key, listening) in &plan.listening {
-        let Some(check) = listening.health else { continue };
-        let holder = holders.entry(check.port).or_insert((check, key));
+    for (key, check) in &plan.health_checks {
+        let holder = holders.entry(check.port).or_insert((*check, key));
         if (check.since, key) < (holder.0.since, holder.1) {
-            *holder = (check, key);
+            *holder = (*check, key);
         }
     }
     holders.into_iter().map(|(port, (_, key))| (port, key)).collect()

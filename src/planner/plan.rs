@@ -291,46 +291,6 @@ impl Served {
     }
 }
 
-/// What of a service is answered by listeners of this node, whatever the dataplane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listening {
-    pub health: Option<HealthCheck>,
-    /// For loopback addresses, which the kernel does not translate.
-    pub node_ports: Box<[NodePortListener]>,
-}
-
-/// A node port with the endpoints that this node itself may use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodePortListener {
-    pub family: Family,
-    pub protocol: Protocol,
-    pub port: u16,
-    pub affinity: Option<NonZeroU32>,
-    /// Sorted, without duplicates; empty where there is none.
-    pub targets: Box<[Target]>,
-}
-
-impl Listening {
-    /// `None` where nothing is answered by a listener.
-    pub fn of(plan: &ServicePlan) -> Option<Self> {
-        let node_ports: Box<[_]> = plan
-            .held()
-            .filter(|(_, frontend)| frontend.kind == FrontendKind::NodePort)
-            // The relay answers on loopback addresses too.
-            .filter(|(port, frontend)| port.relay_of(frontend).is_none())
-            .map(|(port, frontend)| NodePortListener {
-                family: port.family,
-                protocol: port.protocol,
-                port: frontend.at.port,
-                affinity: port.affinity,
-                targets: port.cluster.keys().copied().collect(),
-            })
-            .collect();
-        let any = plan.health.is_some() || !node_ports.is_empty();
-        any.then_some(Self { health: plan.health, node_ports })
-    }
-}
-
 /// Tells local pods' packets from others, for one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalDetector {
@@ -361,8 +321,8 @@ pub struct NodePlan {
     pub node_port_addresses: Vec<IpAddr>,
     /// Addresses of this node's interfaces, sorted: packets to them are delivered here.
     pub own_addresses: Vec<IpAddr>,
-    /// Families whose loopback addresses answer at node ports too (by a listener: the kernel does
-    /// not translate what never leaves the loopback interface).
+    /// Families whose loopback addresses answer at node ports too (by the userspace dataplane: the
+    /// kernel does not translate what never leaves the loopback interface).
     pub localhost_node_ports: [bool; 2],
     /// Families whose loopback addresses answer at the services' health-check ports too.
     pub localhost_health_checks: [bool; 2],
@@ -393,8 +353,8 @@ pub struct Plan {
     pub claims: Claims,
     /// Who may answer at each held UDP frontend: asked for flow by flow.
     pub udp: OrdMap<FrontendKey, Served>,
-    /// Services of which this node answers something by a listener: few, or none.
-    pub listening: OrdMap<ServiceKey, Arc<Listening>>,
+    /// What load balancers ask this node about: few services, or none.
+    pub health_checks: OrdMap<ServiceKey, HealthCheck>,
     /// How many services have a plan.
     pub services: usize,
     pub node: Arc<NodePlan>,
@@ -414,7 +374,7 @@ impl Plan {
             known: OrdMap::new(),
             claims: Claims::default(),
             udp: OrdMap::new(),
-            listening: OrdMap::new(),
+            health_checks: OrdMap::new(),
             services: 0,
             node: Arc::new(policy.node_plan(&facts, &[])),
             facts: Arc::new(facts),

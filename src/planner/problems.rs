@@ -29,8 +29,7 @@ pub fn problems(plan: &Plan, known: &OrdMap<ServiceKey, Arc<Known>>) -> Vec<Prob
 
 fn silent_health_checks(plan: &Plan, problems: &mut Vec<Problem>) {
     let holders = health_holders(plan);
-    for (key, listening) in &plan.listening {
-        let Some(check) = listening.health else { continue };
+    for (key, check) in &plan.health_checks {
         let port = check.port;
         let mut shadowed = |reason: String| {
             problems.push(Problem {
@@ -47,7 +46,7 @@ fn silent_health_checks(plan: &Plan, problems: &mut Vec<Problem>) {
                  give one of them another port"
             ));
         }
-        if let Some((at, holder)) = health_shadow(plan, check) {
+        if let Some((at, holder)) = health_shadow(plan, *check) {
             shadowed(format!(
                 "load balancers that ask at port {port} reach endpoints of Service {holder}: it is \
                  {at}; give one of them another port"

@@ -4,10 +4,10 @@ use super::claims::{Claim, Wish, settle};
 use super::follow::Footing;
 use super::frontends::wanted_frontends;
 use super::{
-    Frontend, FrontendKey, Listening, Plan, PlanDelta, Policy, PortPlan, Served, ServiceDelta,
+    Frontend, FrontendKey, HealthCheck, Plan, PlanDelta, Policy, PortPlan, Served, ServiceDelta,
     ServicePlan,
 };
-use crate::model::{Known, NodeFacts, Protocol, Service, ServiceKey, ServicePort};
+use crate::model::{Known, NodeFacts, Protocol, Service, ServiceKey};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -255,7 +255,7 @@ impl Planner {
         (before, turns)
     }
 
-    /// What is held ready of the few services that have UDP ports, or listeners on this node.
+    /// What is held ready of the few services that have UDP ports, or are asked about.
     /// `udp` gets the frontends that the service has now.
     fn follow_special(&mut self, delta: &ServiceDelta, udp: &mut Vec<(FrontendKey, Served)>) {
         fn of(plan: Option<&ServicePlan>) -> impl Iterator<Item = (&PortPlan, &Frontend)> {
@@ -268,32 +268,29 @@ impl Planner {
         let served =
             |(port, frontend): (&PortPlan, &Frontend)| (frontend.at, Served::of(port, frontend));
         udp.extend(of(delta.new.as_deref()).map(served));
-        self.listen(&delta.key, delta.new.as_deref().and_then(Listening::of));
+        self.answer_for(&delta.key, delta.new.as_deref().and_then(|plan| plan.health));
     }
 
     /// Mostly the map is empty, and stays the very same map.
-    fn listen(&mut self, key: &ServiceKey, listening: Option<Listening>) {
-        match listening {
-            Some(listening) => {
-                let same = |known: &Arc<Listening>| **known == listening;
-                if !self.plan.listening.get(key).is_some_and(same) {
-                    self.plan.listening.insert(key.clone(), Arc::new(listening));
-                }
+    fn answer_for(&mut self, key: &ServiceKey, health: Option<HealthCheck>) {
+        let known = self.plan.health_checks.get(key);
+        match health {
+            Some(health) if known != Some(&health) => {
+                self.plan.health_checks.insert(key.clone(), health);
             }
-            None if self.plan.listening.contains_key(key) => {
-                self.plan.listening.remove(key);
+            None if known.is_some() => {
+                self.plan.health_checks.remove(key);
             }
-            None => {}
+            _ => {}
         }
     }
 }
 
-/// Whether it may have UDP ports, or listeners on this node.
+/// Whether it may have UDP ports, or be asked about.
 fn is_special(known: &Known) -> bool {
     known.service.as_ref().is_some_and(|service| {
-        let special =
-            |port: &ServicePort| port.protocol == Protocol::Udp || port.node_port.is_some();
-        service.uncommon.is_some() || service.ports.iter().any(special)
+        service.external().is_some_and(|external| external.health_check_node_port.is_some())
+            || service.ports.iter().any(|port| port.protocol == Protocol::Udp)
     })
 }
 

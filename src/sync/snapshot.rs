@@ -4,7 +4,7 @@ use super::{AtWork, Durations, NoLocalEndpoints, StickyServices};
 use crate::conntrack::{Removals, ResetCount};
 use crate::dataplane::Applied;
 use crate::model::{Known, Problem, ServiceKey};
-use crate::planner::{Listening, Plan};
+use crate::planner::{HealthCheck, Plan};
 use crate::sources::Scope;
 use imbl::OrdMap;
 use std::sync::Arc;
@@ -34,9 +34,9 @@ pub struct SyncStatus {
     pub synced: bool,
     /// When the kernel last held exactly the plan.
     pub last_success: Option<SystemTime>,
-    /// What listeners had to say of services then: endpoints that no commit has brought yet take no
+    /// What load balancers were to be told of services then: endpoints that no commit has brought yet take no
     /// connections.
-    pub served: OrdMap<ServiceKey, Arc<Listening>>,
+    pub served: OrdMap<ServiceKey, HealthCheck>,
     /// Why it does not now, if so.
     pub last_error: Option<Arc<str>>,
     /// Since when nothing has succeeded, if so.

@@ -428,7 +428,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
                     self.status.last_success = Some(wall);
                     (self.status.pending_services, self.status.pending_endpoints) = (0, 0);
                     self.triggers.programmed(wall, &self.status.durations.programming);
-                    self.status.served = self.planner.plan().listening.clone();
+                    self.status.served = self.planner.plan().health_checks.clone();
                     let took = self.seen.take().map(|seen| now - seen);
                     tracing::debug!(
                         ?work,
@@ -514,7 +514,7 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
             problems: self.problems.clone(),
             status: self.status.clone(),
         }));
-        let same = plan.listening.ptr_eq(&before.plan.listening)
+        let same = plan.health_checks.ptr_eq(&before.plan.health_checks)
             && Arc::ptr_eq(&plan.node, &before.plan.node);
         if !same {
             self.listening.send_replace(());

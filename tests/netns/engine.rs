@@ -60,7 +60,7 @@ impl<'w> Relay<'w> {
             ..NodePlan::clone(&Plan::empty().node)
         };
         engine.set_node(Arc::new(node));
-        intercept(w, engine.port());
+        intercept(w, engine.port().expect("it intercepts"));
         Self { w, engine: Some(engine), balancer: Balancer::Random }
     }
 

@@ -3,13 +3,18 @@
 use super::support::client::Client;
 use super::support::flow::{Flow, Manner};
 use super::support::manifests::{no_endpoints, slice, svc, udp};
+use super::support::nft::tables;
 use super::support::plan::{Ext, L1, L2, L3, NODE_PORT, Node, R1, R2, Who};
 use super::support::runner::{Case, case};
 use super::support::servers::{Proto, Tcp, Udp};
 use super::support::vipd::Flag;
 use super::support::world::World;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(5);
+
+const KERNEL: &str = "it is about Services that the kernel carries";
 
 /// From the loopback address to itself, as a program of the node does. `vipd trace` knows packets
 /// only, and this is none that the kernel translates.
@@ -243,5 +248,84 @@ pub fn cases() -> Vec<Case> {
             w.tcp(Ext, w.address(Node), NODE_PORT).untraced().times(3).refused();
         })
         .flag("--nodeport-addresses", "localhost"),
+        case("36 TCP: an endpoint that closes before a word costs a connection nothing", |w| {
+            let at = SocketAddr::new(w.address(L1), 8080);
+            w.servers(L1).close(Tcp, at);
+            let hasty = w.netns(L1).enter(|| TcpListener::bind(at)).expect("a free port");
+            let closing = std::thread::spawn(move || while hasty.accept().is_ok() {});
+            w.serve(svc().node_port(NODE_PORT).on([L1, R1]));
+            soon(w, Tcp, &[R1]);
+            at_home(w, Tcp).times(60).only([R1]);
+            assert!(!closing.is_finished(), "it accepts still");
+        })
+        .kernel_only(KERNEL),
+        case(
+            "36 who refuses is left out, what passes is counted, and nothing is led anywhere",
+            |w| {
+                w.servers(L1).close(Tcp, SocketAddr::new(w.address(L1), 8080));
+                w.serve(svc().node_port(NODE_PORT).on([L1, R1]));
+                w.within(SOON, || w.log().contains("started"));
+                let counted = || {
+                    w.vipd("metrics")
+                        .out
+                        .lines()
+                        .any(|line| line.contains("vipd_relay_opened_total{"))
+                };
+                assert!(!counted(), "nobody has come by a loopback address yet");
+                soon(w, Tcp, &[R1]);
+                at_home(w, Tcp).times(60).only([R1]);
+                let dead = format!("endpoint=\"{}\"}} 1", SocketAddr::new(w.address(L1), 8080));
+                let said = w.vipd("metrics").out;
+                let ejected = said
+                    .lines()
+                    .any(|line| line.starts_with("vipd_relay_ejected{") && line.ends_with(&dead));
+                assert!(ejected && counted(), "{said}");
+                let tables = tables(w.netns(Node));
+                assert!(!tables.iter().any(|table| table.contains("vipd-relay")), "{tables:?}");
+                assert_eq!(w.sh(Node, "ip route show table local proto 118").trim(), "");
+                let described = w.vipd("describe service svc").out;
+                assert!(described.contains("left out for failing"), "{described}");
+            },
+        )
+        .kernel_only(KERNEL),
+        case("36 TCP: the kernel and the relay take turns, and what is open goes on", |w| {
+            let by_kernel = || svc().node_port(NODE_PORT).on([L1, R1]);
+            w.serve(by_kernel());
+            soon(w, Tcp, &[L1, R1]);
+            let began = Instant::now();
+            let mut flows = vec![talking(w, Tcp)];
+            for _ in 0..2 {
+                for service in [by_kernel().relayed(), by_kernel()] {
+                    w.serve(service);
+                    w.sleep(300);
+                    at_home(w, Tcp).times(20).only([L1, R1]);
+                    flows.push(talking(w, Tcp));
+                }
+            }
+            w.sleep(200);
+            flows.iter().for_each(|flow| flow.undisturbed(began));
+            assert!(!w.log().contains("cannot be answered"), "{}", w.log());
+        })
+        .kernel_only(KERNEL),
+        case("36 UDP: the kernel and the relay take turns", |w| {
+            let by_kernel = || svc().udp().node_port(NODE_PORT).on([L1, R1]);
+            w.serve(by_kernel());
+            soon(w, Udp, &[L1, R1]);
+            let flow = talking(w, Udp);
+            for _ in 0..2 {
+                for service in [by_kernel().relayed(), by_kernel()] {
+                    w.serve(service);
+                    w.sleep(300);
+                    let since = Instant::now();
+                    w.within(SOON, || !flow.servers(since).is_empty());
+                    soon(w, Udp, &[L1, R1]);
+                }
+            }
+            let since = Instant::now();
+            w.sleep(400);
+            assert_eq!(flow.servers(since).len(), 1, "one session");
+            assert!(!w.log().contains("cannot be answered"), "{}", w.log());
+        })
+        .kernel_only(KERNEL),
     ]
 }

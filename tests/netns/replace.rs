@@ -47,6 +47,12 @@ fn flow(w: &World, who: Who, proto: Proto) -> Flow {
     w.talking(who, proto, to, 80)
 }
 
+/// So many sockets at the family's loopback address, as vipd counts them.
+fn open_ports(w: &World, count: u32) -> String {
+    let ip = if w.family == V4 { "IPv4" } else { "IPv6" };
+    format!("kubeproxy_nftables_localhost_nodeport_listeners{{ip_family=\"{ip}\"}} {count}")
+}
+
 fn has_route(w: &World, address: IpAddr) -> bool {
     let family = if w.family == V4 { "-4" } else { "-6" };
     let listed = w.sh(Node, &format!("ip {family} route show table local proto 118"));
@@ -363,6 +369,27 @@ pub fn cases() -> Vec<Case> {
             drop(flow);
             ends(former);
             ends(second);
+        }),
+        case("node ports of loopback addresses: pins and sessions are handed over", |w| {
+            let all = [L1, L3, R1, R2];
+            w.write(svc().named("udp", 42).udp().node_port(NODE_PORT + 1).on(all));
+            w.serve(svc().sticky(600).node_port(NODE_PORT).on(all));
+            let home = w.family.loopback();
+            let server = || w.tcp(Node, home, NODE_PORT).from(home).untraced().one_server();
+            w.within(SOON, || w.vipd("metrics").out.contains(&open_ports(w, 2)));
+            let pinned = server();
+            let flow = w.talking(Node, Udp, home, NODE_PORT + 1);
+            w.sleep(200);
+            let began = Instant::now();
+            for _ in 0..2 {
+                ends(w.replace());
+                w.sleep(200);
+                assert_eq!(server(), pinned);
+            }
+            flow.undisturbed(began);
+            assert_eq!(flow.servers(began).len(), 1);
+            assert!(w.vipd("metrics").out.contains(&open_ports(w, 2)));
+            assert!(!w.log().contains("cannot be answered"), "{}", w.log());
         }),
         case("only root can ask for a handover, and no file of one that ended stays", |w| {
             relayed(w);

@@ -192,6 +192,11 @@ impl Picker {
         self.pins.clear();
     }
 
+    /// Whether nothing is counted of any endpoint.
+    pub(super) fn is_unused(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
     pub(super) fn unpinned(&self) -> u64 {
         self.pins.unpinned()
     }

@@ -11,7 +11,9 @@ use super::error::Error;
 use super::handed::HandedTable;
 use super::handover::Handover;
 use super::intercept::{Interception, layout};
+use super::loopback::{self, NodePorts, PortsTurn};
 use super::lower::{State, Turn, Wanted, all_wanted, changes, relayed_last};
+use super::relayed::Relayed;
 use super::routes::Routes;
 use super::table::Site;
 use crate::dataplane::Applied;
@@ -25,7 +27,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Everything that only the relay needs. The engine starts with the first relayed frontend.
+/// Everything that only the relay needs, and node ports of loopback addresses. The engine starts with the
+/// first of them.
 #[derive(Debug)]
 pub struct Userspace {
     /// Files that the engine may hold open.
@@ -38,6 +41,8 @@ pub struct Userspace {
     /// From the first resync on.
     routes: Option<Routes>,
     state: State,
+    /// Of loopback addresses, of Services that the kernel carries: whatever becomes of the relay.
+    node_ports: NodePorts,
     /// What the state knows of the node.
     node: Option<Arc<NodePlan>>,
     /// Routed addresses without a frontend: their routes go when their last connection has ended.
@@ -88,6 +93,7 @@ impl Userspace {
             site: Site::default(),
             routes: None,
             state: State::default(),
+            node_ports: NodePorts::default(),
             node: None,
             leaving: BTreeSet::new(),
             failure: None,
@@ -102,6 +108,34 @@ impl Userspace {
     /// The engine, once there is one.
     pub fn engine(&self) -> Arc<OnceLock<Engine>> {
         Arc::clone(&self.engine)
+    }
+
+    /// What a delta that led to `plan` changes at loopback addresses.
+    pub fn ports_turn(&mut self, delta: &PlanDelta, plan: &Plan) -> PortsTurn {
+        let engine = &self.engine;
+        self.node_ports.turn(delta, plan, || listening(engine))
+    }
+
+    /// What leads there to a plan. The former process has been asked by then.
+    pub fn ports_turn_to(&mut self, plan: &Plan) -> PortsTurn {
+        self.node_ports.turn_to(plan, &listening(&self.engine))
+    }
+
+    /// Serves these node ports, as soon as their sockets are open. Of a UDP port the relay has the address, as
+    /// long as it answers.
+    pub fn listen(&self, open: Vec<(FrontendKey, Relayed)>) {
+        if !open.is_empty() {
+            self.engine.get_or_init(|| Engine::new(self.options())).listen(open);
+        }
+    }
+
+    /// Serves these no more: who the relay takes over is led there by now.
+    pub fn unlisten(&self, closed: Vec<FrontendKey>) {
+        if let Some(engine) = self.engine.get()
+            && !closed.is_empty()
+        {
+            engine.unlisten(closed);
+        }
     }
 
     /// What a delta that led to `plan` changes.
@@ -164,18 +198,23 @@ impl Userspace {
     /// Goes on where the former process stopped: who was relayed and still is finds the same sockets,
     /// from now on.
     fn inherit(&mut self, handed: Handover, wanted: &BTreeMap<FrontendKey, Wanted>, plan: &Plan) {
-        let Some(engine) = handed.engine else { return };
-        let site = site(engine.port, plan);
-        let layout = layout(site);
+        let Some(mut engine) = handed.engine else { return };
+        let at_loopback: BTreeMap<_, _> = loopback::all(plan).into_iter().collect();
+        engine.loopback.retain(|port| at_loopback.contains_key(&port.at));
+        let site = engine.port.map(|port| site(port, plan));
+        let layout = site.map(layout);
         let led = handed.table.as_ref().map(|table| &table.frontends[..]).unwrap_or_default();
         let open = led.iter().filter_map(|(at, _)| {
             let wanted = wanted.get(at).map(|wanted| wanted.relayed.clone());
             let relayed = wanted.or_else(|| relayed_last(plan, at))?;
-            Some((*at, Some(relayed)))
+            Some((*at, relayed))
         });
-        match Engine::inherit(self.options(), engine, Arc::clone(&plan.node), open.collect()) {
+        let open = [open.collect(), at_loopback.into_iter().collect()];
+        match Engine::inherit(self.options(), engine, Arc::clone(&plan.node), open) {
             Ok(engine) => {
-                tracing::info!(port = engine.port(), "the relay goes on");
+                if let Some(port) = engine.port() {
+                    tracing::info!(port, "the relay goes on");
+                }
                 let _ = self.engine.set(engine);
             }
             Err(error) => {
@@ -184,10 +223,10 @@ impl Userspace {
             }
         }
         // One of another version goes with its socket, here.
-        if let Some(table) = handed.table.filter(|table| table.layout == layout) {
+        if let Some(table) = handed.table.filter(|table| Some(table.layout) == layout) {
             match Interception::inherit(table.link) {
                 Ok(link) => {
-                    (self.table, self.site) = (Some(link), site);
+                    (self.table, self.site) = (Some(link), site.unwrap_or_default());
                     self.state = State::inherited(table.frontends, table.nodes);
                 }
                 Err(error) => tracing::warn!("what leads to the relay is made anew: {error}"),
@@ -201,8 +240,9 @@ impl Userspace {
         let Some(engine) = self.engine.get() else { return Handover::default() };
         let (frontends, nodes) = self.state.handed();
         let link = self.table.as_ref().and_then(Interception::hand);
-        let layout = layout(self.site);
-        let table = link.map(|link| HandedTable { link, layout, frontends, nodes });
+        let layout = engine.port().map(|_| layout(self.site));
+        let table = link.zip(layout);
+        let table = table.map(|(link, layout)| HandedTable { link, layout, frontends, nodes });
         Handover { engine: Some(engine.hand_over()), table }
     }
 
@@ -214,10 +254,16 @@ impl Userspace {
 
     /// Whether there is an engine, which is started if need be. What it cannot have the kernel has.
     fn is_ready(&mut self) -> bool {
-        if self.engine.get().is_none() && self.failure.is_none() {
+        if self.relay().is_none() && self.failure.is_none() {
             self.start();
         }
-        self.engine.get().is_some()
+        self.relay().is_some()
+    }
+
+    /// The engine that packets can be led to, and where.
+    fn relay(&self) -> Option<(&Engine, u16)> {
+        let engine = self.engine.get()?;
+        Some((engine, engine.port()?))
     }
 
     /// Another try where the last one failed; whether there is an engine to go on with.
@@ -226,11 +272,11 @@ impl Userspace {
     }
 
     fn begin_anew(&mut self) -> bool {
-        match self.engine.get() {
+        match self.relay() {
             Some(_) => self.failure = None,
             None => self.start(),
         }
-        self.engine.get().is_some()
+        self.relay().is_some()
     }
 
     /// What leads to the relay could not be made, or is not known any more: nobody is led there until
@@ -249,11 +295,10 @@ impl Userspace {
     }
 
     fn start(&mut self) {
-        match Engine::start(self.options()) {
-            Ok(engine) => {
-                tracing::info!(port = engine.port(), "the relay has started");
-                // Nobody else sets it.
-                let _ = self.engine.set(engine);
+        let engine = self.engine.get_or_init(|| Engine::new(self.options()));
+        match engine.intercept() {
+            Ok(port) => {
+                tracing::info!(port, "the relay has started");
                 self.failure = None;
             }
             Err(error) => self.lack(error.to_string()),
@@ -301,13 +346,13 @@ impl Userspace {
             }
             self.leaving.extend(turn.left);
         }
-        let Some(engine) = self.engine.get() else { return Ok(applied) };
+        let Some((engine, port)) = self.relay() else { return Ok(applied) };
         engine.set_node(Arc::clone(&plan.node));
         if !turn.open.is_empty() {
             let open = turn.open.into_iter().map(|(at, relayed)| (at, Some(relayed)));
             engine.update(open.collect());
         }
-        let site = site(engine.port(), plan);
+        let site = site(port, plan);
         if std::mem::replace(&mut self.site, site) != site {
             // Its rules are for the others.
             self.table = None;
@@ -412,6 +457,10 @@ impl Userspace {
 /// What the table of a relay that listens at this port is made for.
 fn site(port: u16, plan: &Plan) -> Site {
     Site { port, bridged: Bridged::read().0, own: sources(plan) }
+}
+
+fn listening(engine: &OnceLock<Engine>) -> Vec<FrontendKey> {
+    engine.get().map(Engine::listening).unwrap_or_default()
 }
 
 /// The address of each family that the node's own connections to relayed addresses come from.

@@ -5,14 +5,17 @@ use super::counts::{Counts, PortCounts};
 use super::error::StartError;
 use super::handed::{HandedEngine, Listeners};
 use super::listeners::{self, Datagrams, Interception, Sockets};
+use super::loopback::{Loopback, LoopbackCounts};
 use super::relayed::Relayed;
+use super::served::Way;
 use super::shared::Shared;
-use super::{tcp, udp};
+use super::tcp;
+use super::udp::{self, SessionsEnd};
 use crate::planner::{FrontendKey, NodePlan};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UdpSocket};
@@ -50,76 +53,161 @@ pub struct Engine(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     shared: Arc<Shared>,
-    port: u16,
+    threads_wanted: NonZeroUsize,
+    loopback: Loopback,
+    /// What takes what interception leads here.
+    intercepting: OnceLock<Intercepting>,
     /// Nothing is accepted any more.
     stop: CancellationToken,
     /// What is open ends.
     end: CancellationToken,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Intercepting {
+    port: u16,
     /// What each thread listened at, when it has stopped accepting.
     given_back: Mutex<mpsc::Receiver<Listeners>>,
 }
 
 impl Engine {
-    /// Opens the listeners in the calling thread's network namespace, where the traffic threads
-    /// dial too.
-    pub fn start(options: EngineOptions) -> Result<Self, StartError> {
-        Self::start_with(options, Interception::Tproxy)
+    /// Without a thread or a listener: those come when they are needed.
+    pub fn new(options: EngineOptions) -> Self {
+        Self::with(options, Loopback::default())
     }
 
-    pub(super) fn start_with(
-        options: EngineOptions,
-        interception: Interception,
-    ) -> Result<Self, StartError> {
+    /// One that is ready for what is led to it.
+    pub fn start(options: EngineOptions) -> Result<Self, StartError> {
+        let engine = Self::new(options);
+        engine.intercept()?;
+        Ok(engine)
+    }
+
+    fn with(options: EngineOptions, loopback: Loopback) -> Self {
         let EngineOptions { threads, drain, budget } = options;
-        let (port, sockets) = listeners::open(threads, interception, &budget)?;
-        Self::run(port, sockets, Arc::new(Shared::new(drain, budget)))
+        Self(Arc::new(Running {
+            shared: Arc::new(Shared::new(drain, budget)),
+            threads_wanted: threads,
+            loopback,
+            intercepting: OnceLock::new(),
+            stop: CancellationToken::new(),
+            end: CancellationToken::new(),
+            threads: Mutex::default(),
+        }))
+    }
+
+    /// Opens the listeners in the calling thread's network namespace, where the traffic threads
+    /// dial too. Returns their port, of 127.0.0.1 and [::1], where packets for frontends are to be led to.
+    pub fn intercept(&self) -> Result<u16, StartError> {
+        self.intercept_by(Interception::Tproxy)
+    }
+
+    pub(super) fn intercept_by(&self, interception: Interception) -> Result<u16, StartError> {
+        if let Some(port) = self.port() {
+            return Ok(port);
+        }
+        let Running { shared, threads_wanted, .. } = &*self.0;
+        let (port, sockets) = listeners::open(*threads_wanted, interception, &shared.budget)?;
+        self.run(port, sockets)?;
+        Ok(port)
     }
 
     /// Goes on with what another process listened at. It accepts at once, so it is told first what is
-    /// relayed.
+    /// relayed; but for node ports of loopback addresses, whose sockets wait for [`Engine::listen`].
     pub(super) fn inherit(
         options: EngineOptions,
         handed: HandedEngine,
         node: Arc<NodePlan>,
-        frontends: Vec<(FrontendKey, Option<Relayed>)>,
+        [led, with_own_socket]: [Vec<(FrontendKey, Relayed)>; 2],
     ) -> Result<Self, StartError> {
-        let EngineOptions { threads, drain, budget } = options;
-        let sockets = listeners::handed(handed.listeners, threads, &budget);
-        let shared = Arc::new(Shared::new(drain, budget));
+        let engine = Self::with(options, Loopback::of_former(handed.loopback));
+        let Running { shared, threads_wanted, .. } = &*engine.0;
         shared.frontends.set_node(node);
-        shared.frontends.update(frontends);
-        shared.frontends.remember(handed.memory, Instant::now());
-        Self::run(handed.port, sockets, shared)
-    }
-
-    fn run(port: u16, sockets: Vec<Sockets>, shared: Arc<Shared>) -> Result<Self, StartError> {
-        let (give_back, given_back) = mpsc::channel();
-        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let running = Running {
-            shared: Arc::clone(&shared),
-            port,
-            stop: stop.clone(),
-            end: end.clone(),
-            threads: Mutex::default(),
-            given_back: Mutex::new(given_back),
-        };
-        for (number, sockets) in sockets.into_iter().enumerate() {
-            let (shared, stop, end) = (Arc::clone(&shared), stop.clone(), end.clone());
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(StartError::Runtime)?;
-            let give_back = give_back.clone();
-            let run = move || runtime.block_on(traffic((sockets, give_back), shared, (stop, end)));
-            let thread = thread::Builder::new().name(format!("vipd-relay-{number}"));
-            let thread = thread.spawn(run).map_err(StartError::Thread)?;
-            running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        for (way, frontends) in [(Way::Interception, led), (Way::OwnSocket, with_own_socket)] {
+            let frontends = frontends.into_iter().map(|(at, relayed)| (at, Some(relayed)));
+            shared.frontends.update_by(way, frontends.collect());
         }
-        Ok(Self(Arc::new(running)))
+        shared.frontends.remember(handed.memory, Instant::now());
+        if let Some(port) = handed.port {
+            let sockets = listeners::handed(handed.listeners, *threads_wanted, &shared.budget);
+            engine.run(port, sockets)?;
+        }
+        Ok(engine)
     }
 
-    /// Of 127.0.0.1 and [::1], where packets for frontends are to be led to.
-    pub fn port(&self) -> u16 {
-        self.0.port
+    fn run(&self, port: u16, sockets: Vec<Sockets>) -> Result<(), StartError> {
+        let (give_back, given_back) = mpsc::channel();
+        let Running { shared, stop, end, .. } = &*self.0;
+        let (stop, end) = (stop.child_token(), end.child_token());
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let tokens = (stop.clone(), end.clone());
+            let part = (sockets, give_back.clone());
+            self.spawn(number, part, (Arc::clone(shared), tokens)).inspect_err(|_| {
+                // Those that run already.
+                stop.cancel();
+                end.cancel();
+            })?;
+        }
+        let _ = self.0.intercepting.set(Intercepting { port, given_back: Mutex::new(given_back) });
+        Ok(())
+    }
+
+    fn spawn(
+        &self,
+        number: usize,
+        part: (Sockets, mpsc::Sender<Listeners>),
+        (shared, tokens): (Arc<Shared>, (CancellationToken, CancellationToken)),
+    ) -> Result<(), StartError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(StartError::Runtime)?;
+        let run = move || runtime.block_on(traffic(part, shared, tokens));
+        let thread = thread::Builder::new().name(format!("vipd-relay-{number}"));
+        self.add_thread(thread.spawn(run).map_err(StartError::Thread)?);
+        Ok(())
+    }
+
+    fn add_thread(&self, thread: JoinHandle<()>) {
+        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    }
+
+    /// Of 127.0.0.1 and [::1], where packets for frontends are to be led to; `None`: nothing is.
+    pub fn port(&self) -> Option<u16> {
+        self.0.intercepting.get().map(|intercepting| intercepting.port)
+    }
+
+    /// Serves these node ports of loopback addresses, by sockets that are bound to them: no packet is led
+    /// here for them. A port that somebody else has is tried again.
+    pub fn listen(&self, ports: Vec<(FrontendKey, Relayed)>) {
+        let Running { shared, loopback, stop, end, .. } = &*self.0;
+        let wished: Vec<FrontendKey> = ports.iter().map(|(at, _)| *at).collect();
+        let ports = ports.into_iter().map(|(at, relayed)| (at, Some(relayed)));
+        // First who is served: the sockets accept at once.
+        shared.frontends.update_by(Way::OwnSocket, ports.collect());
+        loopback.wish(wished.into_iter(), true);
+        match loopback.start(shared, (stop.clone(), end.clone())) {
+            Ok(thread) => thread.into_iter().for_each(|thread| self.add_thread(thread)),
+            Err(error) => tracing::error!(
+                "node ports of loopback addresses are not answered: cannot start a thread: {error}; \
+                 check the limits on processes and memory"
+            ),
+        }
+    }
+
+    /// Serves these no more. Open connections go on.
+    pub fn unlisten(&self, ports: Vec<FrontendKey>) {
+        self.update(ports.iter().map(|at| (*at, None)).collect());
+        self.0.loopback.wish(ports.into_iter(), false);
+    }
+
+    /// Node ports of loopback addresses that are served, whether their socket is open or not.
+    pub fn listening(&self) -> Vec<FrontendKey> {
+        self.0.shared.frontends.with_own_socket()
+    }
+
+    pub fn loopback_counts(&self) -> LoopbackCounts {
+        let failed_dials = self.0.shared.loopback_failed_dials.get();
+        LoopbackCounts { failed_dials, ..self.0.loopback.counts() }
     }
 
     /// From now on these are relayed so; `None`: there are no new connections. Takes effect at
@@ -147,13 +235,21 @@ impl Engine {
     /// and what choices remember. Open connections go on here, until the engine is stopped. Blocks for
     /// a moment.
     pub(super) fn hand_over(&self) -> HandedEngine {
-        let Running { shared, port, stop, given_back, .. } = &*self.0;
+        let Running { shared, stop, intercepting, loopback, .. } = &*self.0;
         shared.hand_over();
         stop.cancel();
-        let given_back = given_back.lock().unwrap_or_else(PoisonError::into_inner);
-        // Ends with the last thread that could give something.
-        let listeners = given_back.iter().collect();
-        HandedEngine { port: *port, listeners, memory: shared.frontends.memory(Instant::now()) }
+        let given_back = |intercepting: &Intercepting| {
+            let given_back = &intercepting.given_back;
+            let given_back = given_back.lock().unwrap_or_else(PoisonError::into_inner);
+            // Ends with the last thread that could give something.
+            given_back.iter().collect()
+        };
+        HandedEngine {
+            port: self.port(),
+            listeners: intercepting.get().map(given_back).unwrap_or_default(),
+            loopback: loopback.given_back(),
+            memory: shared.frontends.memory(Instant::now()),
+        }
     }
 
     /// Ends what is open, at once: whoever waits in [`Engine::stop`] waits no longer.
@@ -215,6 +311,7 @@ async fn traffic(
         match UdpSocket::from_std(socket) {
             Ok(socket) => {
                 let socket = (socket, sessions);
+                let replies = (replies, SessionsEnd::WithFrontend);
                 let serving = udp::serve(socket, replies, Arc::clone(&shared), stop.clone());
                 udp.push(tokio::spawn(serving));
             }

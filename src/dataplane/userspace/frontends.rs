@@ -3,7 +3,7 @@
 use super::counts::{Counts, Number};
 use super::handed::PortMemory;
 use super::relayed::{PortId, Relayed};
-use super::served::{Caller, Open, Port, Served};
+use super::served::{Caller, Open, Port, Served, Way};
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Target};
 use arc_swap::ArcSwap;
@@ -41,7 +41,18 @@ struct Known {
 #[derive(Debug, Default)]
 struct KnownPort {
     port: Weak<Port>,
-    frontends: BTreeSet<FrontendKey>,
+    /// Each once.
+    frontends: Vec<FrontendKey>,
+}
+
+impl KnownPort {
+    /// What the kernel carries and nobody of this node asks for by a loopback address is left out.
+    fn with_something_to_tell(&self, table: &Table) -> Option<Arc<Port>> {
+        let port = self.port.upgrade()?;
+        let mut frontends = self.frontends.iter().filter_map(|at| table.get(at));
+        let of_kernel = frontends.all(|served| served.way == Way::OwnSocket);
+        (!of_kernel || !port.is_unused()).then_some(port)
+    }
 }
 
 impl Frontends {
@@ -83,6 +94,28 @@ impl Frontends {
         if let Some(served) = table.get(&FrontendKey { at, protocol, port }) {
             return Some(Arc::clone(served));
         }
+        self.find_node_port(&table, protocol, to)
+    }
+
+    /// The same of what interception led here: what a frontend with a socket of its own is sent later has
+    /// to come by that.
+    pub(super) fn find_led(&self, protocol: Protocol, to: SocketAddr) -> Option<Arc<Served>> {
+        let table = self.table.load();
+        let at = FrontendAddress::Address(to.ip());
+        let served = table.get(&FrontendKey { at, protocol, port: to.port() });
+        match served.filter(|served| served.way == Way::Interception) {
+            Some(served) => Some(Arc::clone(served)),
+            None => self.find_node_port(&table, protocol, to),
+        }
+    }
+
+    fn find_node_port(
+        &self,
+        table: &Table,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Option<Arc<Served>> {
+        let (address, port) = (to.ip(), to.port());
         let (node, family) = (self.node.load(), Family::of(address));
         let answers = if address.is_loopback() {
             node.localhost_node_ports[family.index()]
@@ -113,6 +146,10 @@ impl Frontends {
     }
 
     pub fn update(&self, changes: Vec<(FrontendKey, Option<Relayed>)>) {
+        self.update_by(Way::Interception, changes);
+    }
+
+    pub(super) fn update_by(&self, way: Way, changes: Vec<(FrontendKey, Option<Relayed>)>) {
         let mut known = self.known();
         let mut table = Table::clone(&self.table.load());
         let (mut touched, mut review) = (BTreeSet::new(), false);
@@ -134,12 +171,12 @@ impl Frontends {
                 served.update(None);
                 let port = port_key(&served.port);
                 if let Some(port) = known.ports.get_mut(&port) {
-                    port.frontends.remove(&key);
+                    port.frontends.retain(|at| *at != key);
                 }
                 touched.insert(port);
             }
             if let Some(relayed) = relayed {
-                table.insert(key, Arc::new(known.served(key, relayed)));
+                table.insert(key, Arc::new(known.served((key, way), relayed)));
             }
         }
         let ends_at = Instant::now() + self.drain;
@@ -152,6 +189,13 @@ impl Frontends {
         }
     }
 
+    /// Those that have a socket of their own.
+    pub(super) fn with_own_socket(&self) -> Vec<FrontendKey> {
+        let table = self.table.load();
+        let own = table.iter().filter(|(_, served)| served.way == Way::OwnSocket);
+        own.map(|(at, _)| *at).collect()
+    }
+
     pub(super) fn is_busy(&self, address: IpAddr) -> bool {
         let known = self.known();
         let open = known.addresses.get(&address).and_then(Weak::upgrade);
@@ -161,8 +205,9 @@ impl Frontends {
     pub(super) fn counts(&self, now: Instant) -> Counts {
         let mut known = self.known();
         known.forget();
+        let table = self.table.load();
         let ports: Vec<Arc<Port>> =
-            known.ports.values().filter_map(|known| known.port.upgrade()).collect();
+            known.ports.values().filter_map(|port| port.with_something_to_tell(&table)).collect();
         drop(known);
         let ports = ports.iter().map(|port| port.counts(now)).collect();
         Counts { ports, strays: self.strays.get() }
@@ -198,7 +243,7 @@ impl Frontends {
 }
 
 impl Known {
-    fn served(&mut self, key: FrontendKey, relayed: Relayed) -> Served {
+    fn served(&mut self, (key, way): (FrontendKey, Way), relayed: Relayed) -> Served {
         let service = self.services.entry(relayed.service.clone()).or_default();
         let of_service = found_or(service, Open::default);
         // Sessions are not counted: what they send needs nothing to lead packets here.
@@ -210,11 +255,11 @@ impl Known {
         };
         let (service, id) = (relayed.service.clone(), relayed.port.clone());
         let known = self.ports.entry((service.clone(), id.clone())).or_default();
-        known.frontends.insert(key);
+        known.frontends.push(key);
         let limits = relayed.limits;
         let port = found_or(&mut known.port, || Port::new((service, id), of_service, limits));
         port.set_limits(limits);
-        Served::new(port, at_address, relayed)
+        Served::new(port, (way, at_address), relayed)
     }
 
     /// A port's endpoints may have gone, or its affinity, or the port. What is open to an endpoint that

@@ -10,9 +10,12 @@ use std::os::fd::OwnedFd;
 
 #[derive(Debug, Default)]
 pub(super) struct HandedEngine {
-    pub port: u16,
+    /// That interception leads to; `None`: nothing is relayed.
+    pub port: Option<u16>,
     /// Of each thread.
     pub listeners: Vec<Listeners>,
+    /// Node ports of loopback addresses.
+    pub loopback: Vec<HandedPort>,
     pub memory: Vec<PortMemory>,
 }
 
@@ -22,6 +25,15 @@ pub(super) struct Listeners {
     pub tcp: Vec<OwnedFd>,
     /// Each with the sessions of the clients whose datagrams it gets.
     pub udp: Vec<(OwnedFd, Vec<HandedSession>)>,
+}
+
+/// A socket that is bound to what it serves.
+#[derive(Debug)]
+pub(super) struct HandedPort {
+    pub at: FrontendKey,
+    pub socket: OwnedFd,
+    /// Of a UDP port.
+    pub sessions: Vec<HandedSession>,
 }
 
 #[derive(Debug)]

@@ -4,8 +4,10 @@
 //! they pass a Unix socket; and back.
 //! Never: a connection: those end where they are; a part that a Unix socket would not take at once.
 
-use super::handed::{Ends, HandedEngine, HandedSession, HandedTable, HandoverError, Listeners};
-use super::written::{self, Text};
+use super::handed::{
+    Ends, HandedEngine, HandedPort, HandedSession, HandedTable, HandoverError, Listeners,
+};
+use super::written::{self, At, Text};
 use std::os::fd::OwnedFd;
 
 /// Files of one part. The kernel takes no more than 253 (`SCM_MAX_FD`).
@@ -77,14 +79,22 @@ impl Handover {
                 let engine = self.engine.as_mut().ok_or(HandoverError::Order)?;
                 let of = engine.listeners.last_mut().and_then(|last| last.udp.get_mut(socket));
                 let (_, open) = of.ok_or(HandoverError::Order)?;
-                if sessions.len() != files.len() {
+                open.extend(open_sessions(sessions, files)?);
+            }
+            Text::Loopback(ports) => {
+                let engine = self.engine.as_mut().ok_or(HandoverError::Order)?;
+                if ports.len() != files.len() {
                     return Err(HandoverError::Files);
                 }
-                for (session, socket) in sessions.into_iter().zip(files) {
-                    let ends = Ends { client: session.client, frontend: session.frontend };
-                    let target = written::target(session.target);
-                    open.push(HandedSession { ends, target, socket });
+                for (at, socket) in ports.into_iter().zip(files) {
+                    let (at, sessions) = (at.key()?, Vec::new());
+                    engine.loopback.push(HandedPort { at, socket, sessions });
                 }
+            }
+            Text::LoopbackSessions(sessions) => {
+                let engine = self.engine.as_mut().ok_or(HandoverError::Order)?;
+                let port = engine.loopback.last_mut().ok_or(HandoverError::Order)?;
+                port.sessions.extend(open_sessions(sessions, files)?);
             }
             Text::Memory(memory) => {
                 let engine = self.engine.as_mut().ok_or(HandoverError::Order)?;
@@ -93,6 +103,20 @@ impl Handover {
         }
         Ok(())
     }
+}
+
+fn open_sessions(
+    sessions: Vec<written::Session>,
+    files: Vec<OwnedFd>,
+) -> Result<impl Iterator<Item = HandedSession>, HandoverError> {
+    if sessions.len() != files.len() {
+        return Err(HandoverError::Files);
+    }
+    let open = |(session, socket): (written::Session, OwnedFd)| {
+        let ends = Ends { client: session.client, frontend: session.frontend };
+        HandedSession { ends, target: written::target(session.target), socket }
+    };
+    Ok(sessions.into_iter().zip(files).map(open))
 }
 
 fn exactly<const N: usize>(files: Vec<OwnedFd>) -> Result<[OwnedFd; N], HandoverError> {
@@ -108,7 +132,7 @@ fn table_parts(table: HandedTable) -> Vec<Part> {
     let HandedTable { link, layout, frontends, nodes } = table;
     let mut parts = vec![part(&Text::Table { layout }, vec![link])];
     for some in frontends.chunks(MOST_ENTRIES) {
-        let some = some.iter().map(|(at, led)| written::At::of(*at, *led));
+        let some = some.iter().map(|(at, led)| At::of(*at, *led));
         parts.push(part(&Text::Frontends(some.collect()), Vec::new()));
     }
     for some in nodes.chunks(MOST_ENTRIES) {
@@ -118,7 +142,7 @@ fn table_parts(table: HandedTable) -> Vec<Part> {
 }
 
 fn engine_parts(engine: HandedEngine) -> Vec<Part> {
-    let HandedEngine { port, listeners, memory } = engine;
+    let HandedEngine { port, listeners, loopback, memory } = engine;
     let mut parts = vec![part(&Text::Engine { port }, Vec::new())];
     for Listeners { tcp, udp } in listeners.into_iter().flat_map(split) {
         let (sockets, sessions): (Vec<_>, Vec<_>) = udp.into_iter().unzip();
@@ -126,18 +150,48 @@ fn engine_parts(engine: HandedEngine) -> Vec<Part> {
         let files = tcp.into_iter().chain(sockets).collect();
         parts.push(part(&Text::Listeners { tcp: count }, files));
         for (socket, sessions) in sessions.into_iter().enumerate() {
-            let mut sessions = sessions.into_iter().peekable();
-            while sessions.peek().is_some() {
-                let some = sessions.by_ref().take(MOST_FILES);
-                let (sessions, files) = some.map(written::session).unzip();
-                parts.push(part(&Text::Sessions { socket, sessions }, files));
-            }
+            let text = |sessions| Text::Sessions { socket, sessions };
+            parts.extend(session_parts(sessions, text));
         }
     }
+    parts.extend(loopback_parts(loopback));
     for memory in memory {
         for some in written::Memory::of(memory, MOST_ENTRIES) {
             parts.push(part(&Text::Memory(some), Vec::new()));
         }
+    }
+    parts
+}
+
+/// Sessions follow the port that they are of, the last one of its part.
+fn loopback_parts(ports: Vec<HandedPort>) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut some = (Vec::new(), Vec::new());
+    let finish = |some: &mut (Vec<At>, Vec<OwnedFd>), parts: &mut Vec<Part>| {
+        let (ports, files) = std::mem::take(some);
+        parts.extend((!ports.is_empty()).then(|| part(&Text::Loopback(ports), files)));
+    };
+    for HandedPort { at, socket, sessions } in ports {
+        some.0.push(At::alone(at));
+        some.1.push(socket);
+        if some.0.len() == MOST_FILES || !sessions.is_empty() {
+            finish(&mut some, &mut parts);
+        }
+        parts.extend(session_parts(sessions, Text::LoopbackSessions));
+    }
+    finish(&mut some, &mut parts);
+    parts
+}
+
+fn session_parts(
+    sessions: Vec<HandedSession>,
+    text: impl Fn(Vec<written::Session>) -> Text,
+) -> Vec<Part> {
+    let mut sessions = sessions.into_iter().peekable();
+    let mut parts = Vec::new();
+    while sessions.peek().is_some() {
+        let (some, files) = sessions.by_ref().take(MOST_FILES).map(written::session).unzip();
+        parts.push(part(&text(some), files));
     }
     parts
 }

@@ -4,7 +4,8 @@ use super::choose::PickerMemory;
 use super::dials::Failure;
 use super::eject::Ejection;
 use super::handed::{
-    Ends, HandedEngine, HandedSession, HandedTable, HandoverError, Listeners, PortMemory,
+    Ends, HandedEngine, HandedPort, HandedSession, HandedTable, HandoverError, Listeners,
+    PortMemory,
 };
 use super::handover::{Handover, MOST_FILES, Part};
 use super::lower::{Guard, Led};
@@ -75,7 +76,7 @@ fn memory(pins: u32) -> PortMemory {
 fn handover(listeners: Vec<Listeners>, memory: Vec<PortMemory>, count: u16) -> Handover {
     let nodes = (0..count).map(|last| target(last).address).collect();
     let table = HandedTable { link: file(), layout: u64::MAX, frontends: frontends(count), nodes };
-    let engine = HandedEngine { port: 4711, listeners, memory };
+    let engine = HandedEngine { port: Some(4711), listeners, loopback: Vec::new(), memory };
     Handover { engine: Some(engine), table: Some(table) }
 }
 
@@ -96,7 +97,7 @@ fn much_arrives_as_it_was_in_parts_of_a_bounded_size() {
     }
     let Handover { engine, table } = Handover::of_parts(parts).unwrap();
     let (engine, table) = (engine.unwrap(), table.unwrap());
-    assert_eq!((engine.port, table.layout), (4711, u64::MAX));
+    assert_eq!((engine.port, table.layout), (Some(4711), u64::MAX));
     assert_eq!(table.frontends, frontends(MANY));
     assert_eq!(table.nodes.len(), usize::from(MANY));
     let counts: Vec<_> = engine
@@ -126,6 +127,34 @@ fn a_thread_of_more_listeners_than_a_part_has_files_is_split() {
     let tcp: usize = engine.listeners.iter().map(|all| all.tcp.len()).sum();
     let udp: usize = engine.listeners.iter().map(|all| all.udp.len()).sum();
     assert_eq!((tcp, udp), (MOST_FILES * 2 + 1, MOST_FILES + 3));
+}
+
+#[test]
+fn node_ports_of_loopback_addresses_arrive_each_with_its_sessions() {
+    let count = u16::try_from(MOST_FILES).unwrap() * 2 + 10;
+    let at = |port: u16| FrontendKey {
+        at: FrontendAddress::Address(Ipv6Addr::LOCALHOST.into()),
+        protocol: if port.is_multiple_of(3) { Protocol::Udp } else { Protocol::Tcp },
+        port,
+    };
+    let sessions = |port: u16| -> Vec<HandedSession> {
+        let some = if port.is_multiple_of(60) { 150 + port } else { 0 };
+        (0..some).map(session).collect()
+    };
+    let ports = (1..=count).map(|port| HandedPort {
+        at: at(port),
+        socket: file(),
+        sessions: sessions(port),
+    });
+    let engine = HandedEngine { loopback: ports.collect(), ..HandedEngine::default() };
+    let parts = sent(Handover { engine: Some(engine), table: None });
+    assert!(parts.iter().all(|part| part.files.len() <= MOST_FILES));
+    let engine = Handover::of_parts(parts).unwrap().engine.unwrap();
+    assert_eq!((engine.port, engine.listeners.len()), (None, 0));
+    let arrived: Vec<_> =
+        engine.loopback.iter().map(|port| (port.at, port.sessions.len())).collect();
+    let expected: Vec<_> = (1..=count).map(|port| (at(port), sessions(port).len())).collect();
+    assert_eq!(arrived, expected);
 }
 
 #[test]

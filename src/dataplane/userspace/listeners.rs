@@ -6,11 +6,13 @@ use super::handed::{HandedSession, Listeners};
 use super::relay::KEEPALIVE;
 use super::replies::Replies;
 use crate::listen;
+use crate::model::Family;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Connections that the kernel completes before anybody asks for them; it takes no more than
@@ -94,6 +96,15 @@ pub(super) fn open(
     Err(last.expect("there is at least one try"))
 }
 
+/// With each datagram the kernel says where it was sent to.
+pub(super) fn tell_destination(socket: &impl AsFd, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => setsockopt(socket, sockopt::Ipv4OrigDstAddr, &true)?,
+        Family::V6 => setsockopt(socket, sockopt::Ipv6OrigDstAddr, &true)?,
+    }
+    Ok(())
+}
+
 struct Opening<'a> {
     threads: NonZeroUsize,
     interception: Interception,
@@ -132,6 +143,9 @@ impl Opening<'_> {
     /// What is set here accepted connections inherit.
     fn tcp(&self, at: SocketAddr) -> io::Result<std::net::TcpListener> {
         let socket = self.socket(at, Type::STREAM)?;
+        // Else what is accepted for a node port of a loopback address keeps a socket of its own from
+        // being bound there, when the kernel carries the Service from then on.
+        socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.bind(&at.into())?;
@@ -142,15 +156,13 @@ impl Opening<'_> {
     fn udp(&self, at: SocketAddr) -> io::Result<(std::net::UdpSocket, Replies)> {
         let socket = self.socket(at, Type::DGRAM)?;
         let _ = socket.set_recv_buffer_size(RECEIVED);
-        match at {
-            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true)?,
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?,
-        }
+        tell_destination(&socket, Family::of(at.ip()))?;
         socket.bind(&at.into())?;
+        let budget = Arc::clone(self.budget);
         let replies = match self.interception {
-            Interception::Tproxy => Replies::transparent(Arc::clone(self.budget)),
+            Interception::Tproxy => Replies::transparent(budget),
             #[cfg(test)]
-            Interception::None => Replies::listening(socket.try_clone()?),
+            Interception::None => Replies::listening(budget),
         };
         Ok((socket.into(), replies))
     }

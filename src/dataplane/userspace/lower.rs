@@ -53,7 +53,7 @@ pub struct Wanted {
 }
 
 /// By the default balancer and limits.
-fn relayed(
+pub(super) fn relayed(
     service: &ServiceKey,
     (port, frontend): (&PortPlan, &Frontend),
     reach: Reach,
@@ -116,9 +116,17 @@ pub fn all_wanted(plan: &Plan) -> BTreeMap<FrontendKey, Wanted> {
     all
 }
 
-/// What deltas ask for at frontends; `None`: no relay. A frontend that changes hands is its new
-/// holder's, whoever is looked at first.
+/// What deltas ask for at frontends; `None`: no relay.
 pub fn changes(deltas: &[ServiceDelta]) -> BTreeMap<FrontendKey, Option<Wanted>> {
+    differences(deltas, wanted)
+}
+
+/// What is another one at frontends, by what plans want there; `None`: nothing any more. A frontend that
+/// changes hands is its new holder's, whoever is looked at first.
+pub(super) fn differences<'a, T: PartialEq, I: Iterator<Item = (FrontendKey, T)>>(
+    deltas: &'a [ServiceDelta],
+    wanted: impl Fn(&'a ServicePlan) -> I,
+) -> BTreeMap<FrontendKey, Option<T>> {
     let mut changes = BTreeMap::new();
     for delta in deltas {
         let mut old: BTreeMap<_, _> = delta.old.iter().flat_map(|plan| wanted(plan)).collect();

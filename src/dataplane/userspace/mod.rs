@@ -1,12 +1,14 @@
 //! Connections and datagrams that pass through this process, for what the kernel cannot do. EDGE.
 //!
-//! In: plan deltas; packets that interception leads to one port. Out: connections to endpoints, from the
-//! node's own address; a table that leads packets here, and local routes; counts.
-//! Never: another table or route; a port, a mark or a policy route for a service; a buffer that grows
-//! with what a slow reader leaves.
+//! In: plan deltas; packets that interception leads to one port, and what comes to node ports of loopback
+//! addresses. Out: connections to endpoints, from the node's own address; a table that leads packets
+//! here, and local routes; counts.
+//! Never: another table or route; a port for what is led here, a mark or a policy route for a service; a
+//! buffer that grows with what a slow reader leaves.
 //!
 //! ```text
 //! control: lower ─► what changes ─► intercept (table, batch), routes (arp), the engine's frontends
+//! loopback: node ports of what the kernel carries ─► a socket each ─► tcp, udp
 //! tcp: accept ─► frontends: whose? ─► choose ─► dial, next ─► header ─► relay: copy, splice
 //!                                            └► requests: each one ─► choose ─► pooled connection, or dial
 //! udp: receive ─► session of (client, frontend) ─► choose ─► socket to the endpoint
@@ -41,6 +43,7 @@ mod handover_tests;
 mod header;
 mod intercept;
 mod listeners;
+mod loopback;
 pub mod lower;
 mod maglev;
 mod original;
@@ -82,6 +85,7 @@ pub use error::{Error, StartError};
 pub use frontends::Frontends;
 pub use handed::HandoverError;
 pub use handover::{Handover, Part};
+pub use loopback::{LoopbackCounts, PortsTurn};
 pub use lower::Turn;
 pub use relay::KEEPALIVE;
 pub use relayed::{PortId, Relayed};

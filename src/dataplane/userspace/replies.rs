@@ -3,25 +3,26 @@
 use super::budget::{Budget, Files};
 use super::bursts::{self, Sending};
 use foldhash::HashMap;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use tokio::net::UdpSocket;
 
 /// Of one thread; shared by the sessions of a frontend.
 #[derive(Debug)]
 pub(super) enum Replies {
     /// A socket at each frontend's address, whosever address that is.
     Transparent { budget: Arc<Budget>, known: HashMap<SocketAddr, Weak<Reply>> },
-    /// The listening socket itself, where frontends are what it is bound to.
-    #[cfg(test)]
-    Listening(Arc<Reply>),
+    /// The listening socket itself, where the frontend is what it is bound to. A file of its own while there
+    /// are sessions.
+    Listening { budget: Arc<Budget>, known: Weak<Reply> },
 }
 
 #[derive(Debug)]
 pub(super) struct Reply {
     socket: Socket,
-    _file: Option<Files>,
+    _file: Files,
 }
 
 impl Replies {
@@ -29,29 +30,40 @@ impl Replies {
         Replies::Transparent { budget, known: HashMap::default() }
     }
 
-    #[cfg(test)]
-    pub(super) fn listening(socket: Socket) -> Self {
-        Replies::Listening(Arc::new(Reply { socket, _file: None }))
+    pub(super) fn listening(budget: Arc<Budget>) -> Self {
+        Replies::Listening { budget, known: Weak::new() }
     }
 
-    /// For answers of `frontend`.
-    pub(super) fn of(&mut self, frontend: SocketAddr) -> io::Result<Arc<Reply>> {
-        let (budget, known) = match self {
-            Replies::Transparent { budget, known } => (budget, known),
-            #[cfg(test)]
-            Replies::Listening(reply) => return Ok(Arc::clone(reply)),
+    /// For answers of `frontend` to what came by `listening`.
+    pub(super) fn of(
+        &mut self,
+        listening: &UdpSocket,
+        frontend: SocketAddr,
+    ) -> io::Result<Arc<Reply>> {
+        let open = |budget: &Budget, socket: &dyn Fn() -> io::Result<Socket>| {
+            let file = budget.files(1);
+            let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+            Ok::<_, io::Error>(Arc::new(Reply { socket: socket()?, _file: file }))
         };
-        if let Some(reply) = known.get(&frontend).and_then(Weak::upgrade) {
-            return Ok(reply);
+        match self {
+            Replies::Transparent { budget, known } => {
+                if let Some(reply) = known.get(&frontend).and_then(Weak::upgrade) {
+                    return Ok(reply);
+                }
+                let reply = open(budget, &|| bound(frontend))?;
+                known.retain(|_, reply| reply.strong_count() > 0);
+                known.insert(frontend, Arc::downgrade(&reply));
+                Ok(reply)
+            }
+            Replies::Listening { budget, known } => {
+                if let Some(reply) = known.upgrade() {
+                    return Ok(reply);
+                }
+                let reply = open(budget, &|| SockRef::from(listening).try_clone())?;
+                *known = Arc::downgrade(&reply);
+                Ok(reply)
+            }
         }
-        let file = budget.files(1);
-        if file.is_none() {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
-        }
-        let reply = Arc::new(Reply { socket: bound(frontend)?, _file: file });
-        known.retain(|_, reply| reply.strong_count() > 0);
-        known.insert(frontend, Arc::downgrade(&reply));
-        Ok(reply)
     }
 }
 

@@ -13,9 +13,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 /// A Service port in one family.
 #[derive(Debug)]
@@ -33,7 +33,8 @@ pub(super) struct Port {
     pub unserved: Number,
     /// Of clients that may not ask at all.
     pub denied: Number,
-    connect_times: Histogram,
+    /// Once there is a connection.
+    connect_times: OnceLock<Histogram>,
 }
 
 impl Port {
@@ -52,7 +53,7 @@ impl Port {
             refused: Number::default(),
             unserved: Number::default(),
             denied: Number::default(),
-            connect_times: connect_times(),
+            connect_times: OnceLock::new(),
         }
     }
 
@@ -75,6 +76,11 @@ impl Port {
         self.picker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nobody has come by it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.refused.get() == 0 && self.unserved.get() == 0 && self.picker().is_unused()
+    }
+
     pub(super) fn counts(&self, now: Instant) -> PortCounts {
         let picker = self.picker();
         let (unpinned, endpoints) = (picker.unpinned(), picker.counts(now));
@@ -86,7 +92,7 @@ impl Port {
             unserved: self.unserved.get(),
             denied: self.denied.get(),
             unpinned,
-            connect_times: self.connect_times.clone(),
+            connect_times: self.connect_times.get().cloned().unwrap_or_else(connect_times),
             endpoints,
         }
     }
@@ -128,6 +134,14 @@ pub(super) struct Caller<'a> {
     pub node: &'a NodePlan,
 }
 
+/// How what comes for a frontend gets here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Interception,
+    /// One that is bound to the frontend's address and port: packets need not be led here.
+    OwnSocket,
+}
+
 /// A frontend. It stays the same one while its endpoints change, so that a connection which is
 /// dialling sees the change.
 #[derive(Debug)]
@@ -135,10 +149,11 @@ pub(super) struct Served {
     pub port: Arc<Port>,
     /// Connections at the frontend's address, if it is one that may not be the node's own.
     at_address: Option<Arc<Open>>,
+    pub way: Way,
     /// `None`: it is relayed no more.
     wanted: ArcSwapOption<Wanted>,
     /// It is not, and will not be again: who comes back to the frontend finds another one.
-    closed: CancellationToken,
+    closed: Notify,
 }
 
 #[derive(Debug)]
@@ -175,17 +190,22 @@ impl Wanted {
 }
 
 impl Served {
-    pub(super) fn new(port: Arc<Port>, at_address: Option<Arc<Open>>, relayed: Relayed) -> Self {
+    pub(super) fn new(
+        port: Arc<Port>,
+        (way, at_address): (Way, Option<Arc<Open>>),
+        relayed: Relayed,
+    ) -> Self {
         let wanted = ArcSwapOption::from_pointee(Wanted::new(relayed));
-        Self { port, at_address, wanted, closed: CancellationToken::new() }
+        Self { port, at_address, way, wanted, closed: Notify::new() }
     }
 
     /// New connections go by this; open ones stay where they are. `None`: there are no new ones.
     pub(super) fn update(&self, relayed: Option<Relayed>) {
-        if relayed.is_none() {
-            self.closed.cancel();
-        }
+        let is_over = relayed.is_none();
         self.wanted.store(relayed.map(|relayed| Arc::new(Wanted::new(relayed))));
+        if is_over {
+            self.closed.notify_waiters();
+        }
     }
 
     /// Whether a client may ask at all; one that may not is counted.
@@ -223,7 +243,7 @@ impl Served {
 
     pub(super) fn connected(&self, endpoint: &Held, took: Duration) {
         endpoint.opened.add(1);
-        self.port.connect_times.observe(took);
+        self.port.connect_times.get_or_init(connect_times).observe(took);
         self.port.picker().connected(endpoint.target);
     }
 
@@ -267,7 +287,11 @@ impl Served {
 
     /// Until the frontend is relayed no more.
     pub(super) async fn closed(&self) {
-        self.closed.cancelled().await;
+        // Before the look: it is woken from here on.
+        let closed = self.closed.notified();
+        if self.is_relayed() {
+            closed.await;
+        }
     }
 
     /// How requests are spoken, where they are balanced.

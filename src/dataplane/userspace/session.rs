@@ -143,9 +143,9 @@ impl Session {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether what is sent there now would come here.
+    /// Whether what is led here for that frontend is this session's still.
     pub(super) fn has_its_frontend(&self) -> bool {
-        let holder = self.shared.frontends.find(Protocol::Udp, self.ends.frontend);
+        let holder = self.shared.frontends.find_led(Protocol::Udp, self.ends.frontend);
         holder.is_some_and(|served| Arc::ptr_eq(&served, &self.served))
     }
 

@@ -1,6 +1,7 @@
 //! What all traffic threads have in common.
 
 use super::budget::{Budget, Files};
+use super::counts::Number;
 use super::frontends::Frontends;
 use super::pipes::Pipes;
 use super::refusals::Refusals;
@@ -15,6 +16,8 @@ pub(super) struct Shared {
     pub budget: Arc<Budget>,
     pub pipes: Pipes,
     pub refusals: Refusals,
+    /// Of node ports that have a socket of their own.
+    pub loopback_failed_dials: Number,
     /// Sessions go on in another process.
     handed_over: AtomicBool,
 }
@@ -34,6 +37,7 @@ impl Shared {
             pipes: Pipes::new(Arc::clone(&budget)),
             budget,
             refusals: Refusals::open(),
+            loopback_failed_dials: Number::default(),
             handed_over: AtomicBool::new(false),
         }
     }

@@ -8,7 +8,7 @@ use super::header::header;
 use super::original;
 use super::relay::{Broken, SilentEnd, relay};
 use super::requests::{self, Session};
-use super::served::{Caller, Served};
+use super::served::{Caller, Served, Way};
 use super::shared::{Admitted, Shared};
 use crate::listen::Acceptor;
 use crate::model::{HttpVersion, Protocol};
@@ -38,25 +38,51 @@ pub(super) async fn serve(
     let port = listener.local_addr().ok().map(|at| at.port());
     let mut acceptor = Acceptor::new(listener);
     while let Some((stream, client)) = stop.run_until_cancelled(acceptor.next()).await {
-        let frontend = original::destination(&stream, port);
-        let accepted = frontend.and_then(|frontend| accept(&shared, frontend, client));
-        let Some(accepted) = accepted else {
-            reset(&stream);
-            continue;
-        };
-        let shared = Arc::clone(&shared);
-        match accepted.requests {
-            None => {
-                connections.spawn(pass_on(shared, accepted, stream));
-            }
-            Some(version) => {
-                let (accepted, tunnels) = (Arc::new(accepted), connections.clone());
-                let session = Session { shared, accepted, version, tunnels };
-                connections.spawn(requests::serve(session, stream, stop.clone()));
-            }
-        }
+        take((stream, client), port, (&shared, &connections, &stop));
     }
     acceptor.into_listener()
+}
+
+/// Accepts what waits in a socket that nobody listens at any more: closing it would reset those.
+pub(super) fn take_waiting(
+    listener: TcpListener,
+    shared: &Arc<Shared>,
+    connections: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let Ok(listener) = listener.into_std() else { return };
+    let port = listener.local_addr().ok().map(|at| at.port());
+    while let Ok((stream, client)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            take((stream, client), port, (shared, connections, stop));
+        }
+    }
+}
+
+/// `port`: where it was accepted.
+fn take(
+    (stream, client): (TcpStream, SocketAddr),
+    port: Option<u16>,
+    (shared, connections, stop): (&Arc<Shared>, &TaskTracker, &CancellationToken),
+) {
+    let frontend = original::destination(&stream, port);
+    let accepted = frontend.and_then(|frontend| accept(shared, frontend, client));
+    let Some(accepted) = accepted else {
+        reset(&stream);
+        return;
+    };
+    let shared = Arc::clone(shared);
+    match accepted.requests {
+        None => {
+            connections.spawn(pass_on(shared, accepted, stream));
+        }
+        Some(version) => {
+            let (accepted, tunnels) = (Arc::new(accepted), connections.clone());
+            let session = Session { shared, accepted, version, tunnels };
+            connections.spawn(requests::serve(session, stream, stop.clone()));
+        }
+    }
 }
 
 /// A connection that is somebody's, and has room.
@@ -223,6 +249,9 @@ pub(super) async fn dial_once(
             Failure::Slow
         }
     };
+    if served.way == Way::OwnSocket {
+        shared.loopback_failed_dials.add(1);
+    }
     served.failed(caller, target, failure);
     dials.failed(target, failure);
     None

@@ -39,17 +39,18 @@ impl World {
     }
 
     pub fn with(protocol: Protocol, options: EngineOptions) -> Self {
-        let engine = Engine::start_with(options, Interception::None).unwrap();
+        let engine = Engine::new(options);
+        engine.intercept_by(Interception::None).unwrap();
         Self { engine, protocol, relayed: relayed(protocol, Reach::Cluster) }
     }
 
     pub fn at(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.engine.port()))
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.engine.port().unwrap()))
     }
 
     pub fn key(&self) -> FrontendKey {
         let at = FrontendAddress::Address(self.at().ip());
-        FrontendKey { at, protocol: self.protocol, port: self.engine.port() }
+        FrontendKey { at, protocol: self.protocol, port: self.at().port() }
     }
 
     /// From now on the Service has these endpoints, and what else `self.relayed` says.
@@ -99,7 +100,7 @@ pub(super) fn target_at(at: SocketAddr) -> Target {
 }
 
 /// A server that greets with its name, then sends everything back, and ends after its client.
-async fn echo(name: u8) -> Target {
+pub(super) async fn echo(name: u8) -> Target {
     let listener = TcpListener::bind(LOOPBACK).await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -441,9 +442,9 @@ async fn a_node_port_answers_at_loopback_where_the_node_says_so() {
     ] {
         world.relayed.port.family = family;
         let at = FrontendAddress::NodePort(family);
-        let key = FrontendKey { at, protocol: Protocol::Tcp, port: world.engine.port() };
+        let key = FrontendKey { at, protocol: Protocol::Tcp, port: world.at().port() };
         world.engine.update(vec![(key, Some(world.relayed.clone()))]);
-        let to = SocketAddr::new(ip, world.engine.port());
+        let to = SocketAddr::new(ip, world.at().port());
         if std::net::TcpListener::bind((ip, 0)).is_err() {
             assert!(family == Family::V6, "this loopback address is always there");
             continue;
@@ -496,12 +497,12 @@ async fn another_engine_goes_on_with_the_sockets_and_what_waits_in_them() {
     for _ in 0..20 {
         waiting.push(TcpStream::connect(at).await.unwrap());
     }
-    let frontends = vec![(world.key(), Some(world.relayed.clone()))];
+    let frontends = [vec![(world.key(), world.relayed.clone())], Vec::new()];
     let node = Plan::empty().node;
     // One thread for the sockets of two.
     let options = EngineOptions { threads: NonZeroUsize::MIN, ..options(4096) };
     let next = Engine::inherit(options, handed, node, frontends).unwrap();
-    assert_eq!(next.port(), at.port());
+    assert_eq!(next.port(), Some(at.port()));
     for mut client in waiting {
         assert_eq!(timeout(LONG, client.read_u8()).await.unwrap().unwrap(), pinned);
     }

@@ -10,6 +10,7 @@ use crate::model::Protocol;
 use foldhash::HashMap;
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -26,20 +27,30 @@ const LOOKED_AT_WHEN_FULL: usize = 16;
 /// After an error of the listening socket, which should have none.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// When a session ends whose frontend is somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SessionsEnd {
+    /// At once: it holds the address that it answers from.
+    WithFrontend,
+    /// With the socket, which is there for one frontend only; or with the client's next datagram.
+    WithSocket,
+}
+
 /// Passes datagrams on until `stop`, and returns the socket. Then the sessions end too: what a client
 /// sends next must find another relay, which gets them if it follows this one, or the kernel's
 /// translation.
 pub(super) async fn serve(
     (socket, sessions): (UdpSocket, Vec<HandedSession>),
-    replies: Replies,
+    (replies, sessions_end): (Replies, SessionsEnd),
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) -> (UdpSocket, Vec<HandedSession>) {
     bursts::take_together(&socket);
     let table = Arc::new(Table::default());
-    let reviewing = review(Arc::clone(&shared), Arc::clone(&table));
-    let mut receiver = Receiver { shared: Arc::clone(&shared), replies, table: Arc::clone(&table) };
-    sessions.into_iter().for_each(|handed| receiver.resume(handed));
+    let mut receiver =
+        Receiver { shared: Arc::clone(&shared), replies, sessions_end, table: Arc::clone(&table) };
+    sessions.into_iter().for_each(|handed| receiver.resume(&socket, handed));
+    let reviewing = review(Arc::clone(&shared), Arc::clone(&table), sessions_end);
     let serving = async { tokio::join!(receiver.run(&socket), reviewing) };
     let _ = stop.run_until_cancelled(serving).await;
     let open = table.take_all();
@@ -53,11 +64,11 @@ pub(super) async fn serve(
 
 /// Ends sessions whose frontend is relayed no more, or is none of theirs any more; the others go by the
 /// limits that hold now.
-async fn review(shared: Arc<Shared>, table: Arc<Table>) {
+async fn review(shared: Arc<Shared>, table: Arc<Table>, sessions_end: SessionsEnd) {
     let mut due = shared.frontends.review();
     while due.changed().await.is_ok() {
         for session in table.all() {
-            if session.has_its_frontend() {
+            if sessions_end == SessionsEnd::WithSocket || session.has_its_frontend() {
                 session.follow_limits();
             } else {
                 table.remove(&session);
@@ -70,6 +81,7 @@ async fn review(shared: Arc<Shared>, table: Arc<Table>) {
 struct Receiver {
     shared: Arc<Shared>,
     replies: Replies,
+    sessions_end: SessionsEnd,
     table: Arc<Table>,
 }
 
@@ -79,7 +91,7 @@ impl Receiver {
             tokio::task::consume_budget().await;
             let received = async {
                 socket.readable().await?;
-                bursts::from_clients(socket, |ends, datagrams| self.take(ends, datagrams))
+                bursts::from_clients(socket, |ends, datagrams| self.take(socket, ends, datagrams))
             };
             match received.await {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
@@ -91,40 +103,59 @@ impl Receiver {
         }
     }
 
-    fn take(&mut self, ends: Ends, datagrams: &[&[u8]]) {
+    fn take(&mut self, socket: &UdpSocket, ends: Ends, datagrams: &[&[u8]]) {
         let known = self.table.get(&ends).is_some_and(|session| session.send(datagrams));
-        if !known && let Some(session) = self.open(ends, datagrams[0].len()) {
+        if !known && let Some(session) = self.open(socket, ends, datagrams[0].len()) {
             session.send(datagrams);
         }
     }
 
+    /// A session of a socket that packets are led to holds the address that it answers from, and would keep
+    /// a socket of its own from being bound there.
+    fn find(&self, frontend: SocketAddr) -> Option<Arc<Served>> {
+        let frontends = &self.shared.frontends;
+        match self.sessions_end {
+            SessionsEnd::WithFrontend => frontends.find_led(Protocol::Udp, frontend),
+            SessionsEnd::WithSocket => frontends.find(Protocol::Udp, frontend),
+        }
+    }
+
     /// A former process's. If there is no place for it here, the client's next datagram opens one.
-    fn resume(&mut self, handed: HandedSession) {
+    fn resume(&mut self, socket: &UdpSocket, handed: HandedSession) {
         let ends = handed.ends;
-        let Some(served) = self.shared.frontends.find(Protocol::Udp, ends.frontend) else { return };
-        let session = self.session(ends, served).filter(|session| session.resume(handed));
+        let Some(served) = self.find(ends.frontend) else { return };
+        let session = self.session(socket, ends, served);
+        let session = session.filter(|session| session.resume(handed));
         if let Some(session) = session {
             self.run_session(&session);
         }
     }
 
     /// `None`: the datagram is lost.
-    fn open(&mut self, ends: Ends, size: usize) -> Option<Arc<Session>> {
-        let Some(served) = self.shared.frontends.find(Protocol::Udp, ends.frontend) else {
+    fn open(&mut self, socket: &UdpSocket, ends: Ends, size: usize) -> Option<Arc<Session>> {
+        let Some(served) = self.find(ends.frontend) else {
             self.shared.frontends.strays.add(1);
-            self.shared.refusals.send(ends.client, ends.frontend, size);
+            // It came just before the kernel had the Service: the next datagram has a socket to go to.
+            if self.shared.frontends.find(Protocol::Udp, ends.frontend).is_none() {
+                self.shared.refusals.send(ends.client, ends.frontend, size);
+            }
             return None;
         };
         // As the kernel's rules have it: silence.
         if !served.admits(ends.client.ip()) {
             return None;
         }
-        let session = self.session(ends, served)?;
+        let session = self.session(socket, ends, served)?;
         self.run_session(&session);
         Some(session)
     }
 
-    fn session(&mut self, ends: Ends, served: Arc<Served>) -> Option<Arc<Session>> {
+    fn session(
+        &mut self,
+        socket: &UdpSocket,
+        ends: Ends,
+        served: Arc<Served>,
+    ) -> Option<Arc<Session>> {
         let admitted = match self.shared.admit(&served, FILES) {
             Err(Full::Files) => {
                 self.table.end_a_quiet_one();
@@ -139,7 +170,7 @@ impl Receiver {
             .ok()?;
         let reply = self
             .replies
-            .of(ends.frontend)
+            .of(socket, ends.frontend)
             .inspect_err(|error| {
                 tracing::debug!(?ends, %error, "a datagram is lost: it could not be answered");
             })

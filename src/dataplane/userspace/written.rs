@@ -27,7 +27,7 @@ pub(super) enum Text {
     Frontends(Vec<(At, bool)>),
     Nodes(Vec<IpAddr>),
     Engine {
-        port: u16,
+        port: Option<u16>,
     },
     /// One thread's: so many sockets are TCP's, the others UDP's.
     Listeners {
@@ -38,6 +38,10 @@ pub(super) enum Text {
         socket: usize,
         sessions: Vec<Session>,
     },
+    /// Each with its socket.
+    Loopback(Vec<At>),
+    /// Of those ports, with their sockets.
+    LoopbackSessions(Vec<Session>),
     Memory(Memory),
 }
 
@@ -80,23 +84,21 @@ pub(super) struct Memory {
 }
 
 impl At {
-    /// With whether it is guarded.
-    pub(super) fn of(key: FrontendKey, led: Led) -> (Self, bool) {
+    /// To which nothing is led.
+    pub(super) fn alone(key: FrontendKey) -> Self {
         let address = match key.at {
             FrontendAddress::Address(address) => Some(address),
             FrontendAddress::NodePort(_) => None,
         };
-        let family = family_number(key.at.family());
+        let (family, protocol) = (family_number(key.at.family()), key.protocol.to_string());
+        Self { address, family, protocol, port: key.port, judged: false, redirected: false }
+    }
+
+    /// With whether it is guarded.
+    pub(super) fn of(key: FrontendKey, led: Led) -> (Self, bool) {
         let Led { guard, way } = led;
-        let at = Self {
-            address,
-            family,
-            protocol: key.protocol.to_string(),
-            port: key.port,
-            judged: guard == Guard::Judged,
-            redirected: way == Way::Port,
-        };
-        (at, guard == Guard::Guarded)
+        let (judged, redirected) = (guard == Guard::Judged, way == Way::Port);
+        (Self { judged, redirected, ..Self::alone(key) }, guard == Guard::Guarded)
     }
 
     pub(super) fn led(self, guarded: bool) -> Result<(FrontendKey, Led), HandoverError> {
@@ -109,7 +111,7 @@ impl At {
         Ok((self.key()?, Led { guard, way }))
     }
 
-    fn key(self) -> Result<FrontendKey, HandoverError> {
+    pub(super) fn key(self) -> Result<FrontendKey, HandoverError> {
         let at = match self.address {
             Some(address) => FrontendAddress::Address(address),
             None => FrontendAddress::NodePort(family(self.family)?),

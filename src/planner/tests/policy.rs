@@ -82,7 +82,10 @@ fn told(planner: &Planner) -> String {
     let plan = planner.plan();
     let claims: Vec<_> = plan.claims.iter().collect();
     let services: Vec<_> = plan.services().collect();
-    format!("{claims:#?}\n{services:#?}\n{:#?}\n{:#?}\n{:#?}", plan.udp, plan.listening, plan.node)
+    format!(
+        "{claims:#?}\n{services:#?}\n{:#?}\n{:#?}\n{:#?}",
+        plan.udp, plan.health_checks, plan.node
+    )
 }
 
 #[test]

@@ -239,14 +239,6 @@ fn connections_to_what_others_may_have_are_led_by_their_port() {
 }
 
 #[test]
-fn the_relay_answers_at_loopback_addresses_itself() {
-    let plan = |known: &Known| plan_service(known, &facts(), &policy()).unwrap();
-    assert_eq!(Listening::of(&plan(&relayed(":80/TCP", "node-port 30080", BOTH))), None);
-    // What is refused is refused by a listener.
-    assert!(Listening::of(&plan(&relayed(":80/TCP", "node-port 30080", &[]))).is_some());
-}
-
-#[test]
 fn who_may_answer_at_udp_frontends_is_the_relay() {
     let text = "vip 1.2.3.4, range 203.0.113.0/25";
     let planner = planner(policy(), &all([relayed(":53/UDP", text, BOTH)]));

@@ -264,7 +264,11 @@ async fn what_nobody_reads_stays_where_it_is() {
 
 /// What came of the endpoint when no more comes.
 async fn settled(world: &World) -> u64 {
-    let received = || world.counts().endpoints.iter().map(|one| one.received).sum::<u64>();
+    let received = || {
+        let counts = world.engine.counts();
+        let endpoints = counts.ports.iter().flat_map(|port| &port.endpoints);
+        endpoints.map(|one| one.received).sum::<u64>()
+    };
     let mut before = u64::MAX;
     loop {
         let now = received();
