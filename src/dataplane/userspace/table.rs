@@ -188,14 +188,15 @@ mod tests {
     fn what_is_translated_is_let_through_first() {
         let site = Site { port: 1234, ..Site::default() };
         let mangle = chain(site, "mangle");
-        assert_eq!(mangle[..2], [accept_untracked(), accept_translated()]);
+        let first = [accept_answers(), accept_untracked(), accept_translated()];
+        assert_eq!(mangle[..3], first);
         let gives = |rule: &&Rule| rule.0.iter().any(|e| matches!(e, Expr::Tproxy { .. }));
         assert_eq!(mangle.iter().filter(gives).count(), 8);
-        assert_eq!((mangle.len(), chain(site, "output").len()), (10, 6));
+        assert_eq!((mangle.len(), chain(site, "output").len()), (11, 6));
         let site = Site { bridged: [false, true], ..site };
         let (raw, mangle) = (chain(site, "raw"), chain(site, "mangle"));
         let left = accept_bridged(Family::V6);
-        assert_eq!((&raw[1], &mangle[2]), (&left, &left));
+        assert_eq!((&raw[1], &mangle[3]), (&left, &left));
         assert!(!raw.contains(&accept_bridged(Family::V4)));
     }
 
