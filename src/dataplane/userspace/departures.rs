@@ -5,7 +5,7 @@
 //! that a node whose routes change by the thousands wakes nobody here.
 
 use super::error::Error;
-use super::routes::{PROTOCOL, RTM_DELROUTE, read_departed};
+use super::route::{PROTOCOL, RTM_DELROUTE, read_departed};
 use crate::netlink::Socket;
 use std::collections::BTreeSet;
 use std::io;

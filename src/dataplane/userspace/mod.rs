@@ -63,6 +63,7 @@ mod relay_tests;
 mod relayed;
 mod replies;
 mod requests;
+mod route;
 mod routes;
 mod served;
 mod session;

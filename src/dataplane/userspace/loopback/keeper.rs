@@ -1,6 +1,6 @@
 //! The sockets: opened, tried again when refused, closed. EDGE.
 
-use super::thread::Wishes;
+use super::wishes::Wishes;
 use crate::dataplane::userspace::budget::ListenerFile;
 use crate::dataplane::userspace::handed::{HandedPort, HandedSession};
 use crate::dataplane::userspace::relay::KEEPALIVE;

@@ -14,6 +14,7 @@ mod places;
 mod tests;
 mod thread;
 mod turn;
+mod wishes;
 
 pub(super) use thread::Loopback;
 pub use thread::LoopbackCounts;

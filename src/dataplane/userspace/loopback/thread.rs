@@ -1,16 +1,15 @@
-//! The thread that has the sockets, and what it is told. EDGE.
+//! The thread that has the sockets. EDGE.
 
 use super::keeper::keep;
+use super::wishes::Wishes;
 use crate::dataplane::userspace::handed::HandedPort;
 use crate::dataplane::userspace::shared::Shared;
 use crate::listen::Tally;
 use crate::planner::FrontendKey;
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,32 +37,6 @@ struct State {
     /// Of a former process, until the thread has them.
     handed: Vec<HandedPort>,
     given_back: Option<mpsc::Receiver<Vec<HandedPort>>>,
-}
-
-/// Frontends whose socket shall be open or shall not, since somebody looked last.
-#[derive(Debug, Default)]
-pub(super) struct Wishes {
-    pending: Mutex<BTreeMap<FrontendKey, bool>>,
-    changed: watch::Sender<()>,
-}
-
-impl Wishes {
-    pub(super) fn take(&self) -> BTreeMap<FrontendKey, bool> {
-        std::mem::take(&mut self.pending())
-    }
-
-    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
-    }
-
-    fn add(&self, wishes: impl Iterator<Item = (FrontendKey, bool)>) {
-        self.pending().extend(wishes);
-        self.changed.send_replace(());
-    }
-
-    fn pending(&self) -> MutexGuard<'_, BTreeMap<FrontendKey, bool>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Loopback {
