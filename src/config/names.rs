@@ -74,6 +74,7 @@ pub(super) const NAMES: &[Name] = &[
     // Their field is in the section of the mode.
     both("masquerade_all", "--masquerade-all", "masqueradeAll"),
     both("min_sync_period", "--min-sync-period", "minSyncPeriod"),
+    both("iptables_min_sync_period", "--iptables-min-sync-period", "minSyncPeriod"),
     both("verbosity", "-v", "logging.verbosity"),
     both("log_format", "--logging-format", "logging.format"),
     both("feature_gates", "--feature-gates", "featureGates"),
@@ -148,8 +149,8 @@ pub(super) const NAMES: &[Name] = &[
     void("vmodule", "--vmodule", Some("logging.vmodule"), LOG),
 ];
 
-/// How a flag was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a flag was given; what stands before the other first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Flag,
     Environment,

@@ -6,6 +6,7 @@
 mod check;
 mod defaults;
 mod schema;
+mod section;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ pub(super) use schema::{
     ClientConnection, Conntrack, DetectLocalSection, Flush, GoDuration, Iptables, Ipvs,
     KubeProxyConfiguration, Logging, LoggingOptions, Module, NftablesSection, Quantity, Stream,
 };
+pub(super) use section::in_vain;
 
 use super::{Error, Warning, gates};
 use serde_ignored::Path as Ignored;
@@ -144,14 +146,15 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
     told(bits.iter().flatten().any(|bit| *bit != 14), "masqueradeBit", "no packet is marked");
     told(
         set(config.iptables.as_ref().and_then(|section| section.sync_period))
+            || set(config.ipvs.as_ref().and_then(|section| section.sync_period))
             || set(config.nftables.as_ref().and_then(|section| section.sync_period)),
         "syncPeriod",
         "what failed is tried again at once, then at growing intervals",
     );
     told(set(config.config_sync_period), "configSyncPeriod", "objects are watched, not polled");
-    let anywhere = ["", "0.0.0.0", "::"];
+    // "::" says more than the default: upstream takes IPv6 for the first family then.
     told(
-        config.bind_address.as_deref().is_some_and(|address| !anywhere.contains(&address)),
+        config.bind_address.as_deref().is_some_and(|address| !["", "0.0.0.0"].contains(&address)),
         "bindAddress",
         "the node's addresses are its interfaces' and its Node object's",
     );
