@@ -24,7 +24,7 @@ pub enum Warning {
          that nobody is taken for a local pod"
     )]
     NoSuchInterface { field: &'static str, name: String },
-    #[error("{what} has no meaning here: {why}")]
+    #[error("{what} (no meaning here): {why}")]
     NoMeaning { what: &'static str, why: &'static str },
     #[error("--config: there is no field {field}; it is ignored, check its spelling and its place")]
     UnknownField { field: String },
