@@ -59,6 +59,19 @@ impl RunFlags {
         config
     }
 
+    /// What flags say of the least time between two commits: vipd's own, or kube-proxy's of the mode,
+    /// of which a flag stands before the environment.
+    pub(super) fn min_sync_given(&self) -> Option<GoDuration> {
+        let of_mode = self.node.proxy_mode.min_sync_flag();
+        let ids = ["min_sync_period", of_mode].into_iter();
+        let given = ids.filter_map(|id| Some((id, self.given.place(id)?)));
+        match given.min_by_key(|(_, place)| *place)?.0 {
+            "iptables_min_sync_period" => self.upstream.iptables_min_sync_period,
+            "ipvs_min_sync_period" => self.upstream.ipvs_min_sync_period,
+            _ => Some(self.min_sync_period.into()),
+        }
+    }
+
     /// kube-proxy's flags of iptables are those of every mode but ipvs. Without a mode vipd's is
     /// meant, so that what is written means the same when it is read.
     fn add_sections(&self, config: &mut KubeProxyConfiguration) {
@@ -67,8 +80,7 @@ impl RunFlags {
         let unset = self.node.proxy_mode == AskedMode::Unset;
         let nftables = unset || self.node.proxy_mode.section() == "nftables";
         let all = self.node.masquerade_all;
-        let given = self.given.has("min_sync_period").then_some(self.min_sync_period);
-        let least = given.map(GoDuration::from);
+        let least = self.min_sync_given();
         config.iptables = Some(Iptables {
             masquerade_bit: upstream.iptables_masquerade_bit,
             masquerade_all: Some(all && !nftables),
@@ -85,7 +97,7 @@ impl RunFlags {
         let cidrs = upstream.ipvs_exclude_cidrs.iter().flat_map(|list| list.split(','));
         config.ipvs = Some(Ipvs {
             sync_period: upstream.ipvs_sync_period.filter(|_| ipvs),
-            min_sync_period: upstream.ipvs_min_sync_period.filter(|_| ipvs),
+            min_sync_period: least.filter(|_| ipvs),
             scheduler: upstream.ipvs_scheduler.clone(),
             exclude_cidrs: Some(cidrs.filter(|cidr| !cidr.is_empty()).map(str::to_owned).collect()),
             strict_arp: upstream.ipvs_strict_arp,

@@ -140,7 +140,8 @@ impl Rows<'_> {
             id => format!("--{}", id.replace('_', "-")),
         };
         let by_flag = || {
-            let given = ids.iter().find_map(|id| Some((*id, self.of.flags.given.place(id)?)))?;
+            let given = ids.iter().filter_map(|id| Some((*id, self.of.flags.given.place(id)?)));
+            let given = given.min_by_key(|(_, place)| *place)?;
             Some(match given {
                 (id, Place::Flag) => From::Flag(flag_of(id)),
                 (id, Place::Environment) => {
@@ -193,7 +194,7 @@ impl Rows<'_> {
             _ => list(&flags.cluster_cidr),
         };
         let section = mode.section();
-        let all_field = if section == "nftables" { section } else { "iptables" };
+        let all_field = mode.masquerade_section();
         let entries: Vec<_> = policy.node_ports_at.iter().map(|e| node_ports::text(*e)).collect();
         let entries = if entries.is_empty() { "primary,localhost".into() } else { list(&entries) };
         let every = !mode.node_ports_at().is_empty();
@@ -236,9 +237,8 @@ impl Rows<'_> {
         self.add(ids, field, external, UPSTREAM);
         self.add(&["drop_invalid"], None, policy.drop_invalid.to_string(), OWN);
         let field = format!("{section}.minSyncPeriod");
-        let ids = &["min_sync_period", "ipvs_min_sync_period"];
-        let ids = if section == "ipvs" { &ids[..] } else { &ids[..1] };
-        self.add(ids, Some(&field), duration(config.min_sync_period), OWN);
+        let ids = ["min_sync_period", mode.min_sync_flag()];
+        self.add(&ids, Some(&field), duration(config.min_sync_period), OWN);
     }
 
     fn relay(&mut self) {
@@ -382,7 +382,7 @@ mod tests {
         );
         let flag = |name: &str| From::Flag(name.to_owned());
         assert_eq!(setting(&all, "cluster-cidr"), ("10.1.0.0/16", &flag("--cluster-cidr")));
-        assert_eq!(setting(&all, "min-sync-period"), ("2s", &flag("--min-sync-period")));
+        assert_eq!(setting(&all, "min-sync-period"), ("2s", &flag("--iptables-min-sync-period")));
         assert_eq!(setting(&all, "metrics-bind-address"), ("nowhere", &flag("--metrics-port")));
         assert_eq!(setting(&all, "external-ips"), ("false", &flag("--feature-gates")));
         assert_eq!(setting(&all, "log-level"), ("debug", &flag("-v")));

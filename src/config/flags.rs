@@ -198,8 +198,7 @@ pub struct RunFlags {
     pub(super) oom_score_adj: Option<i32>,
 
     /// Least time between two commits, as Go writes durations (500ms, 1m30s); 0: at once
-    #[arg(long, alias = "iptables-min-sync-period")]
-    #[arg(env = "VIPD_MIN_SYNC_PERIOD", value_name = "DUR", default_value = "0")]
+    #[arg(long, env = "VIPD_MIN_SYNC_PERIOD", value_name = "DUR", default_value = "0")]
     #[arg(value_parser = duration::parse)]
     pub(super) min_sync_period: Duration,
 

@@ -46,13 +46,29 @@ impl AskedMode {
         }
     }
 
-    /// The section of the file that has masqueradeAll and the periods. Without a mode upstream runs
+    /// The section of the file that has the periods. Without a mode upstream runs
     /// iptables, and that section is the one that counted. Mode userspace programs nf_tables too.
     pub fn section(self) -> &'static str {
         match self {
             AskedMode::Nftables | AskedMode::Userspace => "nftables",
             AskedMode::Ipvs => "ipvs",
             AskedMode::Unset | AskedMode::Iptables | AskedMode::Ebpf => "iptables",
+        }
+    }
+
+    /// The section of the file that has masqueradeAll: there is none in ipvs'.
+    pub fn masquerade_section(self) -> &'static str {
+        match self.section() {
+            "nftables" => "nftables",
+            _ => "iptables",
+        }
+    }
+
+    /// How the parser of flags calls kube-proxy's flag of the least time between two syncs.
+    pub fn min_sync_flag(self) -> &'static str {
+        match self {
+            AskedMode::Ipvs => "ipvs_min_sync_period",
+            _ => "iptables_min_sync_period",
         }
     }
 

@@ -28,9 +28,20 @@ const fn void(
     Name { id, flag, field, void: Some(why) }
 }
 
-const IPVS: &str = "vipd programs nf_tables";
-const LOG: &str = "the log goes to stderr, unbuffered";
-const CLIENT: &str = "four watches ask the server for all";
+// Why a setting means nothing here, whether a flag or a field says it.
+pub(super) const ADDRESSES: &str = "the node's addresses are its interfaces' and its Node object's";
+pub(super) const CLIENT: &str = "four watches ask the API server for all there is to know";
+pub(super) const FORMAT: &str = "Services and EndpointSlices are watched as protobuf, or as JSON \
+                                 where the server has no other; the rest is JSON";
+pub(super) const GO: &str = "there is no Go run time";
+pub(super) const IPVS: &str = "vipd programs nf_tables";
+pub(super) const LOG: &str = "the log goes to stderr, unbuffered";
+pub(super) const MARK: &str = "no packet is marked";
+pub(super) const METRICS: &str = "no metric is hidden";
+pub(super) const RESYNC: &str = "objects are watched, not polled";
+pub(super) const RETRY: &str = "what failed is tried again at once, then at growing intervals";
+pub(super) const SOCKETS: &str =
+    "a socket that cannot be opened is tried again, and services are served meanwhile";
 
 /// All that both flags and the file say, and kube-proxy's flags that mean nothing here.
 pub(super) const NAMES: &[Name] = &[
@@ -74,39 +85,25 @@ pub(super) const NAMES: &[Name] = &[
     // Their field is in the section of the mode.
     both("masquerade_all", "--masquerade-all", "masqueradeAll"),
     both("min_sync_period", "--min-sync-period", "minSyncPeriod"),
+    both("iptables_min_sync_period", "--iptables-min-sync-period", "minSyncPeriod"),
     both("verbosity", "-v", "logging.verbosity"),
     both("log_format", "--logging-format", "logging.format"),
     both("feature_gates", "--feature-gates", "featureGates"),
-    void(
-        "bind_address",
-        "--bind-address",
-        Some("bindAddress"),
-        "the node's addresses are its interfaces' and its Node object's",
-    ),
+    void("bind_address", "--bind-address", Some("bindAddress"), ADDRESSES),
     void(
         "bind_address_hard_fail",
         "--bind-address-hard-fail",
         Some("bindAddressHardFail"),
-        "a socket that cannot be opened is tried again, and services are served meanwhile",
+        SOCKETS,
     ),
-    void(
-        "config_sync_period",
-        "--config-sync-period",
-        Some("configSyncPeriod"),
-        "objects are watched, not polled",
-    ),
+    void("config_sync_period", "--config-sync-period", Some("configSyncPeriod"), RESYNC),
     void(
         "iptables_masquerade_bit",
         "--iptables-masquerade-bit",
         Some("iptables.masqueradeBit"),
-        "no packet is marked",
+        MARK,
     ),
-    void(
-        "iptables_sync_period",
-        "--iptables-sync-period",
-        Some("syncPeriod"),
-        "what failed is tried again at once, then at growing intervals",
-    ),
+    void("iptables_sync_period", "--iptables-sync-period", Some("syncPeriod"), RETRY),
     void("ipvs_exclude_cidrs", "--ipvs-exclude-cidrs", Some("ipvs.excludeCIDRs"), IPVS),
     void("ipvs_min_sync_period", "--ipvs-min-sync-period", Some("ipvs.minSyncPeriod"), IPVS),
     void("ipvs_scheduler", "--ipvs-scheduler", Some("ipvs.scheduler"), IPVS),
@@ -120,7 +117,7 @@ pub(super) const NAMES: &[Name] = &[
         "kube_api_content_type",
         "--kube-api-content-type",
         Some("clientConnection.contentType"),
-        "objects are asked for as JSON",
+        FORMAT,
     ),
     void("kube_api_qps", "--kube-api-qps", Some("clientConnection.qps"), CLIENT),
     void("log_flush_frequency", "--log-flush-frequency", Some("logging.flushFrequency"), LOG),
@@ -138,18 +135,18 @@ pub(super) const NAMES: &[Name] = &[
         LOG,
     ),
     void("log_text_split_stream", "--log-text-split-stream", Some("logging.options.text"), LOG),
-    void("profiling", "--profiling", Some("enableProfiling"), "there is no Go run time"),
+    void("profiling", "--profiling", Some("enableProfiling"), GO),
     void(
         "show_hidden_metrics_for_version",
         "--show-hidden-metrics-for-version",
         Some("showHiddenMetricsForVersion"),
-        "no metric is hidden",
+        METRICS,
     ),
     void("vmodule", "--vmodule", Some("logging.vmodule"), LOG),
 ];
 
-/// How a flag was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a flag was given; what stands before the other first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Flag,
     Environment,

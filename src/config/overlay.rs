@@ -3,7 +3,7 @@
 
 use super::conntrack::ConntrackFlags;
 use super::detect::Mode;
-use super::file::{File, GoDuration, KubeProxyConfiguration};
+use super::file::{self, File, GoDuration, KubeProxyConfiguration};
 use super::flags::RunFlags;
 use super::mode::AskedMode;
 use super::{LogFormat, Warning, node_ports, value};
@@ -42,6 +42,7 @@ impl RunFlags {
         let mode = AskedMode::parse(config.mode.as_deref().unwrap_or_default());
         let mode = mode.unwrap_or(AskedMode::Unset);
         self.take_node(&config, mode);
+        warnings.extend(file::in_vain(&config, mode));
         warnings.extend(self.without_effect(&config));
         self.take_conntrack(&config);
         let client = config.client_connection.unwrap_or_default();
@@ -79,10 +80,14 @@ impl RunFlags {
         let iptables = config.iptables.clone().unwrap_or_default();
         let ipvs = config.ipvs.clone().unwrap_or_default();
         let nftables = config.nftables.clone().unwrap_or_default();
-        let (all, least) = match mode.section() {
-            "nftables" => (nftables.masquerade_all, nftables.min_sync_period),
-            "ipvs" => (iptables.masquerade_all, ipvs.min_sync_period),
-            _ => (iptables.masquerade_all, iptables.min_sync_period),
+        let all = match mode.masquerade_section() {
+            "nftables" => nftables.masquerade_all,
+            _ => iptables.masquerade_all,
+        };
+        let least = match mode.section() {
+            "nftables" => nftables.min_sync_period,
+            "ipvs" => ipvs.min_sync_period,
+            _ => iptables.min_sync_period,
         };
         node.masquerade_all = all.unwrap_or_default();
         node.localhost_nodeports = iptables.localhost_node_ports.unwrap_or(true);
@@ -176,7 +181,9 @@ mod tests {
         assert_eq!((sysctls.max_per_core, sysctls.min), (Some(0), Some(7)));
         assert_eq!(sysctls.udp, Some(Duration::from_secs(9)));
         assert_eq!(sysctls.tcp_close_wait, Some(Duration::from_secs(3600)));
-        assert_eq!(full.warnings, []);
+        let (field, section) = ("iptables.minSyncPeriod", "nftables");
+        let other = Warning::OtherSection { field, mode: section, counts: section };
+        assert_eq!(full.warnings, [other]);
         assert!(full.file.is_some());
     }
 
@@ -206,7 +213,8 @@ mod tests {
             let at: &[NodePortAddresses] = if all { &[NodePortAddresses::All] } else { &[] };
             assert_eq!(given.policy.node_ports_at, at, "{mode}");
             assert_eq!(given.policy.masquerade_all, mode != "nftables", "{mode}");
-            let told = given.warnings.iter().any(|warning| warning.to_string().contains(mode));
+            let other = |warning: &Warning| matches!(warning, Warning::OtherMode { asked } if *asked == mode);
+            let told = given.warnings.iter().any(other);
             assert_eq!(told, all, "{mode}: {:?}", given.warnings);
             let unset = given.warnings.contains(&Warning::DefaultMode);
             assert_eq!(unset, mode == "''", "{mode}: {:?}", given.warnings);

@@ -3,10 +3,10 @@
 //! In: flags as given, the file's text. Out: a [`Config`], with what it was made of.
 //! Never: a default that depends on the machine, but for its name.
 
-use super::file::{self, File};
+use super::file::{self, File, GoDuration};
 use super::flags::RunFlags;
 use super::mode::AskedMode;
-use super::names::{NAMES, Name};
+use super::names::{NAMES, Name, Place};
 use super::{Config, Error, Log, LogLevel, Source, Warning, conntrack, endpoint, gates};
 use crate::conntrack::Sysctls;
 use std::collections::BTreeSet;
@@ -77,13 +77,18 @@ impl RunFlags {
     }
 
     fn settle(mut self, file: Option<File>) -> Result<Resolved, Error> {
-        let ipvs = file.is_none() && self.node.proxy_mode == AskedMode::Ipvs;
-        let means = |what: &str| ipvs && what == "--ipvs-min-sync-period";
+        let means = |what: &str| {
+            let ipvs = file.is_none() && self.node.proxy_mode == AskedMode::Ipvs;
+            ipvs && what == "--ipvs-min-sync-period"
+        };
         let in_vain = self.given.in_vain().filter(|(what, _)| !means(what));
         let mut warnings: Vec<Warning> =
             in_vain.map(|(what, why)| Warning::NoMeaning { what, why }).collect();
-        if let Some(least) = self.upstream.ipvs_min_sync_period.filter(|_| ipvs) {
-            self.min_sync_period = least.get().unwrap_or_default();
+        if file.is_none() {
+            warnings.extend(self.min_sync_in_vain());
+            if let Some(least) = self.min_sync_given() {
+                self.min_sync_period = least.get().unwrap_or_default();
+            }
         }
         let fields = file.as_ref().map(|file| file.given.clone());
         let from_flags = file.is_none();
@@ -155,6 +160,23 @@ impl RunFlags {
         }
     }
 
+    /// Flags of the least time between two commits of which another one is read.
+    fn min_sync_in_vain(&self) -> impl Iterator<Item = Warning> + use<> {
+        let of_mode = self.node.proxy_mode.min_sync_flag();
+        let twice =
+            self.given.has(of_mode) && self.given.place("min_sync_period") == Some(Place::Flag);
+        let other = self.given.has("iptables_min_sync_period") && of_mode == "ipvs_min_sync_period";
+        let twice = twice.then_some(Warning::NoMeaning {
+            what: "--iptables-min-sync-period and --ipvs-min-sync-period",
+            why: "--min-sync-period is given too, and counts",
+        });
+        let other = other.then_some(Warning::NoMeaning {
+            what: "--iptables-min-sync-period",
+            why: "as with kube-proxy, mode ipvs has --ipvs-min-sync-period in its place",
+        });
+        twice.into_iter().chain(other)
+    }
+
     /// Ports of addresses that have one.
     fn ports_in_vain(&self) -> impl Iterator<Item = Warning> + use<> {
         let both = [
@@ -177,12 +199,21 @@ impl RunFlags {
         let mut config = self.as_file();
         if !followed {
             // Without a cluster there is no period of kube-proxy's that another must not exceed.
-            for section in [config.iptables.as_mut()].into_iter().flatten() {
-                section.min_sync_period = None;
-            }
-            for section in [config.nftables.as_mut()].into_iter().flatten() {
-                section.min_sync_period = None;
-            }
+            let only_a_negative = |least: &mut Option<GoDuration>| {
+                *least = least.filter(|least| least.is_negative());
+            };
+            config
+                .iptables
+                .iter_mut()
+                .for_each(|section| only_a_negative(&mut section.min_sync_period));
+            config
+                .ipvs
+                .iter_mut()
+                .for_each(|section| only_a_negative(&mut section.min_sync_period));
+            config
+                .nftables
+                .iter_mut()
+                .for_each(|section| only_a_negative(&mut section.min_sync_period));
         }
         let mut faults: Vec<String> = file::check(&config).into_iter().map(in_flags).collect();
         let upstream = &self.upstream;
@@ -286,6 +317,41 @@ mod tests {
                 (all.max_per_core, all.min, times.map(zero))
             };
             assert_eq!(kept(&read), kept(&meant), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_least_period_is_the_mode_s() {
+        let seconds = |line: &str| {
+            let config = flags(&format!("--kubeconfig=/k --cluster-cidr=10.1.0.0/16 {line}"));
+            let config = config.check().unwrap();
+            let void = |warning: &Warning| match warning {
+                Warning::NoMeaning { what, .. } => Some(*what),
+                _ => None,
+            };
+            let told: Vec<_> = config.warnings.iter().filter_map(void).collect();
+            (config.min_sync_period.as_secs(), told)
+        };
+        let (iptables, ipvs) = ("--iptables-min-sync-period", "--ipvs-min-sync-period");
+        let either = "--iptables-min-sync-period and --ipvs-min-sync-period";
+        for (line, least, told) in [
+            ("--iptables-min-sync-period=3s", 3, vec![]),
+            ("--proxy-mode=nftables --iptables-min-sync-period=3s", 3, vec![]),
+            ("--proxy-mode=ipvs --iptables-min-sync-period=3s", 0, vec![iptables]),
+            ("--proxy-mode=ipvs --ipvs-min-sync-period=3s", 3, vec![]),
+            ("--proxy-mode=ipvs --min-sync-period=3s", 3, vec![]),
+            ("--proxy-mode=iptables --ipvs-min-sync-period=3s", 0, vec![ipvs]),
+            ("--min-sync-period=3s --iptables-min-sync-period=4s", 3, vec![either]),
+        ] {
+            assert_eq!(seconds(line), (least, told), "{line}");
+        }
+        let written = read_back("--kubeconfig=/k --proxy-mode=ipvs --min-sync-period=3s");
+        assert_eq!(written.min_sync_period, Duration::from_secs(3));
+        for flag in [iptables, ipvs] {
+            let mode = if flag == ipvs { "ipvs" } else { "iptables" };
+            let line = format!("--kubeconfig=/k --proxy-mode={mode} {flag}=-1s");
+            let error = flags(&line).check().unwrap_err().to_string();
+            assert!(error.contains("min-sync-period"), "{line}: {error}");
         }
     }
 

@@ -23,6 +23,10 @@ pub(super) struct UpstreamFlags {
     pub feature_gates: Vec<Gates>,
     #[arg(long, hide = true, value_name = "X", value_parser = value::bit)]
     pub iptables_masquerade_bit: Option<i64>,
+    /// Has a meaning in every mode but ipvs
+    #[arg(long, hide = true, value_name = "X", value_parser = GoDuration::parse)]
+    #[arg(allow_hyphen_values = true)]
+    pub iptables_min_sync_period: Option<GoDuration>,
     #[arg(long, hide = true, value_name = "X", value_parser = period)]
     pub iptables_sync_period: Option<GoDuration>,
     #[arg(long, hide = true, value_name = "X")]

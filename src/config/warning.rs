@@ -24,12 +24,17 @@ pub enum Warning {
          that nobody is taken for a local pod"
     )]
     NoSuchInterface { field: &'static str, name: String },
-    #[error("{what} has no meaning here: {why}")]
+    #[error("{what} (no meaning here): {why}")]
     NoMeaning { what: &'static str, why: &'static str },
     #[error("--config: there is no field {field}; it is ignored, check its spelling and its place")]
     UnknownField { field: String },
     #[error("{flag} is ignored: the file of --config says this, as with kube-proxy")]
     FileInstead { flag: &'static str },
+    #[error(
+        "{field} is not read: {} it is section {counts} that counts, as with kube-proxy; say it there",
+        in_mode(mode)
+    )]
+    OtherSection { field: &'static str, mode: &'static str, counts: &'static str },
     #[error("feature gates {names} have no meaning here: vipd has flags for what can be chosen")]
     GatesWithoutMeaning { names: String },
     #[error(
@@ -47,6 +52,10 @@ pub enum Warning {
     TwiceInFile { which: String },
 }
 
+fn in_mode(mode: &str) -> String {
+    if mode.is_empty() { "without a mode".to_owned() } else { format!("in mode {mode}") }
+}
+
 impl Warning {
     /// One word for what it is about, as an Event's reason. kube-proxy's where it has one.
     pub fn reason(&self) -> &'static str {
@@ -58,7 +67,9 @@ impl Warning {
                 "ConfigurationWithoutMeaning"
             }
             Warning::UnknownField { .. } | Warning::TwiceInFile { .. } => "UnknownConfiguration",
-            Warning::FileInstead { .. } | Warning::NoEffect { .. } => "ConfigurationWithoutEffect",
+            Warning::FileInstead { .. }
+            | Warning::NoEffect { .. }
+            | Warning::OtherSection { .. } => "ConfigurationWithoutEffect",
             Warning::HostBits { .. } => "HostBits",
             Warning::NoClusterCidr
             | Warning::OutsidersUnknown { .. }

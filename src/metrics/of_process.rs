@@ -124,6 +124,12 @@ pub(super) fn of_process(text: &mut Text, process: Process) {
         gauge("process_virtual_memory_bytes", "Virtual memory, in bytes."),
         process.virtual_size,
     );
+    // As client_golang says it where there is no limit.
+    let max_virtual = process.max_virtual.unwrap_or(u64::MAX);
+    text.one(
+        gauge("process_virtual_memory_max_bytes", "The limit on virtual memory, in bytes."),
+        max_virtual,
+    );
     text.one(gauge("process_open_fds", "Open files."), process.open_files);
     if let Some(most) = process.max_files {
         text.one(gauge("process_max_fds", "The limit on open files."), most);

@@ -17,6 +17,8 @@ pub struct Process {
     pub resident: u64,
     /// Bytes
     pub virtual_size: u64,
+    /// Bytes (`RLIMIT_AS`); `None`: no limit.
+    pub max_virtual: Option<u64>,
     pub open_files: u64,
     /// `None`: no limit.
     pub max_files: Option<u64>,
@@ -29,7 +31,12 @@ impl Process {
         let of = of(&read("/proc/self/stat")?, &read("/proc/self/status")?, &read("/proc/stat")?)?;
         // One of them is the listing itself.
         let open_files = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as u64;
-        Some(Self { open_files, max_files: getrlimit(Resource::Nofile).current, ..of })
+        Some(Self {
+            open_files,
+            max_files: getrlimit(Resource::Nofile).current,
+            max_virtual: getrlimit(Resource::As).current,
+            ..of
+        })
     }
 }
 

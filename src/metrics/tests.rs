@@ -103,6 +103,7 @@ fn each_number_stands_under_its_name() {
         "vipd_events_sent_total 22",
         "vipd_events_dropped_total 23",
         "process_open_fds 24",
+        "process_virtual_memory_max_bytes 18446744073709551615",
         "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family=\"IPv4\"} 1700000001",
         "kubeproxy_sync_proxy_rules_service_changes_pending 25",
         "kubeproxy_sync_proxy_rules_endpoint_changes_pending 26",

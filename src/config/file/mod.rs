@@ -6,6 +6,7 @@
 mod check;
 mod defaults;
 mod schema;
+mod section;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +16,9 @@ pub(super) use schema::{
     ClientConnection, Conntrack, DetectLocalSection, Flush, GoDuration, Iptables, Ipvs,
     KubeProxyConfiguration, Logging, LoggingOptions, Module, NftablesSection, Quantity, Stream,
 };
+pub(super) use section::in_vain;
 
-use super::{Error, Warning, gates};
+use super::{Error, Warning, gates, names};
 use serde_ignored::Path as Ignored;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -128,43 +130,40 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
     told(
         client.qps.is_some_and(|qps| qps > 0.0) || client.burst.is_some_and(|burst| burst > 0),
         "clientConnection.qps and burst",
-        "four watches ask the server for nothing else",
+        names::CLIENT,
     );
     told(
         [&client.content_type, &client.accept_content_types]
             .into_iter()
             .any(|value| text(value) && value.as_deref() != Some(PROTOBUF)),
-        "clientConnection.contentType",
-        "Services and EndpointSlices are watched as protobuf, or as JSON where the server has no other",
+        "clientConnection.contentType and acceptContentTypes",
+        names::FORMAT,
     );
     let bits = [
         config.iptables.as_ref().and_then(|section| section.masquerade_bit),
         config.nftables.as_ref().and_then(|section| section.masquerade_bit),
     ];
-    told(bits.iter().flatten().any(|bit| *bit != 14), "masqueradeBit", "no packet is marked");
+    told(bits.iter().flatten().any(|bit| *bit != 14), "masqueradeBit", names::MARK);
     told(
         set(config.iptables.as_ref().and_then(|section| section.sync_period))
+            || set(config.ipvs.as_ref().and_then(|section| section.sync_period))
             || set(config.nftables.as_ref().and_then(|section| section.sync_period)),
         "syncPeriod",
-        "what failed is tried again at once, then at growing intervals",
+        names::RETRY,
     );
-    told(set(config.config_sync_period), "configSyncPeriod", "objects are watched, not polled");
-    let anywhere = ["", "0.0.0.0", "::"];
+    told(set(config.config_sync_period), "configSyncPeriod", names::RESYNC);
+    // "::" says more than the default: upstream takes IPv6 for the first family then.
     told(
-        config.bind_address.as_deref().is_some_and(|address| !anywhere.contains(&address)),
+        config.bind_address.as_deref().is_some_and(|address| !["", "0.0.0.0"].contains(&address)),
         "bindAddress",
-        "the node's addresses are its interfaces' and its Node object's",
+        names::ADDRESSES,
     );
-    told(
-        config.bind_address_hard_fail == Some(true),
-        "bindAddressHardFail",
-        "a socket that cannot be opened is tried again, and services are served meanwhile",
-    );
-    told(config.enable_profiling == Some(true), "enableProfiling", "there is no Go run time");
+    told(config.bind_address_hard_fail == Some(true), "bindAddressHardFail", names::SOCKETS);
+    told(config.enable_profiling == Some(true), "enableProfiling", names::GO);
     told(
         text(&config.show_hidden_metrics_for_version),
         "showHiddenMetricsForVersion",
-        "no metric is hidden",
+        names::METRICS,
     );
     let ipvs = config.ipvs.clone().unwrap_or_default();
     told(
@@ -173,7 +172,7 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
             || ipvs.exclude_cidrs.is_some_and(|cidrs| !cidrs.is_empty())
             || [ipvs.tcp_timeout, ipvs.tcp_fin_timeout, ipvs.udp_timeout].into_iter().any(set),
         "ipvs",
-        "vipd programs nf_tables",
+        names::IPVS,
     );
     told(
         text(&config.port_range),
@@ -193,7 +192,7 @@ fn without_meaning(config: &KubeProxyConfiguration) -> Vec<Warning> {
             || chosen(options.text)
             || chosen(options.json),
         "logging's vmodule, flushFrequency and options",
-        "the log goes to stderr, unbuffered",
+        names::LOG,
     );
     let windows = config.winkernel.clone().unwrap_or_default();
     told(

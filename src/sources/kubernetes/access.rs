@@ -105,6 +105,12 @@ impl Access {
     /// later, and it may take its time.
     pub(super) async fn check(&self) -> Result<(), Error> {
         let (config, token) = self.config().await?;
+        if self.kubeconfig.is_none() && token.is_none() {
+            warn!(
+                "there is no token in {SERVICE_ACCOUNT}: the API server is asked anonymously; pass \
+                 --kubeconfig, or mount the service account's token (automountServiceAccountToken)"
+            );
+        }
         match config.auth_info.exec {
             Some(_) => Ok(()),
             None => self.connect(config, token, Pace::new()).map(drop),
@@ -118,13 +124,12 @@ impl Access {
 
     /// What the files say, and the token of one.
     async fn config(&self) -> Result<(Config, Option<TokenFile>), Error> {
-        let master = self.master.as_deref().map(server).transpose()?;
         let mut config = match &self.kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
-            None => of_service_account(master.clone().unwrap_or_default()).await?,
+            None => of_service_account().await?,
         };
-        if let Some(url) = master {
-            config.cluster_url = url;
+        if let Some(url) = &self.master {
+            config.cluster_url = server(url, speaks_tls(&config))?;
         }
         let environment = || Environment::of_this_process().proxy_for(&config.cluster_url);
         config.proxy_url = config.proxy_url.clone().or_else(environment);
@@ -209,14 +214,14 @@ fn proxy_url(file: &Kubeconfig) -> Option<Uri> {
     proxy::url(cluster.proxy_url.as_deref().filter(|url| !url.is_empty())?)
 }
 
-/// As a kubeconfig that names the pod's own files would say it.
-async fn of_service_account(master: Uri) -> Result<Config, Error> {
+/// As a kubeconfig that names the pod's own files would say it. The server's address is for the caller to set.
+async fn of_service_account() -> Result<Config, Error> {
     let failed = |source| Error::ServiceAccount(Box::new(source));
     let file = |name: &str| Some(Path::new(SERVICE_ACCOUNT).join(name)).filter(|p| p.exists());
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let certificate = file("ca.crt");
     let cluster = Cluster {
-        server: Some(master.to_string()),
+        server: Some("https://localhost".to_owned()),
         certificate_authority: certificate.clone().map(text),
         ..Cluster::default()
     };
@@ -250,11 +255,29 @@ async fn of_service_account(master: Uri) -> Result<Config, Error> {
     Ok(config)
 }
 
-fn server(url: &str) -> Result<Uri, Error> {
+/// Whether something is said that only TLS has a use for; client-go's `DefaultServerUrlFor` (0.37) asks
+/// the same.
+fn speaks_tls(config: &Config) -> bool {
+    let user = &config.auth_info;
+    config.root_cert.is_some()
+        || config.root_cert_file.is_some()
+        || config.accept_invalid_certs
+        || user.client_certificate.is_some()
+        || user.client_certificate_data.is_some()
+}
+
+/// A URL, or HOST:PORT, which is asked by TLS if `tls`; as client-go reads it.
+fn server(url: &str, tls: bool) -> Result<Uri, Error> {
     let wrong = |reason: String| Error::Master { url: url.to_owned(), reason };
-    let parsed: Uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
+    let whole = match (url.contains("://"), tls) {
+        (true, _) => url.to_owned(),
+        (false, true) => format!("https://{url}"),
+        (false, false) => format!("http://{url}"),
+    };
+    let parsed: Uri = whole.parse().map_err(|error| wrong(format!("{error}")))?;
     match parsed.scheme_str() {
-        Some("https" | "http") => Ok(parsed),
+        Some("https" | "http") if url.contains("://") || parsed.path() == "/" => Ok(parsed),
+        Some("https" | "http") => Err(wrong("a path needs https:// or http:// before it".into())),
         _ => Err(wrong("it begins with neither https:// nor http://".into())),
     }
 }
@@ -308,13 +331,49 @@ mod tests {
     #[test]
     fn a_master_is_a_url() {
         for good in ["https://10.0.0.1:6443", "http://[::1]:8080", "https://api.example:6443/x"] {
-            server(good).expect(good);
+            for tls in [false, true] {
+                let whole = server(good, tls).expect(good).to_string();
+                assert_eq!(whole.trim_end_matches('/'), good, "{tls}");
+            }
         }
-        for (bad, part) in
-            [("10.0.0.1:6443", "https://"), ("ftp://x", "http://"), ("a b", "invalid")]
-        {
-            let error = server(bad).expect_err(bad).to_string();
+        for (bad, part) in [("10.0.0.1/x", "a path"), ("ftp://x", "http://"), ("a b", "invalid")] {
+            let error = server(bad, true).expect_err(bad).to_string();
             assert!(error.contains(part) && error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_master_without_a_scheme_is_a_host() {
+        for host in ["10.0.0.1:6443", "[::1]:8080", "localhost:8080", "api.example"] {
+            assert_eq!(server(host, true).expect(host), *format!("https://{host}/"));
+            assert_eq!(server(host, false).expect(host), *format!("http://{host}/"));
+        }
+    }
+
+    #[tokio::test]
+    async fn such_a_host_is_asked_by_tls_where_a_kubeconfig_speaks_of_it() {
+        // A certificate in form, base64.
+        const PEM: &str =
+            "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCkFBQUEKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("kubeconfig");
+        for (cluster, user, whole) in [
+            ("", "token: t", "http://10.0.0.1:6443/"),
+            (", insecure-skip-tls-verify: true", "token: t", "https://10.0.0.1:6443/"),
+            (&format!(", certificate-authority-data: {PEM}"), "token: t", "https://10.0.0.1:6443/"),
+            ("", &format!("client-certificate-data: {PEM}"), "https://10.0.0.1:6443/"),
+        ] {
+            let text = format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+                 contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+                 clusters: [{{name: a, cluster: {{server: 'https://192.0.2.1:1'{cluster}}}}}]\n\
+                 users: [{{name: a, user: {{{user}}}}}]\n"
+            );
+            std::fs::write(&path, &text).expect("a file");
+            let access = Access::new(Some(path.clone()), Some("10.0.0.1:6443".into()));
+            let (config, _) =
+                access.config().await.unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(config.cluster_url, whole, "{text}");
         }
     }
 }
