@@ -96,6 +96,11 @@ pub enum Error {
         "the table is gone, but UDP flows of former services are still in conntrack; see them with `conntrack -L -p udp`, and run this again"
     )]
     FlowsRemain,
+    #[error(
+        "--init-only: {0}. What the node sets by itself is left alone by --conntrack-max-per-core 0 and \
+         timeouts of 0 (`conntrack` in the file of --config)"
+    )]
+    Uninitialised(String),
     #[error("the thread that writes has ended; the lines above say why")]
     Writer,
     #[error(
@@ -457,9 +462,15 @@ async fn serving(published: &ArcSwap<Snapshot>) {
     }
 }
 
-/// What needs more privilege than serving does.
-pub fn initialise(config: &Config) {
-    conntrack::set_sysctls(&config.sysctls);
+/// What needs more privilege than serving does. As with kube-proxy's `--init-only`, what could not be
+/// set is an error: nobody else sets it later.
+pub fn initialise(config: &Config) -> Result<(), Error> {
+    let refused = conntrack::set_sysctls(&config.sysctls);
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    Err(Error::Uninitialised(refused.join("; ")))
 }
 
 /// Removes everything of vipd's from the kernel.

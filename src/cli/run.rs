@@ -31,8 +31,7 @@ pub(super) fn run(flags: RunFlags) -> Result<(), Error> {
         tracing::warn!("{warning}");
     }
     if init_only {
-        app::initialise(&config);
-        return Ok(());
+        return Ok(app::initialise(&config)?);
     }
     Ok(app::run(config, launch(replace), set_level)?)
 }

@@ -199,5 +199,14 @@ pub fn cases() -> Vec<Case> {
             w.start(&[]);
             w.tcp(L2, w.cip(), 80).times(10).reached();
         }),
+        case("the flag --cleanup is the command, and leaves kube-proxy's tables alone", |w| {
+            w.netns(Node).nft("add table ip kube-proxy; add table ip6 kube-proxy");
+            w.serve(svc().on([L1]));
+            w.terminate();
+            let said = w.vipd("--cleanup");
+            assert_eq!(said.code, 0, "{}", said.out);
+            assert_eq!(tables(w.netns(Node)), ["table ip kube-proxy", "table ip6 kube-proxy"]);
+        })
+        .once(),
     ]
 }

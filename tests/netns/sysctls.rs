@@ -2,8 +2,10 @@
 //! not to serve.
 
 use super::support::manifests::svc;
+use super::support::nft::tables;
 use super::support::plan::{L1, L2, Node};
 use super::support::runner::{Case, case};
+use super::support::vipd::arguments;
 use super::support::world::World;
 
 /// Each with a value that nobody has by default.
@@ -103,6 +105,30 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(held(w, "nf_conntrack_udp_timeout"), "21", "the others are set");
             w.serve(svc().on([L1]));
             w.tcp(L2, w.cip(), 80).times(3).only([L1]);
+        })
+        .once()
+        .without_vipd(),
+        case("--init-only sets the values and ends, with 2 and a reason if one is refused", |w| {
+            put_odd_values(w);
+            let init = |flags: &[(&'static str, &'static str)]| {
+                let flags = [&[("--init-only", "")], flags].concat();
+                w.vipd(&arguments(w.manifests(), &flags).join(" "))
+            };
+            let good = init(&[("--conntrack-udp-timeout", "21s")]);
+            assert_eq!(good.code, 0, "{}", good.out);
+            assert_eq!(held(w, "nf_conntrack_udp_timeout"), "21");
+            let before = held(w, "nf_conntrack_max");
+            let entries = before.parse::<u64>().expect("a number") + 1;
+            let entries: &str = Box::leak(entries.to_string().into_boxed_str());
+            let bad = init(&[("--conntrack-min", entries), ("--conntrack-udp-timeout", "22s")]);
+            assert_eq!(bad.code, 2, "{}", bad.out);
+            let last = bad.out.lines().last().unwrap_or_default();
+            for part in ["--init-only", "nf_conntrack_max", entries, "denied"] {
+                assert!(last.contains(part), "{part} is missing: {}", bad.out);
+            }
+            assert_eq!(held(w, "nf_conntrack_max"), before);
+            assert_eq!(held(w, "nf_conntrack_udp_timeout"), "22", "the others are set");
+            assert_eq!(tables(w.netns(Node)), [""; 0], "nothing is programmed");
         })
         .once()
         .without_vipd(),
