@@ -487,7 +487,7 @@ async fn what_cannot_be_mended_by_waiting_is_an_error() {
     let missing = Access::new(Some("/nonexistent/kubeconfig".into()), None);
     let error = kubernetes::open(missing, "node-a").await.err().expect("no file").to_string();
     assert!(error.contains("/nonexistent/kubeconfig") && error.contains("No such file"), "{error}");
-    let wrong = Access::new(None, Some("10.0.0.1".into()));
+    let wrong = Access::new(None, Some("ftp://10.0.0.1".into()));
     let error = kubernetes::open(wrong, "node-a").await.err().expect("no URL").to_string();
-    assert!(error.contains("--master 10.0.0.1"), "{error}");
+    assert!(error.contains("--master ftp://10.0.0.1"), "{error}");
 }

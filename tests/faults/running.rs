@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use vipd::model::{Kind, Node, Object, ObjectRef, Ports, ServicePort, ServiceType};
+use vipd::model::{
+    External, Kind, Node, Object, ObjectRef, OwnLimits, ServiceType, TrafficPolicy, Uncommon,
+};
 use vipd::planner::{Action, Masquerade, Policy};
 use vipd::sources::{Batch, Change};
 use vipd::sync::{Inputs, OwnNode, Settings, Snapshot, SyncStatus, Tuning, Writer, run};
@@ -237,26 +239,24 @@ fn shutting_down_leaves_what_is_programmed_and_writes_nothing_more() {
     assert_eq!(left, [dns().key(), web().key()]);
 }
 
-/// A service with a node port.
-fn exposed(endpoints: &[u8]) -> Vec<Change> {
-    let mut changes = service("exposed", 3).endpoints(endpoints).upserts();
+/// A service whose health a load balancer asks for, at this port.
+fn checked(port: u16) -> Vec<Change> {
+    let mut changes = service("checked", 3).endpoints(&[1]).upserts();
     for change in &mut changes {
         if let Change::Upsert(Object::Service(service)) = change {
             let service = Arc::get_mut(service).expect("nobody else has it yet");
-            service.service_type = ServiceType::NodePort;
-            service.ports = Ports::from_iter(
-                service
-                    .ports
-                    .iter()
-                    .map(|port| ServicePort { node_port: NonZeroU16::new(30080), ..port.clone() }),
-            );
+            service.service_type = ServiceType::LoadBalancer;
+            service.external_policy = TrafficPolicy::Local;
+            let health_check_node_port = NonZeroU16::new(port);
+            let external = External { health_check_node_port, ..External::default() };
+            service.uncommon = Uncommon::of(external, OwnLimits::default());
         }
     }
     changes
 }
 
 #[test]
-fn listeners_are_woken_for_node_ports_and_addresses_only() {
+fn listeners_are_woken_for_health_checks_and_addresses_only() {
     with(Fake::default(), Duration::ZERO, async |daemon| {
         daemon.start().await;
         daemon.woken();
@@ -264,8 +264,8 @@ fn listeners_are_woken_for_node_ports_and_addresses_only() {
         daemon.send(dns().deletes()).await;
         daemon.until("the deletion", |daemon| daemon.fake.kernel().services.len() == 1).await;
         assert!(!daemon.woken());
-        for endpoints in [&[1], &[2]] {
-            daemon.send(exposed(endpoints)).await;
+        for port in [32_000, 32_001] {
+            daemon.send(checked(port)).await;
             daemon.until_woken().await;
         }
         let addresses = daemon.addresses.as_ref().expect("the node has not ended");
