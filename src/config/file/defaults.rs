@@ -8,7 +8,7 @@ use super::schema::{
     ClientConnection, Conntrack, DetectLocalSection, Flush, GoDuration, Iptables, Ipvs,
     KubeProxyConfiguration, Logging, LoggingOptions, NftablesSection, Quantity, Stream, Winkernel,
 };
-use super::{API_VERSION, KIND};
+use super::{API_VERSION, KIND, PROTOBUF};
 
 pub const SYNC_PERIOD: GoDuration = GoDuration::seconds(30);
 pub const MIN_SYNC_PERIOD: GoDuration = GoDuration::seconds(1);
@@ -99,7 +99,7 @@ fn addresses(config: &mut KubeProxyConfiguration) {
 fn client(mut client: ClientConnection) -> ClientConnection {
     text(&mut client.kubeconfig, "");
     text(&mut client.accept_content_types, "");
-    text(&mut client.content_type, "application/vnd.kubernetes.protobuf");
+    text(&mut client.content_type, PROTOBUF);
     client.qps = client.qps.filter(|qps| *qps != 0.0).or(Some(5.0));
     client.burst = client.burst.filter(|burst| *burst != 0).or(Some(10));
     client

@@ -1,8 +1,6 @@
 //! The rules, written as small steps that mirror nft's language. PURE.
 
-use super::expr::{
-    Comparison, Ct, DynamicSet, Expr, Find, Meta, PayloadBase, Rule, SocketIs, Verdict,
-};
+use super::expr::{Comparison, Ct, DynamicSet, Expr, Find, Meta, Rule, SocketIs, Verdict};
 use super::set::{CLASS_MASK, NO_TOKEN, Set, first_slot};
 use crate::model::{Family, Protocol};
 use crate::nft::words::{
@@ -668,16 +666,8 @@ pub fn reset_tcp() -> Rule {
 
 /// `meta l4proto tcp tcp flags & syn == 0 goto chain`: a segment that opens no connection.
 pub fn if_midway(then: Chain) -> Rule {
-    const FLAGS: Expr =
-        Expr::Payload { base: PayloadBase::Transport, offset: 13, length: 1, to: 1 };
-    const SYN: u8 = 0x02;
-    let mut rule = is_protocol(Protocol::Tcp).to_vec();
-    rule.extend([
-        FLAGS,
-        Expr::Mask { register: 1, mask: vec![SYN] },
-        Expr::Compare(Comparison::Equal, 1, vec![0]),
-        going_to(then),
-    ]);
+    let mut rule = opens_nothing().to_vec();
+    rule.push(going_to(then));
     Rule(rule)
 }
 

@@ -74,6 +74,8 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+#[cfg(test)]
+mod udp_tests;
 mod untracked;
 mod written;
 

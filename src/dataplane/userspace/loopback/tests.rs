@@ -5,7 +5,8 @@ use super::turn::{NodePorts, PortsTurn};
 use crate::dataplane::userspace::engine::Engine;
 use crate::dataplane::userspace::handed::HandedEngine;
 use crate::dataplane::userspace::relayed::{Relayed, relayed};
-use crate::dataplane::userspace::tests::{LONG, echo, options, refusing, target_at};
+use crate::dataplane::userspace::tests::{LONG, echo, options, refusing};
+use crate::dataplane::userspace::udp_tests::{asked, client, datagrams};
 use crate::model::{Balancer, Family, Limits, PortName, Protocol, ServiceKey};
 use crate::planner::{
     Action, Balanced, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
@@ -19,7 +20,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 const NODE_PORT: u16 = 30080;
@@ -320,47 +321,20 @@ async fn what_nobody_asks_for_is_not_counted() {
     assert_eq!(world.engine.counts().ports.len(), 1);
 }
 
-async fn datagrams(name: u8) -> Target {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let at = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 70_000];
-        loop {
-            let (size, client) = socket.recv_from(&mut buffer).await.unwrap();
-            buffer[size] = name;
-            let _ = socket.send_to(&buffer[..size + 1], client).await;
-        }
-    });
-    target_at(at)
-}
-
-/// The server that answers.
-async fn asked(client: &UdpSocket, text: &[u8]) -> u8 {
-    client.send(text).await.unwrap();
-    let mut buffer = vec![0; 70_000];
-    let size = timeout(LONG, client.recv(&mut buffer)).await.expect("an answer").unwrap();
-    assert_eq!(&buffer[..size - 1], text);
-    buffer[size - 1]
-}
-
-async fn client(world: &World) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(world.at()).await.unwrap();
-    socket
-}
-
 #[tokio::test]
 async fn datagrams_of_a_client_go_to_one_endpoint_and_to_another_service_when_that_has_the_port() {
     let world = World::new(Protocol::Udp, 4096);
-    world.listen(&[datagrams(1).await, datagrams(2).await]);
+    world.listen(&[datagrams(1).await.0, datagrams(2).await.0]);
     world.comes_to(1).await;
-    let client = client(&world).await;
+    let client = client(world.at()).await;
     let first = asked(&client, b"a").await;
     for size in [1, 9_000, 60_000] {
         assert_eq!(asked(&client, &vec![7; size]).await, first);
     }
-    let other =
-        Relayed { service: ServiceKey::new("ns", "other"), ..world.relayed(&[datagrams(3).await]) };
+    let other = Relayed {
+        service: ServiceKey::new("ns", "other"),
+        ..world.relayed(&[datagrams(3).await.0])
+    };
     world.engine.listen(vec![(world.key(), other)]);
     assert_eq!(asked(&client, b"b").await, 3);
 }
@@ -375,14 +349,14 @@ async fn another_engine_goes_on_with_the_sockets_the_pins_and_the_sessions() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut world = World::new(protocol, 4096);
         let targets = match protocol {
-            Protocol::Udp => [datagrams(1).await, datagrams(2).await, datagrams(3).await],
+            Protocol::Udp => [datagrams(1).await.0, datagrams(2).await.0, datagrams(3).await.0],
             _ => [echo(1).await, echo(2).await, echo(3).await],
         };
         let sticky = Relayed { affinity: NonZeroU32::new(600), ..world.relayed(&targets) };
         let all = vec![(world.key(), sticky)];
         world.engine.listen(all.clone());
         world.comes_to(1).await;
-        let client = client(&world).await;
+        let client = client(world.at()).await;
         let pinned = match protocol {
             Protocol::Udp => asked(&client, b"x").await,
             _ => world.greeting().await.unwrap(),

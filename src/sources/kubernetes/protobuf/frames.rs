@@ -8,7 +8,7 @@ use super::messages::{
     Any, EndpointSlice, Name, Service, Status, TypeMeta, Unknown, Unreadable, WatchEvent,
 };
 use hyper::body::{Body, Buf as _, Bytes, Frame};
-use prost::Message as _;
+use prost::Message;
 use serde::Serialize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -110,29 +110,30 @@ fn length(from: &[u8]) -> Result<Option<usize>, Error> {
 fn event(frame: Bytes, out: &mut Vec<u8>) -> Result<(), Error> {
     let WatchEvent { kind: event, object } = WatchEvent::decode(frame)?;
     let (of, raw) = unwrapped(object.unwrap_or_default().raw)?;
-    let (event, of) = (&*event, &of);
     match &*of.kind {
-        "Service" => match Service::decode(raw.clone()) {
-            Ok(object) => Line { event, object: Typed { of, object } }.write(out)?,
-            Err(error) => {
-                let object = unreadable(raw, error, Unreadable::Spec)?;
-                Line { event, object: Typed { of, object } }.write(out)?;
-            }
-        },
-        "EndpointSlice" => match EndpointSlice::decode(raw.clone()) {
-            Ok(object) => Line { event, object: Typed { of, object } }.write(out)?,
-            Err(error) => {
-                let object = unreadable(raw, error, Unreadable::Endpoints)?;
-                Line { event, object: Typed { of, object } }.write(out)?;
-            }
-        },
-        "Status" => {
-            let object = Status::decode(raw)?;
-            Line { event, object: Typed { of, object } }.write(out)?;
-        }
-        _ => return Err(Error::Kind(of.kind.clone())),
+        "Service" => told::<Service>((&event, &of), raw, Unreadable::Spec, out),
+        "EndpointSlice" => told::<EndpointSlice>((&event, &of), raw, Unreadable::Endpoints, out),
+        "Status" => Line { event: &event, object: Typed { of: &of, object: Status::decode(raw)? } }
+            .write(out),
+        _ => Err(Error::Kind(of.kind)),
     }
-    Ok(())
+}
+
+/// A bad one costs itself: it is written with its name, and so that it is rejected for the reason.
+fn told<T: Message + Serialize + Default>(
+    (event, of): (&str, &TypeMeta),
+    raw: Bytes,
+    as_reason: fn(String) -> Unreadable,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    match T::decode(raw.clone()) {
+        Ok(object) => Line { event, object: Typed { of, object } }.write(out),
+        Err(error) => {
+            let Any { metadata } = Any::decode(raw)?;
+            let reason = as_reason(Error::Decode(error).to_string());
+            Line { event, object: Typed { of, object: Refused { metadata, reason } } }.write(out)
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -155,16 +156,6 @@ struct Refused {
     metadata: Option<Name>,
     #[serde(flatten)]
     reason: Unreadable,
-}
-
-/// A bad object costs itself: with this it is rejected by its name.
-fn unreadable(
-    raw: Bytes,
-    error: prost::DecodeError,
-    reason: fn(String) -> Unreadable,
-) -> Result<Refused, Error> {
-    let Any { metadata } = Any::decode(raw)?;
-    Ok(Refused { metadata, reason: reason(Error::Decode(error).to_string()) })
 }
 
 /// A refusal, which is one object and no frame.
