@@ -1,7 +1,7 @@
 //! One netlink socket. EDGE: all system calls of this room are here.
 
 use super::{Message, Messages, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_ERROR};
-use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use rustix::buffer::spare_capacity;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
@@ -58,6 +58,11 @@ impl Socket {
             let _ = inner.set_netlink_get_strict_chk(true);
         }
         Ok(socket)
+    }
+
+    /// One of that namespace that is asked about sockets, sock_diag(7).
+    pub fn open_diag() -> io::Result<Self> {
+        Self::open_of(NETLINK_SOCK_DIAG)
     }
 
     fn open_of(protocol: isize) -> io::Result<Self> {

@@ -1,5 +1,6 @@
 //! A TCP connection to an endpoint, from this node's address.
 
+use super::congestion::Congestion;
 use super::outgoing::{connect_soon, is_under_way, socket};
 use super::ports;
 use socket2::{SockRef, Socket};
@@ -9,13 +10,13 @@ use tokio::net::TcpStream;
 
 /// Connects. The acknowledgement that ends the handshake waits for what is sent first: see
 /// [`acks`](super::acks).
-pub(super) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(to: SocketAddr, congestion: &Congestion) -> io::Result<TcpStream> {
     let socket = match ports::are_used_up(to) {
-        true => ports::begin_again(to)?,
-        false => match begin(to) {
+        true => ports::begin_again(to, congestion)?,
+        false => match begin(to, congestion) {
             Err(error) if ports::is_used_up(&error) => {
                 ports::note(to);
-                ports::begin_again(to)?
+                ports::begin_again(to, congestion)?
             }
             begun => begun?,
         },
@@ -33,8 +34,8 @@ pub(super) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-fn begin(to: SocketAddr) -> io::Result<Socket> {
-    let socket = socket(to)?;
+fn begin(to: SocketAddr, congestion: &Congestion) -> io::Result<Socket> {
+    let socket = socket(to, congestion)?;
     connect_soon(&socket, &to.into())?;
     Ok(socket)
 }

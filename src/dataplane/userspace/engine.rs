@@ -108,7 +108,8 @@ impl Engine {
             return Ok(port);
         }
         let Running { shared, threads_wanted, .. } = &*self.0;
-        let (port, sockets) = listeners::open(*threads_wanted, interception, &shared.budget)?;
+        let with = (&shared.budget, &shared.congestion);
+        let (port, sockets) = listeners::open(*threads_wanted, interception, with)?;
         self.run(port, sockets)?;
         Ok(port)
     }

@@ -1,6 +1,7 @@
 //! The sockets that interception leads to.
 
 use super::budget::Budget;
+use super::congestion::Congestion;
 use super::error::StartError;
 use super::handed::{HandedSession, Listeners};
 use super::relay::KEEPALIVE;
@@ -79,9 +80,9 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 pub(super) fn open(
     threads: NonZeroUsize,
     interception: Interception,
-    budget: &Arc<Budget>,
+    (budget, congestion): (&Arc<Budget>, &Congestion),
 ) -> Result<(u16, Vec<Sockets>), StartError> {
-    let opening = Opening { threads, interception, budget };
+    let opening = Opening { threads, interception, budget, congestion };
     let mut last = None;
     for _ in 0..TRIES {
         match opening.all() {
@@ -109,6 +110,7 @@ struct Opening<'a> {
     threads: NonZeroUsize,
     interception: Interception,
     budget: &'a Arc<Budget>,
+    congestion: &'a Congestion,
 }
 
 impl Opening<'_> {
@@ -148,6 +150,7 @@ impl Opening<'_> {
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&KEEPALIVE)?;
+        self.congestion.begin(&socket);
         socket.bind(&at.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())

@@ -24,6 +24,7 @@ mod bursts;
 mod choose;
 #[cfg(test)]
 mod choose_tests;
+mod congestion;
 mod connecting;
 mod control;
 mod counts;
@@ -63,6 +64,7 @@ mod relay_tests;
 mod relayed;
 mod replies;
 mod requests;
+mod round_trip;
 mod route;
 mod routes;
 mod served;

@@ -1,11 +1,12 @@
 //! A socket towards an endpoint, and its first step.
 
 use super::acks;
+use super::congestion::Congestion;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 
-pub(super) fn socket(to: SocketAddr) -> io::Result<Socket> {
+pub(super) fn socket(to: SocketAddr, congestion: &Congestion) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
     // Nobody waits for a second small segment to fill up the first one; the client's end has it from
     // the listener.
@@ -13,6 +14,7 @@ pub(super) fn socket(to: SocketAddr) -> io::Result<Socket> {
     // When it has ended, its port can be had again: see `ports`.
     socket.set_reuse_address(true)?;
     acks::wait(&socket);
+    congestion.begin(&socket);
     Ok(socket)
 }
 

@@ -7,6 +7,7 @@
 //! former connection had timestamps, by which the endpoint tells old segments from new
 //! (`tcp_twsk_unique`, RFC 6191), whatever `net.ipv4.tcp_tw_reuse` says.
 
+use super::congestion::Congestion;
 use super::outgoing::{connect_soon, socket};
 use foldhash::HashMap;
 use socket2::Socket;
@@ -62,7 +63,7 @@ pub(super) fn note(to: SocketAddr) {
 }
 
 /// Begins a connection from a port that former ones have left.
-pub(super) fn begin_again(to: SocketAddr) -> io::Result<Socket> {
+pub(super) fn begin_again(to: SocketAddr, congestion: &Congestion) -> io::Result<Socket> {
     let unspecified: IpAddr =
         if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let range = range();
@@ -70,7 +71,7 @@ pub(super) fn begin_again(to: SocketAddr) -> io::Result<Socket> {
     for _ in 0..TRIES.min(count) {
         let place = NEXT.fetch_add(1, Ordering::Relaxed) % count;
         let port = range.start() + u16::try_from(place).expect("a place among the ports");
-        let socket = socket(to)?;
+        let socket = socket(to, congestion)?;
         if to.is_ipv6() {
             socket.set_only_v6(true)?;
         }

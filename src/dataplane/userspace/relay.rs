@@ -1,6 +1,7 @@
 //! Two connections made one: bytes both ways, until both ends have said that they are done.
 
 use super::acks;
+use super::congestion::Congestion;
 use super::counts::{Endpoint, Number};
 use super::passing;
 use super::pipes::{Pipe, Pipes};
@@ -83,6 +84,13 @@ pub(super) enum Broken {
     Off(io::Error),
 }
 
+/// What all connections have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub pipes: &'a Pipes,
+    pub congestion: &'a Congestion,
+}
+
 /// `quiet` says what holds at the moment; when that changes, the endpoint's deadline tells.
 ///
 /// Until both ends have closed. Then the last to be told has not been told yet: it is by the streams
@@ -92,12 +100,12 @@ pub(super) async fn relay(
     endpoint: &mut TcpStream,
     counts: &Endpoint,
     (quiet, silent): (impl Fn() -> Quiet, SilentEnd),
-    pipes: &Pipes,
+    means: &Means<'_>,
 ) -> Result<(), Broken> {
     let (from_client, to_client) = client.split();
     let (from_endpoint, to_endpoint) = endpoint.split();
-    let mut there = Direction::new(from_client, to_endpoint, &counts.sent, pipes);
-    let mut back = Direction::new(from_endpoint, to_client, &counts.received, pipes);
+    let mut there = Direction::new(from_client, to_endpoint, &counts.sent, means);
+    let mut back = Direction::new(from_endpoint, to_client, &counts.received, means);
     passing::through(|passing| there.begin(passing))?;
     let begun = Instant::now();
     let mut watch = Watch::new(begun);
@@ -228,7 +236,7 @@ struct Direction<'a> {
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     counted: &'a Number,
-    pipes: &'a Pipes,
+    means: &'a Means<'a>,
     /// Bytes read, and bytes written later than that.
     passed: u64,
     waiting: Waiting,
@@ -236,6 +244,8 @@ struct Direction<'a> {
     run: usize,
     /// To read in one go.
     size: usize,
+    /// It has moved much, and what that takes has been seen to.
+    is_bulk: bool,
     done: bool,
     /// Since when: an end at once, before anything was said, is an error.
     ends_soon: Option<Instant>,
@@ -255,17 +265,23 @@ enum Read {
 }
 
 impl<'a> Direction<'a> {
-    fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, counted: &'a Number, pipes: &'a Pipes) -> Self {
+    fn new(
+        from: ReadHalf<'a>,
+        to: WriteHalf<'a>,
+        counted: &'a Number,
+        means: &'a Means<'a>,
+    ) -> Self {
         let (waiting, size) = (Waiting::Nothing, SMALLEST);
         Self {
             from,
             to,
             counted,
-            pipes,
+            means,
             passed: 0,
             waiting,
             run: 0,
             size,
+            is_bulk: false,
             done: false,
             ends_soon: None,
         }
@@ -378,15 +394,18 @@ impl<'a> Direction<'a> {
     }
 
     fn poll_splice(&mut self, cx: &mut Context<'_>, passing: &mut [u8]) -> io::Result<Poll<Read>> {
+        if !std::mem::replace(&mut self.is_bulk, true) {
+            self.means.congestion.settle(self.to.as_ref());
+        }
         let from: &TcpStream = self.from.as_ref();
         match from.poll_read_ready(cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(ready) => ready?,
         }
-        let Some(mut pipe) = self.pipes.take() else { return self.poll_copy(cx, passing) };
+        let Some(mut pipe) = self.means.pipes.take() else { return self.poll_copy(cx, passing) };
         match from.try_io(Interest::READABLE, || pipe.fill(from)) {
             Ok(0) => {
-                self.pipes.give_back(pipe);
+                self.means.pipes.give_back(pipe);
                 Ok(Poll::Ready(Read::End))
             }
             Ok(read) => {
@@ -395,7 +414,7 @@ impl<'a> Direction<'a> {
                 Ok(Poll::Ready(Read::Some))
             }
             Err(error) => {
-                self.pipes.give_back(pipe);
+                self.means.pipes.give_back(pipe);
                 // The socket is not ready any more: the next look waits until it is.
                 if is_to_be_repeated(&error) { Ok(Poll::Ready(Read::Some)) } else { Err(error) }
             }
@@ -435,7 +454,7 @@ impl<'a> Direction<'a> {
                         && let Waiting::Piped(pipe) =
                             std::mem::replace(&mut self.waiting, Waiting::Nothing)
                     {
-                        self.pipes.give_back(pipe);
+                        self.means.pipes.give_back(pipe);
                     }
                 }
             }

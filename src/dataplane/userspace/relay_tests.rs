@@ -1,9 +1,10 @@
 //! The relay between loopback sockets.
 
 use super::budget::Budget;
+use super::congestion::Congestion;
 use super::counts::Endpoint;
 use super::pipes::Pipes;
-use super::relay::{Broken, Quiet, SilentEnd, relay};
+use super::relay::{Broken, Means, Quiet, SilentEnd, relay};
 use crate::planner::Target;
 use socket2::SockRef;
 use std::io;
@@ -47,7 +48,8 @@ impl Relayed {
         let counts = Arc::new(Endpoint::new(Target { address: at.ip(), port: at.port() }));
         let (own_pipes, own_counts) = (Arc::clone(&pipes), Arc::clone(&counts));
         let relay = tokio::spawn(async move {
-            relay(&mut near, &mut far, &own_counts, (move || quiet, silent), &own_pipes).await
+            let means = Means { pipes: &own_pipes, congestion: &Congestion::of_node() };
+            relay(&mut near, &mut far, &own_counts, (move || quiet, silent), &means).await
         });
         Self { client, endpoint, pipes, counts, relay }
     }
@@ -187,7 +189,8 @@ async fn how_long_nothing_may_pass_can_change_meanwhile() {
     let (own, own_counts, pipes) = (Arc::clone(&quiet), Arc::clone(&counts), pipes());
     let relay = tokio::spawn(async move {
         let quiet = move || *own.lock().unwrap();
-        relay(&mut near, &mut far, &own_counts, (quiet, SilentEnd::Counts), &pipes).await
+        let means = Means { pipes: &pipes, congestion: &Congestion::of_node() };
+        relay(&mut near, &mut far, &own_counts, (quiet, SilentEnd::Counts), &means).await
     });
     sleep(Duration::from_millis(100)).await;
     let short = Quiet { open: Duration::from_millis(200), ..PATIENT };

@@ -1,10 +1,12 @@
 //! What all traffic threads have in common.
 
 use super::budget::{Budget, Files};
+use super::congestion::Congestion;
 use super::counts::Number;
 use super::frontends::Frontends;
 use super::pipes::Pipes;
 use super::refusals::Refusals;
+use super::relay::Means;
 use super::served::{Opened, Served};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +17,7 @@ pub(super) struct Shared {
     pub frontends: Frontends,
     pub budget: Arc<Budget>,
     pub pipes: Pipes,
+    pub congestion: Congestion,
     pub refusals: Refusals,
     /// Of node ports that have a socket of their own.
     pub loopback_failed_dials: Number,
@@ -35,11 +38,16 @@ impl Shared {
         Self {
             frontends: Frontends::new(drain),
             pipes: Pipes::new(Arc::clone(&budget)),
+            congestion: Congestion::of_node(),
             budget,
             refusals: Refusals::open(),
             loopback_failed_dials: Number::default(),
             handed_over: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn means(&self) -> Means<'_> {
+        Means { pipes: &self.pipes, congestion: &self.congestion }
     }
 
     pub(super) fn hand_over(&self) {

@@ -117,6 +117,7 @@ fn accept(shared: &Shared, frontend: SocketAddr, client: SocketAddr) -> Option<A
 async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream) {
     let mut dials = Dials::default();
     let mut met_silence = false;
+    let means = shared.means();
     let quiet = || accepted.served.port.limits().into();
     // In a box: what dialling takes is not kept while the connection lasts.
     while let Some((mut stream, endpoint)) = Box::pin(connect(&shared, &accepted, &mut dials)).await
@@ -126,7 +127,7 @@ async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream)
             true => SilentEnd::MayBeAnAccident,
             false => SilentEnd::Counts,
         };
-        match relay(&mut client, &mut stream, &endpoint, (quiet, silent), &shared.pipes).await {
+        match relay(&mut client, &mut stream, &endpoint, (quiet, silent), &means).await {
             Ok(()) => return,
             // Nothing against the endpoint; a Service of which two do so is one that does so.
             Err(Broken::Untouched(error)) if error.kind() == ErrorKind::UnexpectedEof => {
@@ -231,7 +232,8 @@ pub(super) async fn dial_once(
         return None;
     }
     let patience = patience(served, dials, chosen);
-    let connecting = connecting::connect(SocketAddr::new(target.address, target.port));
+    let to = SocketAddr::new(target.address, target.port);
+    let connecting = connecting::connect(to, &shared.congestion);
     let failure = match tokio::time::timeout(patience, connecting).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) if is_of_this_node(&error) => {

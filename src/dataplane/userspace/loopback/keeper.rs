@@ -2,6 +2,7 @@
 
 use super::wishes::Wishes;
 use crate::dataplane::userspace::budget::ListenerFile;
+use crate::dataplane::userspace::congestion::Congestion;
 use crate::dataplane::userspace::handed::{HandedPort, HandedSession};
 use crate::dataplane::userspace::relay::KEEPALIVE;
 use crate::dataplane::userspace::replies::Replies;
@@ -188,7 +189,7 @@ impl Keeper {
                 Task::Udp(tokio::spawn(serving))
             }
             Protocol::Tcp | Protocol::Sctp => {
-                let listener = tcp_listener(at, socket)?;
+                let listener = tcp_listener(at, socket, &shared.congestion)?;
                 let serving = tcp::serve(listener, shared, self.connections.clone(), end);
                 Task::Tcp(tokio::spawn(serving))
             }
@@ -251,7 +252,11 @@ fn socket_address(at: FrontendKey) -> SocketAddr {
     }
 }
 
-fn tcp_listener(at: FrontendKey, handed: Option<OwnedFd>) -> Result<TcpListener, listen::Error> {
+fn tcp_listener(
+    at: FrontendKey,
+    handed: Option<OwnedFd>,
+    congestion: &Congestion,
+) -> Result<TcpListener, listen::Error> {
     if let Some(socket) = handed {
         return Ok(TcpListener::from_std(socket.into())?);
     }
@@ -260,6 +265,7 @@ fn tcp_listener(at: FrontendKey, handed: Option<OwnedFd>) -> Result<TcpListener,
     let socket = SockRef::from(&listener);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
+    congestion.begin(&listener);
     Ok(listener)
 }
 

@@ -59,6 +59,7 @@ pub(super) async fn serve(session: Session, stream: TcpStream, stop: Cancellatio
     let (version, session) = (session.version, Arc::new(session));
     let (client, served) = (session.accepted.client, Arc::clone(&session.accepted.served));
     let idle = served.port.limits().idle;
+    session.shared.congestion.settle(&stream);
     let over = async {
         tokio::select! {
             () = stop.cancelled() => {}

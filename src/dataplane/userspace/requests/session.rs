@@ -166,6 +166,7 @@ impl Session {
             return Ok(None);
         };
         prepare(&stream);
+        self.shared.congestion.settle(&stream);
         let wire = Wire::new(stream, chosen.endpoint.endpoint(), files);
         let begun = match self.version {
             HttpVersion::Http1 => Ok(upstream.begin_lone(wire).await),

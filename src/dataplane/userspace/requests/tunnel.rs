@@ -48,7 +48,7 @@ pub(super) async fn pass(tunnel: Tunnel) {
     let done = match passed {
         Ok(()) => {
             let how = (|| accepted.served.port.limits().into(), SilentEnd::Counts);
-            relay(&mut client, &mut endpoint, &held, how, &shared.pipes).await
+            relay(&mut client, &mut endpoint, &held, how, &shared.means()).await
         }
         Err(error) => Err(Broken::Off(error)),
     };
