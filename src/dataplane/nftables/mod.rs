@@ -20,6 +20,7 @@ mod observe;
 mod pins;
 mod place;
 mod pools;
+mod relayed;
 mod repair;
 mod room;
 mod rules;

@@ -227,7 +227,7 @@ impl Userspace {
             match Interception::inherit(table.link) {
                 Ok(link) => {
                     (self.table, self.site) = (Some(link), site.unwrap_or_default());
-                    self.state = State::inherited(table.frontends, table.nodes);
+                    self.state = State::inherited((table.frontends, table.nodes), &plan.node);
                 }
                 Err(error) => tracing::warn!("what leads to the relay is made anew: {error}"),
             }
