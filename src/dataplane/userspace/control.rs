@@ -27,6 +27,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// A thread that cannot open a socket in this time has thousands to open, or no processor; who changes
+/// meanwhile may be refused once.
+const LISTENERS_PATIENCE: Duration = Duration::from_millis(50);
+
 /// Everything that only the relay needs, and node ports of loopback addresses. The engine starts with the
 /// first of them.
 #[derive(Debug)]
@@ -126,6 +130,14 @@ impl Userspace {
     pub fn listen(&self, open: Vec<(FrontendKey, Relayed)>) {
         if !open.is_empty() {
             self.engine.get_or_init(|| Engine::new(self.options())).listen(open);
+        }
+    }
+
+    /// Where a relay has had some of what [`Self::listen`] was told: packets are led to it until their sockets
+    /// are open.
+    pub fn await_listeners(&self) {
+        if let Some((engine, _)) = self.relay() {
+            engine.await_listeners(LISTENERS_PATIENCE);
         }
     }
 

@@ -195,6 +195,11 @@ impl Engine {
         }
     }
 
+    /// Blocks until the sockets for node ports of loopback addresses are open, for so long at most.
+    pub fn await_listeners(&self, most: Duration) {
+        self.0.loopback.wait(most);
+    }
+
     /// Serves these no more. Open connections go on.
     pub fn unlisten(&self, ports: Vec<FrontendKey>) {
         self.update(ports.iter().map(|at| (*at, None)).collect());

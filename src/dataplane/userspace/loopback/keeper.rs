@@ -46,6 +46,7 @@ pub(super) async fn keep(
     loop {
         changes.borrow_and_update();
         keeper.follow(&wishes).await;
+        wishes.follow();
         for (tally, kept) in tallies.iter().zip(&keeper.kept) {
             tally.set(kept.open_count(), kept.failures());
         }

@@ -9,6 +9,7 @@ use crate::planner::FrontendKey;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,14 @@ impl Loopback {
     /// The sockets of these are wanted or not, from now on.
     pub(in super::super) fn wish(&self, ports: impl Iterator<Item = FrontendKey>, is_open: bool) {
         self.wishes.add(ports.map(|at| (at, is_open)));
+    }
+
+    /// Blocks until what was wished for is open, or is somebody else's; for so long at most.
+    pub(in super::super) fn wait(&self, most: Duration) {
+        let runs = self.state().given_back.is_some();
+        if runs {
+            self.wishes.wait(most);
+        }
     }
 
     /// Unless it runs. It ends when all that it accepted until `stop` has ended, or at `end`.
