@@ -61,34 +61,17 @@ pub fn answering_frontend(family: Family, (address, protocol, port): (Reg, Reg, 
 
 /// `tcp flags & syn == 0`: nothing that opens a connection.
 pub fn opens_nothing() -> [Expr; 5] {
+    const FLAGS: u32 = 13;
     const SYN: u8 = 1 << 1;
     let [tcp, is_tcp] = is_protocol(Protocol::Tcp);
+    let flags = Expr::Payload { base: PayloadBase::Transport, offset: FLAGS, length: 1, to: 1 };
     [
         tcp,
         is_tcp,
-        tcp_flags(),
+        flags,
         Expr::Mask { register: 1, mask: vec![SYN] },
         Expr::Compare(Comparison::Equal, 1, vec![0]),
     ]
-}
-
-/// `tcp flags & (fin | syn | rst | ack) == syn`, or `!= syn`: what opens a connection. The rule has asked for
-/// TCP.
-pub fn opening(comparison: Comparison) -> [Expr; 3] {
-    const FIN: u8 = 1;
-    const SYN: u8 = 1 << 1;
-    const RST: u8 = 1 << 2;
-    const ACK: u8 = 1 << 4;
-    [
-        tcp_flags(),
-        Expr::Mask { register: 1, mask: vec![FIN | SYN | RST | ACK] },
-        Expr::Compare(comparison, 1, vec![SYN]),
-    ]
-}
-
-fn tcp_flags() -> Expr {
-    const FLAGS: u32 = 13;
-    Expr::Payload { base: PayloadBase::Transport, offset: FLAGS, length: 1, to: 1 }
 }
 
 /// The transport match that nft asks for where ports are mapped.

@@ -1,16 +1,15 @@
 //! What connections leave with vipd when they have ended, and what it holds for those that nobody reads.
 
 use super::support::manifests::svc;
-use super::support::plan::{L1, L2, L3, Node};
-use super::support::runner::{Case, case, skip, soak};
-use super::support::servers::Tcp;
+use super::support::plan::{L1, L2, Node};
+use super::support::runner::{Case, case, soak};
 use super::support::world::World;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PORT: u16 = 9999;
 
@@ -174,57 +173,10 @@ fn nothing_is_left(w: &World) {
     assert_eq!(files(w).1, before.1, "pipes");
 }
 
-/// BBR takes a timer of each socket's for each of its segments.
-fn who_is_near_is_not_paced(w: &World) {
-    let set = "sysctl -qw net.ipv4.tcp_congestion_control=bbr 2>&1 || true";
-    if w.sh(Node, set).contains("bbr")
-        || !w.sh(Node, "sysctl -n net.ipv4.tcp_congestion_control").contains("bbr")
-    {
-        skip("the kernel has no BBR");
-    }
-    w.restart();
-    endpoint(w, send);
-    let mut reader = open(w).expect("it is relayed");
-    let mut buffer = vec![0; 256 << 10];
-    let mut read = 0;
-    while read < 4 << 20 {
-        read += reader.read(&mut buffer).expect("it goes on");
-    }
-    let said = w.sh(Node, "ss -Htin state established");
-    let of = |name: &str| said.split_whitespace().filter(|word| *word == name).count();
-    assert_eq!((of("reno"), of("bbr")), (2, 0), "both ends: {said}");
-}
-
-/// Packets of connections that go on are none of conntrack's; who carries a Service may change under them.
-fn connections_are_not_tracked(w: &World) {
-    let (own, pod) = (w.family.client_address(Node), w.address(L3));
-    w.serve(svc().relayed().on([L1]));
-    let start = Instant::now();
-    let mut flows = vec![w.talking(L3, Tcp, w.cip(), 80), w.talking(Node, Tcp, w.cip(), 80)];
-    w.sleep(200);
-    assert_eq!(w.conntrack(pod, w.cip()), [""; 0]);
-    assert_eq!(w.conntrack(own, w.cip()).len(), 1, "what the node sends is seen");
-
-    w.serve(svc().on([L1]));
-    flows.push(w.talking(L2, Tcp, w.cip(), 80));
-    w.sleep(500);
-    assert_eq!(w.conntrack(w.address(L2), w.cip()).len(), 1, "it is translated");
-    w.serve(svc().relayed().on([L1]));
-    w.tcp(L2, w.cip(), 80).times(5).only([L1]);
-    w.sleep(500);
-    flows.iter().for_each(|flow| flow.undisturbed(start));
-}
-
 pub fn cases() -> Vec<Case> {
     vec![
         case("readers that do not read make vipd hold no more than buffers", nobody_reads),
         case("connections that ended leave no file and no task", nothing_is_left),
         case("a client that closes first does not use up the ports", ports_are_used_again),
-        case("what goes to who is near is not paced", who_is_near_is_not_paced),
-        case(
-            "connections to a cluster IP are not tracked, and go on with another carrier",
-            connections_are_not_tracked,
-        )
-        .names_its_carrier(),
     ]
 }

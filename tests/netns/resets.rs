@@ -194,7 +194,6 @@ pub fn cases() -> Vec<Case> {
                 assert!(flow.servers(cut).is_empty(), "{who}: still answered");
             }
         })
-.kernel_only("conntrack does not see relayed connections that go on")
         .flag(FLAG, "300ms"),
         case("a restart forgets who was gone: their connections stay", |w| {
             w.serve(svc().on([L1]));

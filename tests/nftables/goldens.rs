@@ -106,9 +106,7 @@ fn relayed() {
         listing.lines().filter_map(|line| line.strip_prefix("\tchain ")?.strip_suffix(" {"));
     let mut names: Vec<&str> = names.collect();
     names.retain(|name| {
-        ["relayed", "routed", "unrelayed", "going-on", "local4"]
-            .iter()
-            .any(|part| name.starts_with(part))
+        ["relayed-", "routed", "unrelayed", "local4"].iter().any(|part| name.starts_with(part))
     });
     names.sort_unstable();
     let mut text: String = names.iter().map(|name| chain(&listing, name)).collect();

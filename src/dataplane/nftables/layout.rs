@@ -19,7 +19,8 @@
 //!
 //!  class chain of what the relay may have ── its socket has it ─► accept; else as without a relay
 //!  (relayed-spread4-tcp-3)
-//!  of routed addresses: see `relayed`
+//!  routed ── to a routed address ─► unrelayed ── a transparent socket has it ─► accept; else ─► refuse
+//!  (filter input 0)
 //!
 //!  state ── INVALID ─► stray ── of an endpoint, or who was one; to a service range or a frontend ─► drop
 //!  (filter  └─ new, to be pinned ─► pins ── ours ─► pins4 ── record4-60, clear priority
@@ -39,8 +40,8 @@
 //! interval set 60, setting a meta key 25, a base chain 40.)
 
 use super::expr::{Expr, Rule};
+use super::rules;
 use super::set::Set;
-use super::{relayed, rules};
 use crate::model::{Family, Protocol};
 pub use crate::nft::{ChainDefinition, Hook};
 use crate::planner::{LocalDetector, NodePlan, Outsiders};
@@ -154,7 +155,7 @@ fn ours_name(family: Family) -> &'static str {
 }
 
 /// Chains of the skeleton that are not always there.
-pub const OPTIONAL: [&str; 19] = [
+pub const OPTIONAL: [&str; 16] = [
     "state",
     "state-output",
     STRAY,
@@ -169,12 +170,12 @@ pub const OPTIONAL: [&str; 19] = [
     local_name(Family::V6),
     guard_name(Family::V4),
     guard_name(Family::V6),
-    relayed::ROUTED,
-    relayed::UNRELAYED,
-    relayed::GOING_ON,
-    relayed::GOING_ON_OUTPUT,
-    relayed::RELAYED,
+    "routed",
+    UNRELAYED,
 ];
+
+/// What is led here and no relay takes.
+const UNRELAYED: &str = "unrelayed";
 
 /// Where pins of clients are written.
 const fn pins_name(family: Family) -> &'static str {
@@ -204,6 +205,7 @@ const fn guard_name(family: Family) -> &'static str {
 /// The constant chains, every chain before those that refer to it.
 pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
     const NF_INET_PRE_ROUTING: u32 = 0;
+    const NF_INET_LOCAL_IN: u32 = 1;
     const NF_INET_LOCAL_OUT: u32 = 3;
     const NF_INET_POST_ROUTING: u32 = 4;
     let nat = |number, priority| Hook { kind: "nat", number, priority };
@@ -236,9 +238,18 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
         nat(NF_INET_POST_ROUTING, 100),
         translated(needs),
     ));
-    let routed: Vec<Family> =
-        Family::BOTH.into_iter().filter(|family| needs.of(*family).routed).collect();
-    chains.extend(relayed::chains(&routed));
+    let routed = Family::BOTH.into_iter().filter(|family| needs.of(*family).routed);
+    let refused = |family| rules::destination_in(Set::Routed(family), family, UNRELAYED.into());
+    let mut routed: Vec<Rule> = routed.map(refused).collect();
+    if !routed.is_empty() {
+        // Most packets are of connections that were let in, and need no look at their socket.
+        routed.insert(0, rules::accept_going_on());
+        // As an unused port of a cluster IP: the route opens nothing of this node's.
+        let rules = rules::unless_relayed(&"refuse".into());
+        chains.push(ChainDefinition::new(UNRELAYED, rules.into()));
+        let arrived = Hook { kind: "filter", number: NF_INET_LOCAL_IN, priority: 0 };
+        chains.push(ChainDefinition::hooked("routed", arrived, routed));
+    }
     let (further, rules) = by_state(needs);
     chains.extend(further);
     if !rules.is_empty() {

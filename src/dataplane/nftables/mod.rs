@@ -20,7 +20,6 @@ mod observe;
 mod pins;
 mod place;
 mod pools;
-mod relayed;
 mod repair;
 mod room;
 mod rules;

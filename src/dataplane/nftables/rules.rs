@@ -13,7 +13,7 @@ use std::borrow::Cow;
 
 pub type Chain = Cow<'static, str>;
 
-pub fn lookup(set: Set, find: Find) -> Expr {
+fn lookup(set: Set, find: Find) -> Expr {
     Expr::Lookup { set: set.name().into(), from: 1, find }
 }
 
@@ -313,19 +313,17 @@ pub fn drop_service(family: Family) -> Rule {
 /// an address.
 pub fn unless_relayed(then: &Chain) -> [Rule; 3] {
     let socket = |is, verdict| {
-        let [look, compare] = socket_is(is);
-        Rule(vec![look, compare, Expr::Verdict(verdict)])
+        Rule(vec![
+            Expr::Socket { is, to: 1 },
+            Expr::Compare(Comparison::Equal, 1, vec![1]),
+            Expr::Verdict(verdict),
+        ])
     };
     [
         socket(SocketIs::Wildcard, Verdict::Goto(then.clone())),
         socket(SocketIs::Transparent, Verdict::Accept),
         goto(then.clone()),
     ]
-}
-
-/// `socket transparent 1`
-pub fn socket_is(is: SocketIs) -> [Expr; 2] {
-    [Expr::Socket { is, to: 1 }, Expr::Compare(Comparison::Equal, 1, vec![1])]
 }
 
 /// `ip daddr @set goto chain`
@@ -552,6 +550,12 @@ pub fn if_invalid(then: Chain) -> Rule {
 pub fn accept_established() -> Rule {
     const STATE_ESTABLISHED: u32 = 2;
     if_state(STATE_ESTABLISHED, Verdict::Accept)
+}
+
+/// `tcp flags & syn == 0 ct state == established accept`
+pub fn accept_going_on() -> Rule {
+    let Rule(established) = accept_established();
+    Rule(opens_nothing().into_iter().chain(established).collect())
 }
 
 /// A packet has one state only, so that no bit need be masked.

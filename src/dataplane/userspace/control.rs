@@ -239,7 +239,7 @@ impl Userspace {
             match Interception::inherit(table.link) {
                 Ok(link) => {
                     (self.table, self.site) = (Some(link), site.unwrap_or_default());
-                    self.state = State::inherited((table.frontends, table.nodes), &plan.node);
+                    self.state = State::inherited(table.frontends, table.nodes);
                 }
                 Err(error) => tracing::warn!("what leads to the relay is made anew: {error}"),
             }

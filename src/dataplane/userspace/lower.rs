@@ -7,12 +7,12 @@
 
 use super::relayed::{PortId, Relayed};
 use super::sets::{Placed, guarded_element, leading_element, node_element, untracked_element};
-use crate::model::{Balancer, Family, Limits, Protocol, ProxyMode, ServiceKey};
+use crate::model::{Balancer, Family, Limits, ProxyMode, ServiceKey};
 use crate::planner::{
     Action, Carrier, Frontend, FrontendAddress, FrontendKey, NodePlan, Outsiders, Plan, Pool,
     PortPlan, Reach, ServiceDelta, ServicePlan, Target, Way,
 };
-use foldhash::{HashMap, HashSet};
+use foldhash::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -178,14 +178,9 @@ pub struct State {
 }
 
 impl State {
-    /// What another process has left so, which knew of `node` what there is to know.
-    pub fn inherited(
-        (frontends, nodes): (Vec<(FrontendKey, Led)>, Vec<IpAddr>),
-        node: &NodePlan,
-    ) -> Self {
-        let nodes = nodes.into_iter().collect();
-        let (own, outsiders) = (node.own_addresses.clone(), node.outsiders);
-        let mut state = Self { nodes, own, outsiders, ..Self::default() };
+    /// What another process has left so; which addresses are the node's own is not known yet.
+    pub fn inherited(frontends: Vec<(FrontendKey, Led)>, nodes: Vec<IpAddr>) -> Self {
+        let mut state = Self { nodes: nodes.into_iter().collect(), ..Self::default() };
         for (at, led) in frontends {
             if state.frontends.insert(at, led).is_none()
                 && let Some(address) = whole_address(at, led)
@@ -248,15 +243,19 @@ impl State {
         turn.gone.extend(self.nodes.difference(&nodes).copied().map(node_element));
         turn.come.extend(nodes.difference(&self.nodes).copied().map(node_element));
         self.nodes = nodes;
-        if self.outsiders == node.outsiders && self.own == node.own_addresses {
+        if self.outsiders != node.outsiders {
+            let open = self.frontends.iter().filter(|(_, led)| led.guard == Guard::Open);
+            let untracked = open.filter_map(|(at, _)| untracked_element(*at));
+            match node.outsiders {
+                Outsiders::Served => turn.come.extend(untracked),
+                Outsiders::Dropped => turn.gone.extend(untracked),
+            }
+            self.outsiders = node.outsiders;
+        }
+        if self.own == node.own_addresses {
             return;
         }
-        let untracked_before = self.untracked();
-        self.outsiders = node.outsiders;
         let before = std::mem::replace(&mut self.own, node.own_addresses.clone());
-        let untracked = self.untracked();
-        turn.gone.extend(untracked_before.difference(&untracked).cloned());
-        turn.come.extend(untracked.difference(&untracked_before).cloned());
         for address in self.addresses.keys() {
             let was = before.binary_search(address).is_ok();
             match (was, self.is_own(*address)) {
@@ -271,25 +270,10 @@ impl State {
     fn elements_of(&self, at: FrontendKey, led: Led) -> Vec<Placed> {
         let beside = match led.guard {
             Guard::Guarded => guarded_element(at),
-            Guard::Open | Guard::Judged => self.untracked_of(at, led),
+            Guard::Open if self.outsiders == Outsiders::Served => untracked_element(at),
+            Guard::Open | Guard::Judged => None,
         };
         beside.into_iter().chain([leading_element(at, led.way)]).collect()
-    }
-
-    /// What keeps a frontend from conntrack, if it is kept from it.
-    fn untracked_of(&self, at: FrontendKey, led: Led) -> Option<Placed> {
-        let may_be = match at.protocol {
-            Protocol::Udp => true,
-            // Table `inet vipd` does the rest, where there is a route.
-            Protocol::Tcp => whole_address(at, led).is_some_and(|address| !self.is_own(address)),
-            Protocol::Sctp => false,
-        };
-        let for_all = led.guard == Guard::Open && self.outsiders == Outsiders::Served;
-        (may_be && for_all).then(|| untracked_element(at))
-    }
-
-    fn untracked(&self) -> HashSet<Placed> {
-        self.frontends.iter().filter_map(|(at, led)| self.untracked_of(*at, *led)).collect()
     }
 
     fn enter(&mut self, address: Option<IpAddr>, turn: &mut Turn) {
@@ -360,7 +344,7 @@ fn node_addresses(node: &NodePlan) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Balancer, HttpVersion, PortName, ProxyProtocol, ServiceKey};
+    use crate::model::{Balancer, HttpVersion, PortName, Protocol, ProxyProtocol, ServiceKey};
     use crate::planner::{
         Balanced, Forward, Frontend, FrontendKind, Locality, Masquerade, Member, PodsToldBy, Pool,
         Reach, Relay,
@@ -463,18 +447,16 @@ mod tests {
         );
         assert_eq!(relayed.cluster.len(), 1);
         let guard = guarded_element(at("1.2.3.4:80")).unwrap();
-        let lead = |text| leading_element(at(text), Way::Address);
-        // Not for everybody, and at addresses that no route of vipd's leads by: conntrack sees those.
-        let untracked = untracked_element(at("10.96.0.1:80"));
-        let come = [guard, lead("1.2.3.4:80"), untracked, lead("10.96.0.1:80"), lead("node:30080")];
-        assert_eq!(turn.come, come);
+        let leads = ["1.2.3.4:80", "10.96.0.1:80", "node:30080"]
+            .map(|text| leading_element(at(text), Way::Address));
+        assert_eq!(turn.come, [&[guard][..], &leads].concat());
         assert_eq!(turn.entered, ["1.2.3.4", "10.96.0.1"].map(address));
         assert_eq!((&turn.closed[..], &turn.gone[..], &turn.left[..]), (&[][..], &[][..], &[][..]));
-        assert_eq!(state.elements().len(), 5);
+        assert_eq!(state.elements().len(), 4);
 
         assert!(turned(&mut state, &[delta(Some(one.clone()), Some(one.clone()))]).is_empty());
         let turn = turned(&mut state, &[delta(Some(one), None)]);
-        assert_eq!((turn.closed.len(), turn.gone.len(), turn.open.len()), (3, 5, 0));
+        assert_eq!((turn.closed.len(), turn.gone.len(), turn.open.len()), (3, 4, 0));
         assert_eq!(turn.left, ["1.2.3.4", "10.96.0.1"].map(address));
         assert!(state.is_empty() && state.routed().is_empty());
     }
@@ -486,9 +468,9 @@ mod tests {
         assert!(turned(&mut state, &[delta(None, Some(kernel.clone()))]).is_empty());
         let turn =
             turned(&mut state, &[delta(Some(kernel.clone()), Some(relayed(&["10.96.0.1:80"])))]);
-        assert_eq!((turn.open.len(), turn.come.len(), turn.entered.len()), (1, 2, 1));
+        assert_eq!((turn.open.len(), turn.come.len(), turn.entered.len()), (1, 1, 1));
         let turn = turned(&mut state, &[delta(Some(relayed(&["10.96.0.1:80"])), Some(kernel))]);
-        assert_eq!((turn.closed.len(), turn.gone.len(), turn.left.len()), (1, 2, 1));
+        assert_eq!((turn.closed.len(), turn.gone.len(), turn.left.len()), (1, 1, 1));
     }
 
     #[test]
@@ -511,7 +493,7 @@ mod tests {
         assert_eq!(turn.come, [leading_element(at("1.2.3.4:80"), Way::Port)]);
         assert_eq!((turn.open.len(), &turn.entered[..]), (1, &[][..]));
         assert_eq!(state.handed().0.len(), 1);
-        let inherited = State::inherited((state.handed().0, Vec::new()), &Plan::empty().node);
+        let inherited = State::inherited(state.handed().0, Vec::new());
         assert!(inherited.routed().is_empty());
 
         // The same address and port, as a cluster IP.
@@ -519,9 +501,7 @@ mod tests {
         let both = [delta(Some(load_balancer.clone()), Some(cluster_ip.clone()))];
         let turn = turned(&mut state, &both);
         assert_eq!(turn.gone, [leading_element(at("1.2.3.4:80"), Way::Port)]);
-        let untracked = untracked_element(at("1.2.3.4:80"));
-        let led = leading_element(at("1.2.3.4:80"), Way::Address);
-        assert_eq!(turn.come, [untracked, led]);
+        assert_eq!(turn.come, [leading_element(at("1.2.3.4:80"), Way::Address)]);
         assert_eq!((&turn.entered[..], &turn.left[..]), (&[address("1.2.3.4")][..], &[][..]));
         let turn = turned(&mut state, &[delta(Some(cluster_ip), Some(load_balancer))]);
         assert_eq!((&turn.entered[..], &turn.left[..]), (&[][..], &[address("1.2.3.4")][..]));
@@ -561,7 +541,7 @@ mod tests {
         assert_eq!(turn.entered, [address("1.2.3.4")]);
         let one = relayed(&["1.2.3.4:81", "192.0.2.1:80"]);
         let turn = turned(&mut state, &[delta(Some(two), Some(one.clone()))]);
-        assert_eq!((turn.gone.len(), turn.left.len()), (2, 0));
+        assert_eq!((turn.gone.len(), turn.left.len()), (1, 0));
 
         let mut turn = Turn::default();
         state.turn_node(&node(&["1.2.3.4"]), &mut turn);
@@ -569,8 +549,6 @@ mod tests {
             (turn.entered, turn.left),
             (vec![address("192.0.2.1")], vec![address("1.2.3.4")])
         );
-        let untracked = ["1.2.3.4:81", "192.0.2.1:80"].map(|text| untracked_element(at(text)));
-        assert_eq!([&turn.gone[..], &turn.come[..]], [&untracked[..1], &untracked[1..]]);
         assert_eq!(state.routed(), [address("192.0.2.1")].into());
 
         let mut turn = Turn::default();

@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::model::Family;
+use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Expr, Find, Meta};
 use crate::nft::words::{destination, destination_port, frontend, is_family, nfproto, registers};
 use crate::nft::{
@@ -22,7 +22,7 @@ pub enum Set {
     /// Where node ports answer.
     Nodes(Family),
     Ports(Family),
-    /// Of relayed frontends, those that conntrack does not see; of node ports, those of UDP.
+    /// Of relayed UDP frontends and node ports, those that conntrack does not see.
     Untracked(Family),
     UntrackedPorts(Family),
 }
@@ -101,9 +101,10 @@ pub fn leading_element(at: FrontendKey, way: Way) -> Placed {
     placed(at, (frontends, Set::Ports))
 }
 
-/// What keeps a frontend from conntrack.
-pub fn untracked_element(at: FrontendKey) -> Placed {
-    placed(at, (Set::Untracked, Set::UntrackedPorts))
+/// What keeps a frontend's datagrams from conntrack.
+pub fn untracked_element(at: FrontendKey) -> Option<Placed> {
+    let udp = at.protocol == Protocol::Udp;
+    udp.then(|| placed(at, (Set::Untracked, Set::UntrackedPorts)))
 }
 
 type OfFamily = fn(Family) -> Set;
@@ -178,7 +179,6 @@ pub(super) fn on_loopback(family: Family) -> Vec<Expr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Protocol;
 
     fn key(at: FrontendAddress, protocol: Protocol) -> FrontendKey {
         FrontendKey { at, protocol, port: 80 }

@@ -2,7 +2,7 @@
 //! kernel removes it with the process, however that ends.
 //!
 //! ```text
-//!  raw, raw-output (filter, −300) ── what conntrack is not to see ─► see `untracked`
+//!  raw, raw-output (filter, −300) ── UDP, of a frontend that everybody may ask ─► see `untracked`
 //!  raw, mangle ── from a bridge, where that has passed these hooks too early ─► accept: the kernel
 //!  mangle (filter, prerouting −150) ── of a connection that is translated ─► accept
 //!                                  ── a relayed or redirected frontend, or node port ─► tproxy, accept
@@ -196,7 +196,7 @@ mod tests {
         let site = Site { bridged: [false, true], ..site };
         let (raw, mangle) = (chain(site, "raw"), chain(site, "mangle"));
         let left = accept_bridged(Family::V6);
-        assert_eq!((&raw[0], &mangle[3]), (&left, &left));
+        assert_eq!((&raw[1], &mangle[3]), (&left, &left));
         assert!(!raw.contains(&accept_bridged(Family::V4)));
     }
 

@@ -1,7 +1,4 @@
-//! What conntrack does not see. PURE.
-//!
-//! TCP connections to cluster IPs: their first segment here, the others by table `inet vipd`, for as long as
-//! there is the route.
+//! Datagrams that conntrack does not see. PURE.
 //!
 //! A UDP flow that conntrack knows untranslated stays so as long as its client sends, also when the
 //! relay is gone. What is not tracked is judged packet by packet, so who carries a frontend has all of
@@ -11,20 +8,18 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::sets::{LOOPBACK, Set, lookup, on_loopback, to_frontend, to_node_port, tproxy};
+use super::sets::{Set, lookup, on_loopback, to_frontend, to_node_port, tproxy};
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Expr, Meta, Rule, Verdict};
 use crate::nft::words::{
-    answering_frontend, is_family, is_protocol, opening, registers, source, source_port,
+    answering_frontend, is_family, is_protocol, registers, source, source_port,
 };
 
 /// Of what arrives, and of what the node sends: its own datagrams to frontends, and the relay's answers.
 /// `port`: where the relay listens; `bridged`: what the kernel has of what arrives.
 pub(super) fn rules(port: u16, bridged: Vec<Rule>) -> [Vec<Rule>; 2] {
-    let (mut arriving, mut sent) = (bridged, vec![accept_others()]);
-    arriving.push(accept_going_on());
-    arriving.extend(Family::BOTH.map(|family| open(port, family)));
-    arriving.push(accept_others());
+    let (mut arriving, mut sent) = (vec![accept_others()], vec![accept_others()]);
+    arriving.extend(bridged);
     for family in Family::BOTH {
         let (frontends, ports) = (Set::Untracked(family), Set::UntrackedPorts(family));
         let asked = [to_frontend(family, frontends), to_node_port(family, ports)];
@@ -48,28 +43,6 @@ pub(super) fn rules(port: u16, bridged: Vec<Rule>) -> [Vec<Rule>; 2] {
         sent.extend(answers.map(|which| no_track(is_family(family).to_vec(), which)));
     }
     [arriving, sent]
-}
-
-/// `meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept`
-fn accept_going_on() -> Rule {
-    let mut rule = is_protocol(Protocol::Tcp).to_vec();
-    rule.extend(opening(Comparison::NotEqual));
-    rule.push(Expr::Verdict(Verdict::Accept));
-    Rule(rule)
-}
-
-/// `meta l4proto tcp … iif != lo ip daddr . meta l4proto . th dport @untracked tproxy … notrack accept`, of
-/// what opens a connection. What the node itself sends is tracked: see table `inet vipd`.
-fn open(port: u16, family: Family) -> Rule {
-    let mut tcp = is_protocol(Protocol::Tcp).to_vec();
-    tcp.extend(is_family(family));
-    tcp.extend([
-        Expr::MetaLoad(Meta::InputIndex, 1),
-        Expr::Compare(Comparison::NotEqual, 1, LOOPBACK.to_ne_bytes().to_vec()),
-    ]);
-    let mut led = to_frontend(family, Set::Untracked(family));
-    led.extend(tproxy(family, port));
-    no_track(tcp, led)
 }
 
 /// `meta l4proto != udp accept`
