@@ -89,13 +89,8 @@ impl Both {
     /// Who changes between the relay and the kernel is without either at loopback addresses for a moment at most.
     fn between<T>(&mut self, ports: PortsTurn, step: impl FnOnce(&mut Self) -> T) -> T {
         let PortsTurn { open, closed } = ports;
-        let (udp, tcp): (Vec<_>, Vec<_>) =
-            open.into_iter().partition(|(at, _)| at.protocol == Protocol::Udp);
-        let comes = !tcp.is_empty();
+        let (udp, tcp) = open.into_iter().partition(|(at, _)| at.protocol == Protocol::Udp);
         self.userspace.listen(tcp);
-        if comes {
-            self.userspace.await_listeners();
-        }
         let outcome = step(self);
         self.userspace.listen(udp);
         self.userspace.unlisten(closed);

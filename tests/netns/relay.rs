@@ -2,7 +2,7 @@
 
 use super::support::manifests::svc;
 use super::support::plan::{L1, L2, Node};
-use super::support::runner::{Case, case, soak};
+use super::support::runner::{Case, case, skip, soak};
 use super::support::world::World;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -173,10 +173,31 @@ fn nothing_is_left(w: &World) {
     assert_eq!(files(w).1, before.1, "pipes");
 }
 
+/// BBR takes a timer of each socket's for each of its segments.
+fn who_is_near_is_not_paced(w: &World) {
+    const PACES: &str = "sysctl -qw net.ipv4.tcp_congestion_control=bbr 2>/dev/null; \
+                         sysctl -n net.ipv4.tcp_congestion_control";
+    if w.sh(Node, PACES).trim() != "bbr" {
+        skip("the kernel has no BBR");
+    }
+    w.restart();
+    endpoint(w, send);
+    let mut reader = open(w).expect("it is relayed");
+    let mut buffer = vec![0; 256 << 10];
+    let mut read = 0;
+    while read < 4 << 20 {
+        read += reader.read(&mut buffer).expect("it goes on");
+    }
+    let said = w.sh(Node, "ss -Htin state established");
+    let of = |name: &str| said.split_whitespace().filter(|word| *word == name).count();
+    assert_eq!((of("reno"), of("bbr")), (2, 0), "both ends: {said}");
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case("readers that do not read make vipd hold no more than buffers", nobody_reads),
         case("connections that ended leave no file and no task", nothing_is_left),
         case("a client that closes first does not use up the ports", ports_are_used_again),
+        case("what goes to who is near is not paced", who_is_near_is_not_paced),
     ]
 }

@@ -318,6 +318,8 @@ pub fn cases() -> Vec<Case> {
         case("a supervisor is told who the main process is, when it is so", |w| {
             const NOTIFY: &str = "/run/case/notify";
             relayed(w);
+            // While it is open, the former process is.
+            let _open = flow(w, L2, Tcp);
             let supervisor = UnixDatagram::bind(NOTIFY).expect("an own /run");
             supervisor.set_read_timeout(Some(SOON)).expect("a plain socket");
             let run = arguments(w.manifests(), &[("--replace", "")]).join(" ");

@@ -10,7 +10,7 @@
 //! has and allows, Reno, which in so short a round trip behaves as CUBIC does. Is the other end far, it
 //! gets the node's when it begins to move much.
 
-use super::round_trip;
+use super::round_trip::Asking;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
@@ -28,10 +28,11 @@ const NEAR: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct Congestion {
-    /// The node's, if that paces.
-    node: Option<Vec<u8>>,
+    /// The node's.
+    node: Vec<u8>,
+    paces: bool,
     near: Duration,
-    asking: Mutex<Option<round_trip::Asking>>,
+    asking: Mutex<Asking>,
 }
 
 impl Congestion {
@@ -40,27 +41,36 @@ impl Congestion {
         let node = Socket::new(Domain::IPV4, Type::STREAM, None)
             .and_then(|socket| socket.tcp_congestion())
             .map(|name| name.split(|byte| *byte == 0).next().unwrap_or_default().to_owned());
-        Self::new(node.ok().filter(|name| name.starts_with(PACES)), NEAR)
+        let node = node.unwrap_or_default();
+        Self { paces: node.starts_with(PACES), ..Self::new(node, NEAR) }
     }
 
-    fn new(node: Option<Vec<u8>>, near: Duration) -> Self {
-        Self { node, near, asking: Mutex::default() }
+    fn new(node: Vec<u8>, near: Duration) -> Self {
+        Self { node, paces: true, near, asking: Mutex::default() }
     }
 
     /// For a socket that has not connected yet. What a listener has, those that it accepts have too.
     pub(super) fn begin(&self, socket: &impl AsFd) {
-        if self.node.is_some() {
+        if self.paces {
             let _ = SockRef::from(socket).set_tcp_congestion(UNPACED);
         }
     }
 
+    /// For a listener of a former process, which may have found another congestion control on the node.
+    pub(super) fn begin_again(&self, listener: &impl AsFd) {
+        let name = if self.paces { UNPACED } else { &self.node };
+        let _ = SockRef::from(listener).set_tcp_congestion(name);
+    }
+
     /// For one that is about to send much. Is it unknown how far the other end is, it is far.
     pub(super) fn settle(&self, stream: &TcpStream) {
-        let Some(node) = &self.node else { return };
+        if !self.paces {
+            return;
+        }
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        let round_trip = round_trip::least(&mut asking, stream).unwrap_or(Duration::MAX);
+        let round_trip = asking.least(stream).unwrap_or(Duration::MAX);
         if round_trip > self.near {
-            let _ = SockRef::from(stream).set_tcp_congestion(node);
+            let _ = SockRef::from(stream).set_tcp_congestion(&self.node);
         }
     }
 }
@@ -80,7 +90,7 @@ mod tests {
         let default = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let default = default.tcp_congestion().unwrap();
         for (near, changes) in [(Duration::from_secs(3600), false), (Duration::ZERO, true)] {
-            let congestion = Congestion::new(Some(default.clone()), near);
+            let congestion = Congestion::new(default.clone(), near);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             congestion.begin(&listener);
             let at = listener.local_addr().unwrap();
@@ -94,10 +104,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_pace_is_left() {
-        let congestion = Congestion::new(None, NEAR);
+        let of = |listener: &TcpListener| SockRef::from(listener).tcp_congestion().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let before = SockRef::from(&listener).tcp_congestion().unwrap();
-        congestion.begin(&listener);
-        assert_eq!(SockRef::from(&listener).tcp_congestion().unwrap(), before);
+        let default = of(&listener);
+        let paces = Congestion::new(default.clone(), NEAR);
+        let does_not = Congestion { paces: false, ..Congestion::new(default.clone(), NEAR) };
+        does_not.begin(&listener);
+        assert_eq!(of(&listener), default);
+        paces.begin_again(&listener);
+        assert!(of(&listener).starts_with(UNPACED));
+        does_not.begin_again(&listener);
+        assert_eq!(of(&listener), default);
     }
 }

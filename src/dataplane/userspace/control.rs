@@ -17,7 +17,7 @@ use super::relayed::Relayed;
 use super::routes::Routes;
 use super::table::Site;
 use crate::dataplane::Applied;
-use crate::model::Family;
+use crate::model::{Family, Protocol};
 use crate::planner::{FrontendKey, NodePlan, Plan, PlanDelta};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -126,17 +126,16 @@ impl Userspace {
     }
 
     /// Serves these node ports, as soon as their sockets are open. Of a UDP port the relay has the address, as
-    /// long as it answers.
+    /// long as it answers; who came to it for a TCP port is led there until the port is open.
     pub fn listen(&self, open: Vec<(FrontendKey, Relayed)>) {
-        if !open.is_empty() {
-            self.engine.get_or_init(|| Engine::new(self.options())).listen(open);
+        if open.is_empty() {
+            return;
         }
-    }
-
-    /// Where a relay has had some of what [`Self::listen`] was told: packets are led to it until their sockets
-    /// are open.
-    pub fn await_listeners(&self) {
-        if let Some((engine, _)) = self.relay() {
+        let engine = self.engine.get_or_init(|| Engine::new(self.options()));
+        let comes = |at: &FrontendKey| at.protocol == Protocol::Tcp && !engine.listens(at);
+        let waits = self.relay().is_some() && open.iter().any(|(at, _)| comes(at));
+        engine.listen(open);
+        if waits {
             engine.await_listeners(LISTENERS_PATIENCE);
         }
     }

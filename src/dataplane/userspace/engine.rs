@@ -131,7 +131,8 @@ impl Engine {
         }
         shared.frontends.remember(handed.memory, Instant::now());
         if let Some(port) = handed.port {
-            let sockets = listeners::handed(handed.listeners, *threads_wanted, &shared.budget);
+            let with = (&shared.budget, &shared.congestion);
+            let sockets = listeners::handed(handed.listeners, *threads_wanted, with);
             engine.run(port, sockets)?;
         }
         Ok(engine)
@@ -193,6 +194,11 @@ impl Engine {
                  check the limits on processes and memory"
             ),
         }
+    }
+
+    /// Whether this one has a socket of its own already, or is about to have it.
+    pub fn listens(&self, at: &FrontendKey) -> bool {
+        self.0.shared.frontends.has_own_socket(at)
     }
 
     /// Blocks until the sockets for node ports of loopback addresses are open, for so long at most.

@@ -196,6 +196,10 @@ impl Frontends {
         own.map(|(at, _)| *at).collect()
     }
 
+    pub(super) fn has_own_socket(&self, at: &FrontendKey) -> bool {
+        self.table.load().get(at).is_some_and(|served| served.way == Way::OwnSocket)
+    }
+
     pub(super) fn is_busy(&self, address: IpAddr) -> bool {
         let known = self.known();
         let open = known.addresses.get(&address).and_then(Weak::upgrade);

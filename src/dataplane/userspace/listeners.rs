@@ -57,13 +57,14 @@ pub(super) struct Datagrams {
 pub(super) fn handed(
     listeners: Vec<Listeners>,
     threads: NonZeroUsize,
-    budget: &Arc<Budget>,
+    (budget, congestion): (&Arc<Budget>, &Congestion),
 ) -> Vec<Sockets> {
     let mut all: Vec<Sockets> = Vec::new();
     all.resize_with(threads.get().min(listeners.len()), Sockets::default);
     for (number, Listeners { tcp, udp }) in listeners.into_iter().enumerate() {
         let count = all.len();
         let sockets = &mut all[number % count];
+        tcp.iter().for_each(|listener| congestion.begin_again(listener));
         sockets.tcp.extend(tcp.into_iter().map(std::net::TcpListener::from));
         for (socket, sessions) in udp {
             let replies = Replies::transparent(Arc::clone(budget));

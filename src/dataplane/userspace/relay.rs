@@ -244,8 +244,8 @@ struct Direction<'a> {
     run: usize,
     /// To read in one go.
     size: usize,
-    /// It has moved much, and what that takes has been seen to.
-    is_bulk: bool,
+    /// It has moved much, whatever the talk in between, and its congestion control is for that.
+    is_settled: bool,
     done: bool,
     /// Since when: an end at once, before anything was said, is an error.
     ends_soon: Option<Instant>,
@@ -281,7 +281,7 @@ impl<'a> Direction<'a> {
             waiting,
             run: 0,
             size,
-            is_bulk: false,
+            is_settled: false,
             done: false,
             ends_soon: None,
         }
@@ -394,9 +394,6 @@ impl<'a> Direction<'a> {
     }
 
     fn poll_splice(&mut self, cx: &mut Context<'_>, passing: &mut [u8]) -> io::Result<Poll<Read>> {
-        if !std::mem::replace(&mut self.is_bulk, true) {
-            self.means.congestion.settle(self.to.as_ref());
-        }
         let from: &TcpStream = self.from.as_ref();
         match from.poll_read_ready(cx) {
             Poll::Pending => return Ok(Poll::Pending),
@@ -464,6 +461,10 @@ impl<'a> Direction<'a> {
     fn count(&mut self, read: usize) {
         self.passed += read as u64;
         self.counted.add(read as u64);
+        if !self.is_settled && self.passed >= SPLICE_AFTER as u64 {
+            self.is_settled = true;
+            self.means.congestion.settle(self.to.as_ref());
+        }
         if read < TALK {
             (self.run, self.size) = (0, SMALLEST);
         } else {

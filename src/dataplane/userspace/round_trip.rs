@@ -4,7 +4,7 @@
 //! sock_diag(7).
 //! Never: a look at other sockets.
 
-use crate::netlink::{Attributes, Buffer, Message, NLM_F_REQUEST, Socket};
+use crate::netlink::{Attributes, Buffer, ExtendedError, Message, NLM_F_REQUEST, Socket};
 use std::io;
 use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
@@ -19,32 +19,48 @@ const INET_DIAG_NOCOOKIE: u32 = !0;
 /// Length of `struct inet_diag_msg`.
 const INET_DIAG_MSG: usize = 72;
 
-/// The socket that is asked by, once it has been needed.
-pub(super) type Asking = Socket;
-
-/// `None`: the kernel does not say, or has not measured it.
-pub(super) fn least(asking: &mut Option<Asking>, stream: &TcpStream) -> Option<Duration> {
-    match ask(asking, stream) {
-        Ok(least) => least,
-        Err(error) => {
-            tracing::debug!(%error, "the kernel does not say how far the end of a connection is");
-            // What may still be answered must not be taken for the next answer.
-            *asking = None;
-            None
-        }
-    }
+/// The socket that is asked by, from the first question on.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    socket: Option<Socket>,
+    /// The kernel has no answer for a connection that there is: it was built without `tcp_diag`, and would
+    /// look for the module with each question.
+    in_vain: bool,
 }
 
-fn ask(asking: &mut Option<Asking>, stream: &TcpStream) -> io::Result<Option<Duration>> {
-    let question = question(stream.local_addr()?, stream.peer_addr()?);
-    let socket = match asking {
-        Some(socket) => socket,
-        None => asking.insert(Socket::open_diag()?),
-    };
-    socket.send(question.bytes())?;
-    // Answered within the call.
-    let answer = socket.receive()?.next();
-    Ok(answer.and_then(|message| read(&message)))
+impl Asking {
+    /// `None`: the kernel does not say, or has not measured it.
+    pub(super) fn least(&mut self, stream: &TcpStream) -> Option<Duration> {
+        if self.in_vain {
+            return None;
+        }
+        match self.ask(stream) {
+            Ok(least) => least,
+            Err(error) => {
+                self.in_vain =
+                    error.raw_os_error() == Some(libc::ENOENT) && stream.peer_addr().is_ok();
+                tracing::debug!(%error, "the kernel does not say how far the end of a connection is");
+                // What may still be answered must not be taken for the next answer.
+                self.socket = None;
+                None
+            }
+        }
+    }
+
+    fn ask(&mut self, stream: &TcpStream) -> io::Result<Option<Duration>> {
+        let question = question(stream.local_addr()?, stream.peer_addr()?);
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => none.insert(Socket::open_diag()?),
+        };
+        socket.send(question.bytes())?;
+        // Answered within the call.
+        let Some(answer) = socket.receive()?.next() else { return Ok(None) };
+        match ExtendedError::of(&answer) {
+            Some(error) => Err(io::Error::from_raw_os_error(error.errno)),
+            None => Ok(read(&answer)),
+        }
+    }
 }
 
 /// `struct inet_diag_req_v2`, about one socket.
@@ -96,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_kernel_says_how_far_the_other_end_is() {
-        let mut asking = None;
+        let mut asking = Asking::default();
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address).await else {
                 eprintln!("SKIPPED: there is no {address}");
@@ -107,11 +123,11 @@ mod tests {
             let (mut client, (accepted, _)) = (client.unwrap(), accepted.unwrap());
             client.write_all(b"x").await.unwrap();
             for stream in [&client, &accepted] {
-                let least = least(&mut asking, stream).expect("it is measured");
+                let least = asking.least(stream).expect("it is measured");
                 assert!(least < Duration::from_secs(5), "{address}: {least:?}");
             }
         }
-        assert!(asking.is_some());
+        assert!(asking.socket.is_some() && !asking.in_vain);
     }
 
     #[tokio::test]
@@ -120,6 +136,6 @@ mod tests {
         let mut socket = Socket::open_diag().unwrap();
         socket.send(question(one, other).bytes()).unwrap();
         let answer = socket.receive().unwrap().next().unwrap();
-        assert_eq!(read(&answer), None);
+        assert_eq!(ExtendedError::of(&answer).map(|error| error.errno), Some(libc::ENOENT));
     }
 }

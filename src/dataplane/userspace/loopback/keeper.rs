@@ -259,6 +259,7 @@ fn tcp_listener(
     congestion: &Congestion,
 ) -> Result<TcpListener, listen::Error> {
     if let Some(socket) = handed {
+        congestion.begin_again(&socket);
         return Ok(TcpListener::from_std(socket.into())?);
     }
     let listener = listen::tcp(socket_address(at))?;
