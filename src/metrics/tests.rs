@@ -30,6 +30,7 @@ fn readings() -> Readings {
         events_sent: 22,
         events_dropped: 23,
         process: Some(Process { open_files: 24, ..Process::default() }),
+        gates: std::sync::Arc::new([("AllAlpha".to_owned(), true)].into()),
         requests: asked(),
         relay: Some(Counts { strays: 34, ..Counts::default() }),
     }
@@ -115,6 +116,11 @@ fn each_number_stands_under_its_name() {
         "rest_client_request_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"0.5\"} 0",
         "rest_client_request_duration_seconds_count{host=\"10.0.0.1:6443\",verb=\"GET\"} 1",
         "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv6\"} 0",
+        "kubernetes_feature_enabled{name=\"AllAlpha\",stage=\"ALPHA\"} 1",
+        "kubernetes_feature_enabled{name=\"AllBeta\",stage=\"BETA\"} 0",
+        "kubernetes_feature_enabled{name=\"AllowDNSOnlyNodeCSR\",stage=\"DEPRECATED\"} 0",
+        "kubernetes_feature_enabled{name=\"AllowServiceExternalIPs\",stage=\"\"} 1",
+        "kubernetes_feature_enabled{name=\"ClientsAllowCBOR\",stage=\"ALPHA\"} 1",
         "vipd_frontends_lost 0",
         "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 0",
     ] {
