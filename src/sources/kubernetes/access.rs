@@ -168,7 +168,7 @@ impl Access {
         });
         let of = (self.requests.clone(), host);
         let counted = layer_fn(|inner| Counted::new(inner, of.clone()));
-        let paced = layer_fn(|inner| Paced::new(inner, pace.clone()));
+        let paced = layer_fn(|inner| Paced::new(inner, pace.clone(), of.clone()));
         // A plugin that hangs while it is asked for a new token would hold the request for ever.
         let client = client.with_layer(&signed).with_layer(&counted);
         let client = client.with_layer(&TimeoutLayer::new(SILENCE)).with_layer(&paced);
