@@ -363,15 +363,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c");
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
-        std::fs::write(&path, format!("{head}mode: ipvs\noomScoreAdj: 3\n")).unwrap();
+        std::fs::write(&path, format!("{head}mode: ipvs\noomScoreAdj: 3\nportRange: 1-2\n"))
+            .unwrap();
         let line = format!(
             "--config={} --hostname-override=node-x -v=7 --oom-score-adj=9",
             path.display()
         );
         let text = flags(&line).written().unwrap();
-        for part in
-            ["oomScoreAdj: 3\n", "verbosity: 7\n", "hostnameOverride: node-x\n", "mode: ipvs\n"]
-        {
+        for part in [
+            "oomScoreAdj: 3\n",
+            "verbosity: 7\n",
+            "hostnameOverride: node-x\n",
+            "mode: ipvs\n",
+            "portRange: \"\"\n",
+        ] {
             assert!(text.contains(part), "{part} is missing: {text}");
         }
     }
