@@ -148,7 +148,7 @@ impl RunFlags {
             without: self.without.iter().copied().collect(),
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
-            log: Log { level: self.log_level.max(asked), format: self.log_format },
+            log: Log { level: self.log_level.max(asked), format: self.log_format() },
             gates,
             file: None,
             warnings: node.warnings,
