@@ -214,6 +214,7 @@ async fn serve(
     let writer = Writer::new(settings, dataplane, cleaner);
     let mut metrics = Metrics::of(Counters::open()?, Arc::clone(&engine));
     metrics.requests = requests;
+    metrics.gates.store(Arc::new(config.gates.clone()));
     let (notices, events) = notices::open(&config, &writer, (&metrics, stop.clone()));
     notices::of_sysctls(&notices, refused);
     let watching = metrics::watch(metrics.clone(), writer.published(), stop.clone());

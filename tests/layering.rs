@@ -32,7 +32,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("status", &["model", "planner", "config", "conntrack", "sync", "listen", "metrics", "events"]),
     (
         "metrics",
-        &["model", "planner", "sources", "dataplane", "sync", "listen", "events", "histogram"],
+        &[
+            "model",
+            "planner",
+            "config",
+            "sources",
+            "dataplane",
+            "sync",
+            "listen",
+            "events",
+            "histogram",
+        ],
     ),
     ("app", &["*"]),
     ("cli", &["*"]),

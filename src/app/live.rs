@@ -147,6 +147,7 @@ impl Live {
         newer.source = self.config.source.clone();
         newer.node_name = Arc::clone(&self.config.node_name);
         newer.log.format = self.config.log.format;
+        site.metrics.gates.store(Arc::new(newer.gates.clone()));
         site.configz.store(Arc::new(status::configz(&newer)));
         self.config = newer;
         tracing::info!("the changed file of --config is in effect");

@@ -84,7 +84,7 @@ impl RunFlags {
         config.iptables = Some(Iptables {
             masquerade_bit: upstream.iptables_masquerade_bit,
             masquerade_all: Some(all && !nftables),
-            localhost_node_ports: Some(self.node.localhost_nodeports),
+            localhost_node_ports: Some(self.node.localhost_node_ports()),
             sync_period: upstream.iptables_sync_period.filter(|_| !nftables && !ipvs),
             min_sync_period: least.filter(|_| !nftables && !ipvs),
         });
@@ -126,8 +126,8 @@ impl RunFlags {
     /// What flags say of the log comes before a file, as upstream.
     fn logging_over(&self, mut logging: Logging) -> Logging {
         let upstream = &self.upstream;
-        if self.given.has("log_format") {
-            let word = if self.log_format == LogFormat::Json { "json" } else { "text" };
+        if self.says_log_format() {
+            let word = if self.log_format() == LogFormat::Json { "json" } else { "text" };
             logging.format = Some(word.to_owned());
         }
         logging.verbosity = self.verbosity.or(logging.verbosity);

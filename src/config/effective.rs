@@ -223,7 +223,8 @@ impl Rows<'_> {
         self.add(&["nodeport_addresses"], Some("nodePortAddresses"), entries, default);
         let field = Some("iptables.localhostNodePorts");
         let localhost = policy.localhost_node_ports.to_string();
-        self.add(&["localhost_nodeports"], field, localhost, UPSTREAM);
+        let ids = ["localhost_nodeports", "iptables_localhost_nodeports"];
+        self.add(&ids, field, localhost, UPSTREAM);
         let outsiders = match policy.outsiders {
             Outsiders::Served => "serve",
             Outsiders::Dropped => "drop",
@@ -305,7 +306,12 @@ impl Rows<'_> {
         let field = Some("logging.verbosity");
         self.add(&["log_level", "verbosity"], field, word::<LogLevel>(&config.log.level), OWN);
         let field = Some("logging.format");
-        self.add(&["log_format"], field, word::<LogFormat>(&config.log.format), UPSTREAM);
+        self.add(
+            &["log_format", "logging_format"],
+            field,
+            word::<LogFormat>(&config.log.format),
+            UPSTREAM,
+        );
     }
 }
 
@@ -393,6 +399,33 @@ mod tests {
         let manifests = explained("--manifests=/m --proxy-mode=ipvs");
         assert_eq!(setting(&manifests, "conntrack-min"), (LEFT, &OWN));
         assert_eq!(setting(&manifests, "nodeport-addresses"), ("all", &UPSTREAM));
+    }
+
+    #[test]
+    fn a_flag_with_two_names_is_told_by_the_one_that_counts() {
+        for (given, name, value, flag) in [
+            ("--iptables-localhost-nodeports=false", "localhost-nodeports", "false", 0),
+            (
+                "--localhost-nodeports --iptables-localhost-nodeports=false",
+                "localhost-nodeports",
+                "false",
+                1,
+            ),
+            (
+                "--iptables-localhost-nodeports=false --localhost-nodeports",
+                "localhost-nodeports",
+                "true",
+                1,
+            ),
+            ("--logging-format=json", "log-format", "json", 0),
+            ("--log-format=text --logging-format=json", "log-format", "json", 1),
+            ("--logging-format=json --log-format=text", "log-format", "text", 1),
+        ] {
+            let all = explained(&format!("--kubeconfig=/k --cluster-cidr=10.1.0.0/16 {given}"));
+            let flag = given.split(' ').nth(flag).and_then(|flag| flag.split('=').next());
+            let from = From::Flag(flag.unwrap_or_default().to_owned());
+            assert_eq!(setting(&all, name), (value, &from), "{given}");
+        }
     }
 
     #[test]

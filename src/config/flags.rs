@@ -71,12 +71,17 @@ pub struct NodeFlags {
     /// Answer at node ports of 127.0.0.1 and ::1 too, where --nodeport-addresses has them: by
     /// endpoints of the whole cluster, also under externalTrafficPolicy Local. No other process of
     /// the node can then listen at the number of a node port on these addresses, or on all
-    #[arg(long, alias = "iptables-localhost-nodeports")]
-    #[arg(env = "VIPD_LOCALHOST_NODEPORTS", value_name = "true|false")]
+    #[arg(long, env = "VIPD_LOCALHOST_NODEPORTS", value_name = "true|false")]
     #[arg(action = ArgAction::Set, value_parser = value::boolean)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value = "true")]
     pub(super) localhost_nodeports: bool,
+
+    /// kube-proxy's name of it
+    #[arg(long, value_name = "true|false", hide = true, overrides_with = "localhost_nodeports")]
+    #[arg(action = ArgAction::Set, value_parser = value::boolean)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) iptables_localhost_nodeports: Option<bool>,
 
     /// What becomes of clients at cluster IPs that are neither this node nor local pods: `serve`
     /// them, or `drop` what they send (needs a way to tell local pods)
@@ -105,6 +110,10 @@ pub struct NodeFlags {
 }
 
 impl NodeFlags {
+    pub(super) fn localhost_node_ports(&self) -> bool {
+        self.iptables_localhost_nodeports.unwrap_or(self.localhost_nodeports)
+    }
+
     pub fn check(self) -> Result<NodeConfig, Error> {
         let mut warnings = Vec::new();
         let node_ports_at = self.node_ports_at();
@@ -129,7 +138,7 @@ impl NodeFlags {
             )?,
             drop_invalid: self.drop_invalid,
             node_ports_at: node_ports::distinct(node_ports_at),
-            localhost_node_ports: self.localhost_nodeports,
+            localhost_node_ports: self.localhost_node_ports(),
             outsiders: self.cluster_ip_outsiders.into(),
             external_ips: match self.external_ips {
                 true => ExternalIps::Served,
@@ -275,9 +284,12 @@ pub struct RunFlags {
     pub(super) verbosity: Option<u32>,
 
     /// How it is logged
-    #[arg(long, alias = "logging-format")]
-    #[arg(env = "VIPD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(long, env = "VIPD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
+
+    /// kube-proxy's name of it
+    #[arg(long, value_name = "FORMAT", hide = true, overrides_with = "log_format")]
+    pub(super) logging_format: Option<LogFormat>,
 
     /// Print the version, and end
     #[arg(long = "version", value_name = "true|false|raw", hide = true)]

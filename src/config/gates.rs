@@ -24,17 +24,21 @@ struct Gate<'a> {
     needs: Vec<&'a str>,
 }
 
-fn known() -> BTreeMap<&'static str, Gate<'static>> {
+/// By name, in the order of names.
+fn all() -> impl Iterator<Item = (&'static str, Gate<'static>)> {
     let lines = KNOWN.lines().filter(|line| !line.starts_with('#'));
-    let gates = lines.filter_map(|line| {
+    lines.filter_map(|line| {
         let mut words = line.split(' ');
         let (name, stage, on) = (words.next()?, words.next()?, words.next()? == "on");
         let rest: Vec<_> = words.collect();
         let locked = rest.first() == Some(&"locked");
         let needs = rest.iter().skip_while(|word| **word != "needs").skip(1).copied().collect();
         Some((name, Gate { stage, on, locked, needs }))
-    });
-    gates.collect()
+    })
+}
+
+fn known() -> BTreeMap<&'static str, Gate<'static>> {
+    all().collect()
 }
 
 /// All that is wrong, a line each.
@@ -88,6 +92,11 @@ pub fn on(given: &Gates, name: &str) -> bool {
     known().get(name).is_some_and(|gate| is_on(given, name, gate))
 }
 
+/// Each gate: its name, its stage in small letters (`ga` where it has passed them all), whether it is on.
+pub fn states(given: &Gates) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+    all().map(|(name, gate)| (name, gate.stage, is_on(given, name, &gate)))
+}
+
 /// `A=true,B=false`, as `--feature-gates` has them.
 pub fn parse(text: &str) -> Result<Gates, String> {
     let mut gates = Gates::new();
@@ -122,6 +131,19 @@ mod tests {
         assert!(on(&Gates::new(), EXTERNAL_IPS) && on(&Gates::new(), IPVS));
         assert!(!on(&parse("AllowServiceExternalIPs=false").unwrap(), EXTERNAL_IPS));
         assert!(!on(&Gates::new(), LOGGING) && on(&parse("AllAlpha=1").unwrap(), LOGGING));
+    }
+
+    #[test]
+    fn all_of_a_stage_are_set_together() {
+        let on = |given: &str, stage: &str| {
+            let given = parse(given).unwrap();
+            states(&given).filter(|(_, of, on)| *of == stage && *on).count()
+        };
+        let of = |stage: &str| states(&Gates::new()).filter(|(_, of, _)| *of == stage).count();
+        assert_eq!(on("AllAlpha=true", "alpha"), of("alpha"));
+        assert_eq!((on("", "alpha"), on("AllAlpha=true", "beta")), (0, on("", "beta")));
+        assert_eq!(on("AllBeta=true,CRDObservedGenerationTracking=false", "beta"), of("beta") - 1);
+        assert!(states(&Gates::new()).map(|(name, ..)| name).is_sorted());
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub use crate::model::duration::text as duration_text;
 pub use detect::{ClusterIpOutsiders, Mode as DetectLocalMode};
 pub use effective::{Effective, From, Setting, Void};
 pub use flags::{NodeFlags, RunFlags, SocketFlag};
+pub use gates::{Gates, states as gate_states};
 pub use names::Given;
 pub use resolve::ConfigFile;
 pub use warning::Warning;
@@ -67,6 +68,8 @@ pub struct Config {
     /// relayed ones to an endpoint that serves no more.
     pub drain_timeout: Duration,
     pub log: Log,
+    /// The feature gates that are not left at their defaults.
+    pub gates: Gates,
     /// The file that much of this comes from, if there is one; it may change.
     pub file: Option<ConfigFile>,
     /// What was accepted, but should be looked at.

@@ -58,6 +58,11 @@ pub(super) const NAMES: &[Name] = &[
     ),
     both("nodeport_addresses", "--nodeport-addresses", "nodePortAddresses"),
     both("localhost_nodeports", "--localhost-nodeports", "iptables.localhostNodePorts"),
+    both(
+        "iptables_localhost_nodeports",
+        "--iptables-localhost-nodeports",
+        "iptables.localhostNodePorts",
+    ),
     both("healthz_bind_address", "--healthz-bind-address", "healthzBindAddress"),
     both("metrics_bind_address", "--metrics-bind-address", "metricsBindAddress"),
     both("healthz_port", "--healthz-port", "healthzBindAddress"),
@@ -87,7 +92,8 @@ pub(super) const NAMES: &[Name] = &[
     both("min_sync_period", "--min-sync-period", "minSyncPeriod"),
     both("iptables_min_sync_period", "--iptables-min-sync-period", "minSyncPeriod"),
     both("verbosity", "-v", "logging.verbosity"),
-    both("log_format", "--logging-format", "logging.format"),
+    both("logging_format", "--logging-format", "logging.format"),
+    both("log_format", "--log-format", "logging.format"),
     both("feature_gates", "--feature-gates", "featureGates"),
     void("bind_address", "--bind-address", Some("bindAddress"), ADDRESSES),
     void(
@@ -173,7 +179,7 @@ impl Given {
 
     /// Those whose place a configuration file takes; as upstream, not the node's name and the log's.
     pub(super) fn replaced(&self) -> impl Iterator<Item = &'static str> {
-        const KEPT: [&str; 3] = ["hostname_override", "verbosity", "log_format"];
+        const KEPT: [&str; 4] = ["hostname_override", "verbosity", "log_format", "logging_format"];
         let means = |name: &&Name| name.field.is_some() && name.void.is_none();
         let replaced = NAMES.iter().filter(means).filter(|name| !KEPT.contains(&name.id));
         replaced.filter(|name| self.has(name.id)).map(|name| name.flag)

@@ -54,12 +54,21 @@ impl RunFlags {
         (self.healthz_port, self.metrics_port) = (None, None);
         self.oom_score_adj = config.oom_score_adj.and_then(|score| i32::try_from(score).ok());
         if let Some(logging) = config.logging {
-            if text(logging.format).as_deref() == Some("json") && !self.given.has("log_format") {
+            if text(logging.format).as_deref() == Some("json") && !self.says_log_format() {
                 self.log_format = LogFormat::Json;
             }
             self.verbosity = self.verbosity.or(logging.verbosity);
         }
         (self, warnings)
+    }
+
+    pub(super) fn log_format(&self) -> LogFormat {
+        self.logging_format.unwrap_or(self.log_format)
+    }
+
+    /// Whether a flag or the environment does.
+    pub(super) fn says_log_format(&self) -> bool {
+        self.given.has("log_format") || self.given.has("logging_format")
     }
 
     fn take_node(&mut self, config: &KubeProxyConfiguration, mode: AskedMode) {
@@ -91,6 +100,7 @@ impl RunFlags {
         };
         node.masquerade_all = all.unwrap_or_default();
         node.localhost_nodeports = iptables.localhost_node_ports.unwrap_or(true);
+        node.iptables_localhost_nodeports = None;
         self.min_sync_period = duration(least).unwrap_or_default();
     }
 

@@ -92,20 +92,22 @@ impl RunFlags {
         }
         let fields = file.as_ref().map(|file| file.given.clone());
         let from_flags = file.is_none();
-        let gates = match &file {
+        let mut gates = match &file {
             Some(file) => file.config.feature_gates.clone().unwrap_or_default(),
             None => self.upstream.gates(),
         };
-        if !self.given.has("external_ips") {
+        if file.is_none() {
+            warnings.extend(file::gates_without_meaning(&gates));
+        }
+        if self.given.has("external_ips") {
+            gates.insert(gates::EXTERNAL_IPS.to_owned(), self.node.external_ips);
+        } else {
             self.node.external_ips = gates::on(&gates, gates::EXTERNAL_IPS);
         }
-        match file {
-            Some(file) => {
-                let (flags, more) = self.over(file);
-                self = flags;
-                warnings.extend(more);
-            }
-            None => warnings.extend(file::gates_without_meaning(&gates)),
+        if let Some(file) = file {
+            let (flags, more) = self.over(file);
+            self = flags;
+            warnings.extend(more);
         }
         self.fall_back_to_mode();
         let none = |path: &PathBuf| !path.as_os_str().is_empty();
@@ -146,7 +148,8 @@ impl RunFlags {
             without: self.without.iter().copied().collect(),
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
-            log: Log { level: self.log_level.max(asked), format: self.log_format },
+            log: Log { level: self.log_level.max(asked), format: self.log_format() },
+            gates,
             file: None,
             warnings: node.warnings,
         };
@@ -360,15 +363,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c");
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
-        std::fs::write(&path, format!("{head}mode: ipvs\noomScoreAdj: 3\n")).unwrap();
+        std::fs::write(&path, format!("{head}mode: ipvs\noomScoreAdj: 3\nportRange: 1-2\n"))
+            .unwrap();
         let line = format!(
             "--config={} --hostname-override=node-x -v=7 --oom-score-adj=9",
             path.display()
         );
         let text = flags(&line).written().unwrap();
-        for part in
-            ["oomScoreAdj: 3\n", "verbosity: 7\n", "hostnameOverride: node-x\n", "mode: ipvs\n"]
-        {
+        for part in [
+            "oomScoreAdj: 3\n",
+            "verbosity: 7\n",
+            "hostnameOverride: node-x\n",
+            "mode: ipvs\n",
+            "portRange: \"\"\n",
+        ] {
             assert!(text.contains(part), "{part} is missing: {text}");
         }
     }

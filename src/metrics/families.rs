@@ -6,6 +6,7 @@ use super::of_process::{asked, durations, of_process, told, walks};
 use super::readings::Readings;
 use super::relayed::relayed;
 use super::text::{Text, counter, gauge, labels};
+use crate::config::{Gates, gate_states};
 use crate::dataplane::nftables::Counted;
 use crate::model::Severity;
 use crate::sync::Snapshot;
@@ -15,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn render(snapshot: &Snapshot, read: &Readings) -> String {
     let mut text = Text::default();
     builds(&mut text);
+    features(&mut text, &read.gates);
     following(&mut text, snapshot);
     services(&mut text, snapshot);
     connections(&mut text, snapshot);
@@ -53,6 +55,22 @@ fn builds(text: &mut Text) {
     ]);
     let help = "Which build of a part of Kubernetes this is: vipd's; always 1.";
     text.labelled(gauge("kubernetes_build_info", help), [(build, 1)]);
+}
+
+/// As kube-proxy tells them; what a gate does upstream need not mean anything here.
+fn features(text: &mut Text, given: &Gates) {
+    let samples = gate_states(given).map(|(name, stage, on)| {
+        let stage = if stage == "ga" { String::new() } else { stage.to_uppercase() };
+        (labels(&[("name", name), ("stage", &stage)]), u8::from(on))
+    });
+    text.labelled(
+        gauge(
+            "kubernetes_feature_enabled",
+            "Whether a feature gate of kube-proxy's is on (1) or off (0), by its stage; vipd obeys \
+             AllowServiceExternalIPs.",
+        ),
+        samples,
+    );
 }
 
 /// How the kernel follows the plan.

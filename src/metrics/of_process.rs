@@ -95,15 +95,33 @@ pub(super) fn asked(text: &mut Text, made: &Made) {
         ),
         answers,
     );
-    let durations = made.durations.iter();
-    text.histograms(
-        histogram(
+    for (name, help, of) in [
+        (
             "rest_client_request_duration_seconds",
             "From a request to the head of its answer, in seconds.",
+            &made.durations,
         ),
-        durations
-            .map(|((method, host), of)| (labels(&[("host", host), ("verb", method.as_str())]), of)),
-    );
+        (
+            "rest_client_rate_limiter_duration_seconds",
+            "How long a request was held back before it was sent, in seconds; only watches are.",
+            &made.waits,
+        ),
+        (
+            "rest_client_request_size_bytes",
+            "Bodies of requests that are no watches, in bytes.",
+            &made.sent,
+        ),
+        (
+            "rest_client_response_size_bytes",
+            "Bodies of answers to requests that are no watches, in bytes.",
+            &made.received,
+        ),
+    ] {
+        let samples = of
+            .iter()
+            .map(|((method, host), of)| (labels(&[("host", host), ("verb", method.as_str())]), of));
+        text.histograms(histogram(name, help), samples);
+    }
 }
 
 /// By the names of Prometheus' client libraries.

@@ -3,9 +3,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::process::Process;
+use crate::config::Gates;
 use crate::dataplane::nftables::Counted;
 use crate::dataplane::userspace::{Counts, LoopbackCounts};
 use crate::sources::kubernetes::Made;
+use std::sync::Arc;
 
 /// All of it, as it was at the moment of the scrape.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +21,8 @@ pub struct Readings {
     pub livez: Answered,
     pub events_sent: u64,
     pub events_dropped: u64,
+    /// Those that are not left at their defaults.
+    pub gates: Arc<Gates>,
     /// To the API server.
     pub requests: Made,
     /// `None` where the kernel does not say.

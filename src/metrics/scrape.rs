@@ -3,6 +3,7 @@
 use super::families::render;
 use super::process::Process;
 use super::readings::{Answered, Opened, Readings};
+use crate::config::Gates;
 use crate::dataplane::nftables::{Counted, Counters};
 use crate::dataplane::userspace::{Engine, PortCounts};
 use crate::events;
@@ -10,6 +11,7 @@ use crate::listen::{Count, Tally};
 use crate::model::ServiceKey;
 use crate::sources::kubernetes::Requests;
 use crate::sync::Snapshot;
+use arc_swap::ArcSwap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What is read besides the snapshot. Copies read the same.
@@ -23,6 +25,8 @@ pub struct Metrics {
     pub events: events::Counts,
     pub asked: Asked,
     pub requests: Requests,
+    /// Feature gates that are not left at their defaults.
+    pub gates: Arc<ArcSwap<Gates>>,
 }
 
 /// What load balancers and kubelets were answered.
@@ -75,6 +79,7 @@ impl Metrics {
             livez: self.asked.livez.read(),
             events_sent: self.events.sent.get(),
             events_dropped: self.events.dropped.get(),
+            gates: self.gates.load_full(),
             requests: self.requests.made(),
             process,
             relay: self.relay.get().map(Engine::counts),

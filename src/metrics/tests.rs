@@ -30,6 +30,7 @@ fn readings() -> Readings {
         events_sent: 22,
         events_dropped: 23,
         process: Some(Process { open_files: 24, ..Process::default() }),
+        gates: std::sync::Arc::new([("AllAlpha".to_owned(), true)].into()),
         requests: asked(),
         relay: Some(Counts { strays: 34, ..Counts::default() }),
     }
@@ -39,9 +40,17 @@ fn asked() -> Made {
     let took = Histogram::new(&[0.5, 1.0]);
     took.observe(Duration::from_millis(750));
     let host = "10.0.0.1:6443";
+    let sizes = |bytes| {
+        let sizes = Histogram::of_sizes(&[1048576.0]);
+        sizes.observe_size(bytes);
+        [((Method::POST, host.into()), sizes)].into()
+    };
     Made {
         answers: [((Method::GET, host.into(), "200".into()), 29)].into(),
-        durations: [((Method::GET, host.into()), took)].into(),
+        durations: [((Method::GET, host.into()), took.clone())].into(),
+        waits: [((Method::PATCH, host.into()), took)].into(),
+        sent: sizes(35),
+        received: sizes(36),
     }
 }
 
@@ -114,7 +123,16 @@ fn each_number_stands_under_its_name() {
         "rest_client_requests_total{code=\"200\",host=\"10.0.0.1:6443\",method=\"GET\"} 29",
         "rest_client_request_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"0.5\"} 0",
         "rest_client_request_duration_seconds_count{host=\"10.0.0.1:6443\",verb=\"GET\"} 1",
+        "rest_client_rate_limiter_duration_seconds_sum{host=\"10.0.0.1:6443\",verb=\"PATCH\"} 0.75",
+        "rest_client_request_size_bytes_sum{host=\"10.0.0.1:6443\",verb=\"POST\"} 35",
+        "rest_client_response_size_bytes_bucket{host=\"10.0.0.1:6443\",verb=\"POST\",le=\"1.048576e+06\"} 1",
+        "rest_client_response_size_bytes_sum{host=\"10.0.0.1:6443\",verb=\"POST\"} 36",
         "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv6\"} 0",
+        "kubernetes_feature_enabled{name=\"AllAlpha\",stage=\"ALPHA\"} 1",
+        "kubernetes_feature_enabled{name=\"AllBeta\",stage=\"BETA\"} 0",
+        "kubernetes_feature_enabled{name=\"AllowDNSOnlyNodeCSR\",stage=\"DEPRECATED\"} 0",
+        "kubernetes_feature_enabled{name=\"AllowServiceExternalIPs\",stage=\"\"} 1",
+        "kubernetes_feature_enabled{name=\"ClientsAllowCBOR\",stage=\"ALPHA\"} 1",
         "vipd_frontends_lost 0",
         "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 0",
     ] {

@@ -106,7 +106,7 @@ impl Text {
         for (labels, histogram) in samples {
             let mut count = 0;
             for (bound, below) in histogram.cumulative() {
-                let bound = if bound.is_infinite() { "+Inf".into() } else { bound.to_string() };
+                let bound = bound_text(bound);
                 self.line(format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {below}"));
                 count = below;
             }
@@ -132,6 +132,16 @@ impl Text {
 
     pub(super) fn finish(self) -> String {
         self.0
+    }
+}
+
+/// As Go writes numbers, `1.048576e+06`: a label's value is compared as text.
+fn bound_text(bound: f64) -> String {
+    let scientific = format!("{bound:e}");
+    match scientific.split_once('e') {
+        _ if bound.is_infinite() => "+Inf".into(),
+        Some((digits, exponent)) if bound >= 1e6 => format!("{digits}e+{exponent:0>2}"),
+        _ => bound.to_string(),
     }
 }
 
@@ -183,6 +193,20 @@ mod tests {
             "h_count{of=\"a\"} 1",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_written_as_go_writes_them() {
+        for (bound, text) in [
+            (0.005, "0.005"),
+            (16.384, "16.384"),
+            (262144.0, "262144"),
+            (1048576.0, "1.048576e+06"),
+            (16777216.0, "1.6777216e+07"),
+            (f64::INFINITY, "+Inf"),
+        ] {
+            assert_eq!(bound_text(bound), text);
         }
     }
 

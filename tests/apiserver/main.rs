@@ -425,6 +425,48 @@ async fn a_token_file_that_changes_is_read_again() {
     assert_eq!(told.deletions, 0);
 }
 
+/// A plugin that says what the file `token` says, good for `lasts` seconds.
+fn plugin(at: &Path, lasts: u32) -> Value {
+    let (script, token) = (at.join("plugin"), at.join("token"));
+    let text = format!(
+        "expires=$(date -u -d '+{lasts} seconds' +%FT%TZ)\n\
+         printf '{{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\",'\n\
+         printf '\"status\":{{\"token\":\"%s\",\"expirationTimestamp\":\"%s\"}}}}' \
+         \"$(cat {})\" \"$expires\"\n",
+        token.display()
+    );
+    std::fs::write(&script, text).expect("it can be written");
+    json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/sh",
+        "args": [script], "interactiveMode": "Never"}})
+}
+
+#[tokio::test]
+async fn a_plugin_is_asked_again_when_its_credentials_are_about_to_end() {
+    // A minute before they end they are asked for anew.
+    for (lasts, lists) in [(30, 1), (3600, 2)] {
+        let cluster = small().await;
+        cluster.faults(|faults| faults.token = Some("first".into()));
+        let write = |at: &Path, token: &str| {
+            std::fs::write(at.join("token"), token).expect("it can be written");
+        };
+        let mut told = Told::by_user(&cluster, |at| {
+            write(at, "first");
+            plugin(at, lasts)
+        })
+        .await;
+        told.synced().await;
+        let at = told.kubeconfig.parent().expect("a directory").to_owned();
+        write(&at, "second");
+        cluster.faults(|faults| faults.token = Some("second".into()));
+        cluster.cut();
+        cluster.put("services", "default/new", service("10.254.0.9"));
+        told.until("the change", |told| told.services().len() == 2).await;
+        // Who is refused begins with a list; else the watch goes on where it stood.
+        assert_eq!(cluster.lists("services"), lists, "{lasts}");
+        assert_eq!(told.deletions, 0);
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_synced_that_may_not_be_read() {
     let cluster = small().await;

@@ -5,7 +5,7 @@ use crate::live::{self, LISTS_ONLY, Live, SOON, VIPD};
 use crate::netns::Netns;
 use crate::runner::Case;
 use crate::support::manifests::svc;
-use crate::support::plan::{L1, L2, Node, R1};
+use crate::support::plan::{L1, L2, Node, R1, Who};
 use crate::support::world::WORK;
 use serde_json::{Value, json};
 use std::fs;
@@ -20,6 +20,8 @@ use std::time::Duration;
 pub const CASES: &[Case] = &[
     ("nobody listens, no API server answers, another CA: what to check is said", wrong_servers),
     ("a client certificate that the server knows serves, another one is refused", certificates),
+    ("a client certificate that is renewed in place is shown from the next request on", renewed),
+    ("a server without a scheme is asked by TLS where an authority is named", without_a_scheme),
     ("an exec plugin that works serves; one that does not is said, and waited for", plugins),
     ("through a proxy, with a token file as people write it", proxied),
     (
@@ -49,7 +51,12 @@ fn serves(live: &Live) {
         w.assert_running();
         live.asked("/healthz").0 == 200
     });
-    w.tcp(L2, w.cip(), 80).times(20).only([L1, R1]);
+    serves_only(live, [L1, R1]);
+}
+
+fn serves_only<const N: usize>(live: &Live, pods: [Who; N]) {
+    let w = &live.w;
+    w.tcp(L2, w.cip(), 80).times(20).only(pods);
     w.kill();
     w.sh(Node, "nft delete table inet vipd");
 }
@@ -108,28 +115,34 @@ fn wrong_servers() {
         live.launch_as(&kubeconfig(SERVER, CLIENTS_CA, &token));
         says(live, &["certificate", "certificate-authority"]);
         live.launch_with(&[("--master", "http://127.0.0.1:6500")]);
-        says(live, &["check the server's address"]);
+        says(live, &["check the server's address", "there is no token", "asked anonymously"]);
     });
+}
+
+/// Makes the certificate `name` of this user, by this authority.
+fn certify(live: &Live, name: &str, (user, ca): (&str, &str)) {
+    // With an extension it is a certificate of version 3, and no other is taken.
+    fs::write(format!("{WORK}/usage"), "extendedKeyUsage=clientAuth\n").expect("an own /run");
+    live.w.sh(
+        Node,
+        &format!(
+            "cd {WORK} && openssl req -newkey rsa:2048 -nodes -keyout {name}.key \
+             -out {name}.csr -subj /CN={user} 2>/dev/null && \
+             openssl x509 -req -in {name}.csr -CA {ca}.crt -CAkey {ca}.key -CAcreateserial \
+             -extfile usage -days 2 -out {name}.crt 2>/dev/null"
+        ),
+    );
+}
+
+/// The user of a kubeconfig who has the certificate `name`.
+fn certified(name: &str) -> Value {
+    json!({"client-certificate": format!("{WORK}/{name}.crt"),
+        "client-key": format!("{WORK}/{name}.key")})
 }
 
 fn certificates() {
     live::with(|live| {
         live.w.write(svc().on([L1, R1]));
-        let user = |name: &str| {
-            json!({"client-certificate": format!("{WORK}/{name}.crt"),
-                "client-key": format!("{WORK}/{name}.key")})
-        };
-        let make = |name: &str, ca: &str| {
-            live.w.sh(
-                Node,
-                &format!(
-                    "cd {WORK} && openssl req -newkey rsa:2048 -nodes -keyout {name}.key \
-                 -out {name}.csr -subj /CN={VIPD} 2>/dev/null && \
-                 openssl x509 -req -in {name}.csr -CA {ca}.crt -CAkey {ca}.key -CAcreateserial \
-                 -extfile usage -days 2 -out {name}.crt 2>/dev/null"
-                ),
-            );
-        };
         live.w.sh(
             Node,
             &format!(
@@ -137,16 +150,55 @@ fn certificates() {
              -keyout other.key -out other.crt 2>/dev/null"
             ),
         );
-        // With an extension it is a certificate of version 3, and no other is taken.
-        fs::write(format!("{WORK}/usage"), "extendedKeyUsage=clientAuth\n").expect("an own /run");
-        make("known", "ca");
-        make("stranger", "other");
-        live.launch_as(&kubeconfig(SERVER, SERVERS_OWN, &user("known")));
+        certify(live, "known", (VIPD, "ca"));
+        certify(live, "stranger", (VIPD, "other"));
+        live.launch_as(&kubeconfig(SERVER, SERVERS_OWN, &certified("known")));
         serves(live);
-        live.launch_as(&kubeconfig(SERVER, SERVERS_OWN, &user("stranger")));
+        live.launch_as(&kubeconfig(SERVER, SERVERS_OWN, &certified("stranger")));
         says(live, &["401", "check the token or the client certificate"]);
         live.launch_as(&kubeconfig(SERVER, SERVERS_OWN, &json!({"token": "of-nobody"})));
         says(live, &["401", "check the token or the client certificate"]);
+    });
+}
+
+/// The server tells by whom it was asked: the second certificate is that of somebody without rights, and
+/// an Event of an undone edit is a request that does not wait for a watch to end.
+fn renewed() {
+    live::with(|live| {
+        let w = &live.w;
+        w.write(svc().on([L1, R1]));
+        certify(live, "own", (VIPD, "ca"));
+        certify(live, "nobody", ("nobody", "ca"));
+        certify(live, "again", (VIPD, "ca"));
+        let put = |from: &str| {
+            for kind in ["key", "crt"] {
+                w.sh(Node, &format!("cd {WORK} && cp {from}.{kind} new && mv new shown.{kind}"));
+            }
+        };
+        put("own");
+        live.launch_as(&kubeconfig(SERVER, SERVERS_OWN, &certified("shown")));
+        w.within(SOON, || live.asked("/healthz").0 == 200);
+        let sent = || live.metric("vipd_events_sent_total").unwrap_or_default();
+        w.within(SOON, || sent() >= 1.0);
+        put("nobody");
+        w.sh(Node, "nft flush chain inet vipd refuse");
+        live.told("User \"nobody\" cannot create resource \"events\"");
+        assert!(!live.log().contains("answers 401"), "{}", live.log());
+        put("again");
+        w.write(svc().on([R1]));
+        w.within(Duration::from_secs(90), || {
+            w.tcp(L2, w.cip(), 80).times(4).untraced().replies().servers().len() == 1
+        });
+        serves_only(live, [R1]);
+    });
+}
+
+fn without_a_scheme() {
+    live::with(|live| {
+        live.w.write(svc().on([L1, R1]));
+        let (_, host) = SERVER.split_once("://").expect("a URL");
+        live.launch_as(&kubeconfig(host, SERVERS_OWN, &json!({"token": live::TOKEN})));
+        serves(live);
     });
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub const CASES: &[Case] = &[
     ("the start, what cannot be set and a repaired edit are Events of the Node", of_the_node),
+    ("a mode that others stand for, and ports that are taken, are Events of the Node", of_ports),
     (
         "who loses an address and a health check that cannot be answered are Events of the Service",
         of_a_service,
@@ -69,6 +70,33 @@ fn of_the_node() {
     let edits = events.iter().filter(|event| event["reason"] == "ForeignEditRepaired");
     assert_eq!(edits.count(), 1, "{events:?}");
     assert!(events.iter().all(|event| event["metadata"]["namespace"] == "default"), "{events:?}");
+}
+
+fn of_ports() {
+    let mut w = World::start(Authorization::Rbac);
+    w.apply_rights(RIGHTS);
+    let taken = ["0.0.0.0:10256", "127.0.0.1:10249"]
+        .map(|at| w.node.enter(|| TcpListener::bind(at)).expect("a free port"));
+    w.run(&["--proxy-mode=iptables"]);
+    let node = || described(&w, ("Node", "node-a"), "node-a");
+    for (reason, part) in [
+        ("OtherProxyMode", "iptables"),
+        ("FailedToStartProxierHealthcheck", "10256"),
+        ("FailedToStartMetricServer", "10249"),
+    ] {
+        w.soon(reason, || has(&node(), reason));
+        let events = node();
+        let mut of = events.iter().filter(|event| event["reason"] == reason);
+        let event = of.next().expect("seen above");
+        let note = event["message"].as_str().unwrap_or_default();
+        assert!(note.contains(part) && event["type"] == "Warning", "{event}");
+        assert_eq!(of.count(), 0, "once each");
+    }
+    drop(taken);
+    let code =
+        |url: &str| w.node.try_sh(&format!("curl -s -o /dev/null -w '%{{http_code}}' {url}")).out;
+    w.soon("the metrics, when the port is free", || code(METRICS) == "200");
+    w.soon("the health too", || code("http://127.0.0.1:10256/livez") == "200");
 }
 
 fn of_a_service() {

@@ -14,6 +14,7 @@ mod deployments;
 mod events;
 mod examples;
 mod formats;
+mod gates;
 mod health;
 mod kubeadm;
 mod live;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         ("rollout", rollout::CASES),
         ("deployments", deployments::CASES),
         ("events", events::CASES),
+        ("gates", gates::CASES),
     ];
     if support::runner::soak() {
         groups.push(("away", away::LONG_CASES));

@@ -45,6 +45,7 @@ fn accounts() {
         w.write(svc().on([L1, R1]));
         live.launch_with(&[("--master", crate::control_plane::SERVER)]);
         live.settle();
+        assert!(!live.log().contains("there is no token"), "{}", live.log());
         w.tcp(L2, w.cip(), 80).times(40).only([L1, R1]);
         if soak() {
             write(&token(live, "second"));

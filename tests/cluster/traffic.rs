@@ -5,16 +5,18 @@ use crate::live::{self, Live, SOON};
 use crate::runner::Case;
 use crate::support::manifests::{Ep, Slice, Svc, draining, ep, slice, svc, tcp, udp};
 use crate::support::nft::tables;
-use crate::support::plan::{Ext, Family, L1, L2, L3, NODE_PORT, Node, R1, R2, V4, V6};
+use crate::support::plan::{Ext, Family, L1, L2, L3, NODE_A, NODE_PORT, Node, R1, R2, V4, V6};
 use crate::support::servers::Udp;
 use crate::support::trace::Verdict;
 use crate::support::world::World;
 use serde_json::json;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[
     ("a node with no rules at all serves pods, itself and outsiders, by TCP and UDP", serves),
     ("changes and deletions are followed by traffic", follows),
+    ("the own Node's zone and address change through the API", own_node),
     ("node ports and a load balancer's addresses of the API are served", exposes),
     ("ranges of cluster IPs come from the API: what is not allocated there is dropped", ranges),
     ("47 labels that leave a Service or a slice to others, put on and taken off", labels),
@@ -101,6 +103,43 @@ fn exposes() {
             w.serve(service);
             w.tcp(Ext, w.address(Node), NODE_PORT).times(3).untraced().refused();
         }
+    });
+}
+
+fn own_node() {
+    live::with(|live| {
+        live.start(&[("--nodeport-addresses", "primary")]);
+        let w = &live.w;
+        let service = svc().node_port(NODE_PORT);
+        w.serve(service.on([ep(L1).zones(["z1"]), ep(R1).zones(["z2"])]));
+        w.tcp(L2, w.cip(), 80).times(20).only([L1]);
+        let node = api::path("Node", NODE_A);
+        let zone = |zone: Option<&str>| {
+            let labels = json!({"topology.kubernetes.io/zone": zone});
+            live.api.patch(&node, &json!({"metadata": {"labels": labels}}));
+        };
+        let servers = || {
+            let replies = w.tcp(L2, w.cip(), 80).times(20).untraced().replies();
+            replies.servers().into_keys().collect::<Vec<_>>()
+        };
+        zone(Some("z2"));
+        w.within(SOON, || servers() == ["R1"]);
+        zone(None);
+        w.within(SOON, || servers() == ["L1", "R1"]);
+        let answers = |at: IpAddr| {
+            let tries = w.tcp(Ext, at, NODE_PORT).patience(Duration::from_millis(200));
+            tries.untraced().replies().failures() == 0
+        };
+        let (first, second) = (w.address(Node), w.family.node_second());
+        assert!(answers(first) && !answers(second));
+        let address = |address: IpAddr| {
+            let addresses = json!([{"type": "InternalIP", "address": address}]);
+            live.api.patch(&format!("{node}/status"), &json!({"status": {"addresses": addresses}}));
+        };
+        address(second);
+        w.within(SOON, || answers(second) && !answers(first));
+        address(first);
+        w.within(SOON, || answers(first) && !answers(second));
     });
 }
 

@@ -30,6 +30,7 @@ pub fn peers() -> Result<(), String> {
         "kube-apiserver",
         "kube-controller-manager",
         "kube-scheduler",
+        "kube-proxy",
     ])
 }
 

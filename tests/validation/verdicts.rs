@@ -180,5 +180,11 @@ fn writes() {
         }
         assert_eq!(ours, theirs, "{flags:?}");
     }
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("config.conf");
+    table::write("mode: nftables\nportRange: 1000-2000\n", &path);
+    let file = format!("--config={}", path.display());
+    let [theirs, ours] = [&program(), vipd].map(|of| written(&node, of, &[&file]));
+    assert_eq!((&ours["portRange"], &theirs["portRange"]), (&"".into(), &"".into()));
     runner::remove(&node);
 }

@@ -46,11 +46,12 @@ pub fn spelled_out(mut config: KubeProxyConfiguration) -> KubeProxyConfiguration
     for value in [
         &mut config.hostname_override,
         &mut config.cluster_cidr,
-        &mut config.port_range,
         &mut config.show_hidden_metrics_for_version,
     ] {
         text(value, "");
     }
+    // kube-proxy's internal form has no place for it.
+    config.port_range = Some(String::new());
     config.bind_address_hard_fail.get_or_insert(false);
     config.enable_profiling.get_or_insert(false);
     config.oom_score_adj.get_or_insert(-999);

@@ -6,6 +6,7 @@
 use super::pace::{Pace, Paced};
 use super::protobuf::Protobuf;
 use super::proxy::{self, Environment};
+use super::renewed::Renewed;
 use super::requests::{Counted, Requests};
 use super::token::TokenFile;
 use hyper::http::uri::{Authority, PathAndQuery};
@@ -61,6 +62,8 @@ pub enum Error {
     ServiceAccount(#[source] Box<KubeconfigError>),
     #[error("--master {url}: {reason}; it is a URL such as https://10.0.0.1:6443")]
     Master { url: String, reason: String },
+    #[error("kubeconfig {path}: server {url}: {reason}; it is a URL such as https://10.0.0.1:6443")]
+    Server { path: PathBuf, url: String, reason: String },
     #[error(
         "token file {path}: {reason}; check tokenFile in the kubeconfig, or that the service account's token is mounted"
     )]
@@ -129,7 +132,8 @@ impl Access {
             None => of_service_account().await?,
         };
         if let Some(url) = &self.master {
-            config.cluster_url = server(url, speaks_tls(&config))?;
+            let wrong = |reason| Error::Master { url: url.clone(), reason };
+            config.cluster_url = server(url, speaks_tls(&config)).map_err(wrong)?;
         }
         let environment = || Environment::of_this_process().proxy_for(&config.cluster_url);
         config.proxy_url = config.proxy_url.clone().or_else(environment);
@@ -160,15 +164,16 @@ impl Access {
         // The follower waits and asks again itself.
         config.default_retry = false;
         let host: Arc<str> = config.cluster_url.authority().map_or("", Authority::as_str).into();
-        let client =
-            ClientBuilder::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
+        let namespace = config.default_namespace.clone();
+        let client = Renewed::of(config).map_err(|error| Error::Client(Box::new(error)))?;
+        let client = ClientBuilder::new(client, namespace);
         let signed = MapRequestLayer::new(move |request| match &token {
             Some(token) => token.sign(request),
             None => request,
         });
         let of = (self.requests.clone(), host);
         let counted = layer_fn(|inner| Counted::new(inner, of.clone()));
-        let paced = layer_fn(|inner| Paced::new(inner, pace.clone()));
+        let paced = layer_fn(|inner| Paced::new(inner, pace.clone(), of.clone()));
         // A plugin that hangs while it is asked for a new token would hold the request for ever.
         let client = client.with_layer(&signed).with_layer(&counted);
         let client = client.with_layer(&TimeoutLayer::new(SILENCE)).with_layer(&paced);
@@ -197,21 +202,34 @@ fn of_now<B>(mut request: Request<B>) -> Request<B> {
 
 async fn from_kubeconfig(path: &Path) -> Result<Config, Error> {
     let failed = |source| Error::Kubeconfig { path: path.into(), source: Box::new(source) };
-    let file = Kubeconfig::read_from(path).map_err(failed)?;
-    let proxy = proxy_url(&file);
+    let mut file = Kubeconfig::read_from(path).map_err(failed)?;
+    let (mut proxy, mut host) = (None, None);
+    if let Some(cluster) = spoken_of(&mut file) {
+        let url = cluster.proxy_url.as_deref().filter(|url| !url.is_empty());
+        proxy = url.and_then(proxy::url);
+        host = cluster.server.clone().filter(|url| !url.is_empty() && !url.contains("://"));
+        if let Some(host) = &host {
+            // The client knows URLs only; which scheme it is follows from what it makes of the file.
+            cluster.server = Some(format!("https://{host}"));
+        }
+    }
     let current = KubeConfigOptions::default();
     let mut config = Config::from_custom_kubeconfig(file, &current).await.map_err(failed)?;
     config.proxy_url = proxy;
+    if let Some(url) = host {
+        let tls = speaks_tls(&config);
+        let wrong = |reason| Error::Server { path: path.into(), url: url.clone(), reason };
+        config.cluster_url = server(&url, tls).map_err(wrong)?;
+    }
     Ok(config)
 }
 
-/// `proxy-url` of the cluster that is spoken of.
-fn proxy_url(file: &Kubeconfig) -> Option<Uri> {
+/// The cluster of the current context.
+fn spoken_of(file: &mut Kubeconfig) -> Option<&mut Cluster> {
     let current = file.current_context.as_ref()?;
     let context = file.contexts.iter().find(|context| context.name == *current)?;
     let cluster = &context.context.as_ref()?.cluster;
-    let cluster = file.clusters.iter().find(|named| named.name == *cluster)?.cluster.as_ref()?;
-    proxy::url(cluster.proxy_url.as_deref().filter(|url| !url.is_empty())?)
+    file.clusters.iter_mut().find(|named| named.name == *cluster)?.cluster.as_mut()
 }
 
 /// As a kubeconfig that names the pod's own files would say it. The server's address is for the caller to set.
@@ -266,19 +284,18 @@ fn speaks_tls(config: &Config) -> bool {
         || user.client_certificate_data.is_some()
 }
 
-/// A URL, or HOST:PORT, which is asked by TLS if `tls`; as client-go reads it.
-fn server(url: &str, tls: bool) -> Result<Uri, Error> {
-    let wrong = |reason: String| Error::Master { url: url.to_owned(), reason };
+/// A URL, or HOST:PORT, which is asked by TLS if `tls`; as client-go reads it. Else why not.
+fn server(url: &str, tls: bool) -> Result<Uri, String> {
     let whole = match (url.contains("://"), tls) {
         (true, _) => url.to_owned(),
         (false, true) => format!("https://{url}"),
         (false, false) => format!("http://{url}"),
     };
-    let parsed: Uri = whole.parse().map_err(|error| wrong(format!("{error}")))?;
+    let parsed: Uri = whole.parse().map_err(|error| format!("{error}"))?;
     match parsed.scheme_str() {
         Some("https" | "http") if url.contains("://") || parsed.path() == "/" => Ok(parsed),
-        Some("https" | "http") => Err(wrong("a path needs https:// or http:// before it".into())),
-        _ => Err(wrong("it begins with neither https:// nor http://".into())),
+        Some("https" | "http") => Err("a path needs https:// or http:// before it".into()),
+        _ => Err("it begins with neither https:// nor http://".into()),
     }
 }
 
@@ -337,8 +354,8 @@ mod tests {
             }
         }
         for (bad, part) in [("10.0.0.1/x", "a path"), ("ftp://x", "http://"), ("a b", "invalid")] {
-            let error = server(bad, true).expect_err(bad).to_string();
-            assert!(error.contains(part) && error.contains(bad), "{error}");
+            let error = server(bad, true).expect_err(bad);
+            assert!(error.contains(part), "{error}");
         }
     }
 
@@ -374,6 +391,16 @@ mod tests {
             let (config, _) =
                 access.config().await.unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(config.cluster_url, whole, "{text}");
+            // The same host, said by the file itself.
+            let text = text.replace("https://192.0.2.1:1", "10.0.0.1:6443");
+            std::fs::write(&path, &text).expect("a file");
+            let access = Access::new(Some(path.clone()), None);
+            let (config, _) =
+                access.config().await.unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(config.cluster_url, whole, "{text}");
+            std::fs::write(&path, text.replace(":6443", ":6443/x")).expect("a file");
+            let error = access.config().await.expect_err("a path").to_string();
+            assert!(error.contains("server 10.0.0.1:6443/x: a path needs"), "{error}");
         }
     }
 }

@@ -10,6 +10,7 @@ mod follow;
 mod pace;
 mod protobuf;
 mod proxy;
+mod renewed;
 mod requests;
 mod seen;
 mod token;

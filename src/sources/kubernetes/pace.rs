@@ -3,6 +3,7 @@
 //! In: requests. Out: the same, some of them later.
 //! Never: a list that waits.
 
+use super::requests::{Requests, is_watch};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use hyper::Request;
 use std::pin::Pin;
@@ -63,11 +64,14 @@ impl Pace {
 pub(super) struct Paced<S> {
     inner: S,
     pace: Pace,
+    requests: Requests,
+    host: Arc<str>,
 }
 
 impl<S> Paced<S> {
-    pub fn new(inner: S, pace: Pace) -> Self {
-        Self { inner, pace }
+    /// How long requests wait is told to `requests`.
+    pub fn new(inner: S, pace: Pace, (requests, host): (Requests, Arc<str>)) -> Self {
+        Self { inner, pace, requests, host }
     }
 }
 
@@ -85,8 +89,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-        let pause = if watch { self.pace.take(Instant::now()) } else { Duration::ZERO };
+        let pause =
+            if is_watch(&request) { self.pace.take(Instant::now()) } else { Duration::ZERO };
+        let asked = (request.method().clone(), Arc::clone(&self.host));
+        self.requests.waited(asked, pause);
         // Begins when it is first asked for.
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -101,6 +107,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::convert::Infallible;
+    use std::future::ready;
 
     #[test]
     fn ten_at_once_then_five_a_second() {
@@ -118,5 +126,25 @@ mod tests {
             assert_eq!(pace.take(at(60_000)), Duration::ZERO);
         }
         assert_eq!(pace.take(at(60_000)), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn what_a_request_waits_is_told() {
+        let requests = Requests::default();
+        let answers = tower::service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(())));
+        let pace = Pace::new();
+        for _ in 0..1000 {
+            pace.take(Instant::now());
+        }
+        let of = (requests.clone(), "10.0.0.1:6443".into());
+        let mut paced = Paced::new(answers, pace, of);
+        drop(paced.call(Request::get("/a?watch=true").body(()).unwrap()));
+        drop(paced.call(Request::get("/a?limit=500").body(()).unwrap()));
+        let waits = requests.made().waits;
+        let told = waits.into_iter().map(|((method, host), of)| {
+            let counts: Vec<_> = of.cumulative().map(|(_, count)| count).collect();
+            (format!("{method} {host}"), counts[0], counts[counts.len() - 1], of.sum() > 100.0)
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [("GET 10.0.0.1:6443".to_owned(), 1, 2, true)]);
     }
 }
