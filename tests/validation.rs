@@ -28,6 +28,12 @@ fn with_file(path: &Path, flags: &[&str]) -> (Option<i32>, String) {
     vipd(&[["config", &file].as_slice(), flags].concat())
 }
 
+/// The field that a table's text gives a value: `b` of `a: {b: c}`.
+fn innermost(text: &str) -> &str {
+    let (before, _) = text.rsplit_once(": ").expect("a field and its value");
+    before.rsplit(['{', ' ']).next().expect("a name")
+}
+
 #[test]
 fn files_have_the_verdict_of_their_clause() {
     let directory = tempfile::tempdir().unwrap();
@@ -43,7 +49,7 @@ fn files_have_the_verdict_of_their_clause() {
             let (code, said) = with_file(&path, &[]);
             assert_eq!(code, Some(2), "{}: {text}: {said}", clause.clause);
             assert!(said.contains(path.to_str().unwrap()), "{text}: the file is not named: {said}");
-            let field = clause.field.as_deref().unwrap_or_default();
+            let field = clause.field.as_deref().unwrap_or_else(|| innermost(text));
             assert!(said.contains(field), "{text}: {field} is not named: {said}");
         }
         for text in &clause.ours {

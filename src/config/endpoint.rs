@@ -35,9 +35,14 @@ pub(super) fn addresses(
     }
     let alone = || value::ip(&text).map(|ip| SocketAddr::new(ip, endpoint.port));
     match socket(&text).or_else(alone) {
-        // Of Go's sockets this one has both families.
-        Some(at) if at.port() > 0 && at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            Ok(vec![at, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port())])
+        // Of Go's sockets one that listens at all addresses has both families, whichever is named
+        // (`favoriteAddrFamily`).
+        Some(at) if at.port() > 0 && at.ip().is_unspecified() => {
+            let other: IpAddr = match at {
+                SocketAddr::V4(_) => Ipv6Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv4Addr::UNSPECIFIED.into(),
+            };
+            Ok(vec![at, SocketAddr::new(other, at.port())])
         }
         Some(at) if at.port() > 0 => Ok(vec![at]),
         _ => Err(Error::Value {
@@ -96,6 +101,7 @@ mod tests {
         }
         assert_eq!(read(Some("010.0.0.1:7")).unwrap(), ["10.0.0.1:7"]);
         assert_eq!(read(Some("[::]:7")).unwrap(), ["[::]:7", "0.0.0.0:7"]);
+        assert_eq!(read(Some("0.0.0.0:7")).unwrap(), ["0.0.0.0:7", "[::]:7"]);
         for wrong in [
             "localhost",
             "127.0.0.1:",

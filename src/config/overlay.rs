@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(full.policy.node_ports_at, [at]);
         assert_eq!(full.min_sync_period, Duration::from_secs(2));
         assert_eq!(full.healthz_at, ["127.0.0.1:10256".parse().unwrap()]);
-        assert_eq!(full.metrics_at, ["0.0.0.0:9".parse().unwrap()]);
+        assert_eq!(full.metrics_at, ["0.0.0.0:9", "[::]:9"].map(|at| at.parse().unwrap()));
         assert_eq!(full.oom_score_adj, Some(-5));
         let sysctls = full.sysctls;
         assert_eq!((sysctls.max_per_core, sysctls.min), (Some(0), Some(7)));

@@ -312,6 +312,7 @@ mod tests {
             assert_eq!(read.min_sync_period, meant.min_sync_period, "{line}");
             assert_eq!(read.oom_score_adj, meant.oom_score_adj, "{line}");
             assert_eq!(read.log, meant.log, "{line}");
+            assert_eq!(read.healthz_at, meant.healthz_at, "{line}");
             // Upstream's file has 0 and false where nothing is said: both leave the kernel alone.
             let zero = |value: Option<Duration>| value.filter(|value| !value.is_zero());
             let kept = |config: &Config| {

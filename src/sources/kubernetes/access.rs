@@ -37,8 +37,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// For an exec plugin, before the log tells that it is waited for.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// Without a byte from the server for this long a connection is dead: a watch ends after
-/// [`WATCH`](super::follow::WATCH) seconds, and the server says something once a minute before.
+/// Without a byte from the server for this long a connection is dead: on a watch the server says something
+/// once a minute (a bookmark; `defaultBookmarkFrequency` of its `cacher.go`, 1.37).
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// What says where the server is and who asks.
@@ -175,8 +175,8 @@ impl Access {
         let counted = layer_fn(|inner| Counted::new(inner, of.clone()));
         let paced = layer_fn(|inner| Paced::new(inner, pace.clone(), of.clone()));
         // A plugin that hangs while it is asked for a new token would hold the request for ever.
-        let client = client.with_layer(&signed).with_layer(&counted);
-        let client = client.with_layer(&TimeoutLayer::new(SILENCE)).with_layer(&paced);
+        let client = client.with_layer(&signed).with_layer(&TimeoutLayer::new(SILENCE));
+        let client = client.with_layer(&counted).with_layer(&paced);
         let client = client.with_layer(&layer_fn(Protobuf::new));
         Ok(client.with_layer(&MapRequestLayer::new(of_now)).build())
     }

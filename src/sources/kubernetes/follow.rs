@@ -16,14 +16,17 @@ use futures_util::StreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-/// Seconds until the server ends a watch; some more, and the client takes the connection for dead.
-pub(super) const WATCH: u32 = 60;
+/// Seconds until the server ends a watch, as client-go asks for it: the watches of many nodes, which began
+/// together when a server came back, do not end together.
+const WATCH: RangeInclusive<u32> = 300..=600;
 /// How long a list by stream may say nothing before its end.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 /// Pauses after failures: the first, and the longest.
@@ -197,7 +200,7 @@ impl Follower {
             field_selector: fields,
             ..Default::default()
         };
-        let config = config.timeout(WATCH);
+        let config = config.timeout(watch_seconds());
         match self.way {
             Way::Stream => config.streaming_lists(),
             Way::Pages => config,
@@ -369,4 +372,10 @@ impl Follower {
         let triggers = std::mem::take(&mut self.triggers);
         self.out.send(Batch { changes, triggers, seen: Instant::now() }).await.is_ok()
     }
+}
+/// Each hasher of std's is keyed anew.
+fn watch_seconds() -> u32 {
+    let (first, last) = WATCH.into_inner();
+    let random = RandomState::new().hash_one(()) % u64::from(last - first + 1);
+    first + random as u32
 }
