@@ -99,7 +99,7 @@ pub fn cases() -> Vec<Case> {
             flow.undisturbed(since);
             w.tcp(L2, w.cip(), 81).times(2).dropped();
             drop(flow);
-            w.within(Duration::from_secs(3), || routes(w).is_empty());
+            w.within(Duration::from_secs(15), || routes(w).is_empty());
         }),
         case("a node without IPv6 has its IPv4 relayed", |w| {
             let v6 = w.over(V6);

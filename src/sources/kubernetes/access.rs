@@ -37,8 +37,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// For an exec plugin, before the log tells that it is waited for.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// Without a byte from the server for this long a connection is dead: on a watch the server says something
-/// once a minute (a bookmark; `defaultBookmarkFrequency` of its `cacher.go`, 1.37).
+/// Without a byte from the server for this long a connection is dead: a watch ends before, after
+/// [`WATCH`](super::follow::WATCH) seconds.
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// What says where the server is and who asks.

@@ -24,9 +24,10 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-/// Seconds until the server ends a watch, as client-go asks for it: the watches of many nodes, which began
-/// together when a server came back, do not end together.
-const WATCH: RangeInclusive<u32> = 300..=600;
+/// Seconds until the server ends a watch; some more, and the client takes the connection for dead. (Bookmarks
+/// come once a minute, but of a kind of which the server has seen no event yet none does.) The watches of many
+/// nodes, which began together when a server came back, do not go on ending together.
+pub(super) const WATCH: RangeInclusive<u32> = 45..=60;
 /// How long a list by stream may say nothing before its end.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 /// Pauses after failures: the first, and the longest.
