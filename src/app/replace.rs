@@ -22,8 +22,9 @@ const OFFER: Duration = Duration::from_secs(2);
 /// For one that is told to end: longer, if it is one that answers.
 const TERMINATE: Duration = Duration::from_secs(4);
 const TERMINATE_SILENT: Duration = Duration::from_millis(500);
-/// For one that is made to end.
-const KILL: Duration = Duration::from_secs(2);
+/// For one that is made to end: the kernel takes apart what it had, its table too, and on a node without a free
+/// processor that takes seconds.
+const KILL: Duration = Duration::from_secs(10);
 
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(20);
