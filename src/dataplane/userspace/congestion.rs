@@ -5,10 +5,10 @@
 //! not pace, or towards who is far.
 //!
 //! BBR paces. Where no `fq` does it, a timer of each connection does (`tcp_pace_kick`, 6.18), and takes a
-//! relay on a fast link more than half of its CPU time per byte. The kernel never takes pacing back from a
+//! relay on a fast link up to half of its CPU time per byte. The kernel never takes pacing back from a
 //! socket that connected with it (`sk_pacing_status`), so a connection begins with what the kernel always
 //! has and allows, Reno, which in so short a round trip behaves as CUBIC does. Is the other end far, it
-//! gets the node's when it begins to move much.
+//! gets the node's once it has moved much.
 
 use super::round_trip::Asking;
 use socket2::{Domain, SockRef, Socket, Type};
