@@ -390,14 +390,16 @@ async fn a_token_that_rotates_is_read_again() {
     assert_eq!(told.deletions, 0);
 }
 
+/// The file `token`, anew.
+fn write(at: &Path, token: &str) {
+    std::fs::write(at.join("token"), token).expect("it can be written");
+}
+
 /// As the kubelet does with a service account's: the file is another one, the server the same.
 #[tokio::test]
 async fn a_token_file_that_changes_is_read_again() {
     let cluster = small().await;
     cluster.faults(|faults| faults.token = Some("first".into()));
-    let write = |at: &Path, token: &str| {
-        std::fs::write(at.join("token"), token).expect("it can be written");
-    };
     let mut told = Told::by_user(&cluster, |at| {
         write(at, "first");
         json!({"tokenFile": at.join("token")})
@@ -446,9 +448,6 @@ async fn a_plugin_is_asked_again_when_its_credentials_are_about_to_end() {
     for (lasts, lists) in [(30, 1), (3600, 2)] {
         let cluster = small().await;
         cluster.faults(|faults| faults.token = Some("first".into()));
-        let write = |at: &Path, token: &str| {
-            std::fs::write(at.join("token"), token).expect("it can be written");
-        };
         let mut told = Told::by_user(&cluster, |at| {
             write(at, "first");
             plugin(at, lasts)
