@@ -23,6 +23,8 @@ pub(super) struct Picker {
     endpoints: HashMap<Target, Arc<Endpoint>>,
     /// Round robin goes on after this one.
     last: Option<Target>,
+    /// Choices made so far.
+    turns: u64,
 }
 
 /// What of it outlives a process.
@@ -84,7 +86,11 @@ impl Picker {
         if let Some(visit) = visit {
             self.pins.set(&visit, target);
         }
-        Some(Chosen { endpoint: Held::new(self.endpoint(target)), candidates })
+        self.turns += 1;
+        let turn = self.turns;
+        let endpoint = self.endpoint(target);
+        endpoint.has_turn(turn);
+        Some(Chosen { endpoint: Held::new(endpoint), candidates })
     }
 
     fn spread(&mut self, ask: &Ask<'_>) -> Option<(Target, usize)> {
@@ -118,11 +124,14 @@ impl Picker {
     }
 
     /// Two that are chosen at random and the better of them: as good as the best of all where many
-    /// choose at once, and nobody walks over all.
+    /// choose at once, and nobody walks over all. Of two that are as busy it is the one whose turn
+    /// is longer ago: by lot, an endpoint whose connections take longer to end than the next one
+    /// takes to come would stay behind the others however little there is to do.
     fn less_busy(&self, [one, other]: [Target; 2]) -> Target {
-        let active =
-            |target: &Target| self.endpoints.get(target).map_or(0, |endpoint| endpoint.active());
-        if active(&other) < active(&one) { other } else { one }
+        let burden = |target: &Target| {
+            self.endpoints.get(target).map(|endpoint| (endpoint.active(), endpoint.turn()))
+        };
+        if burden(&other) < burden(&one) { other } else { one }
     }
 
     pub(super) fn hold(&mut self, target: Target) -> Held {

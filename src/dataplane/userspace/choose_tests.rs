@@ -128,6 +128,21 @@ fn least_connections_fills_up_evenly() {
     assert!((35..=65).contains(&fourth), "{fourth}");
 }
 
+/// One after the other, and the second endpoint is told of an end only after the next choice.
+#[test]
+fn least_connections_is_even_where_nothing_is_busy() {
+    let (mut port, all) = (Port::new(Balancer::LeastConnections), targets(&[1, 2]));
+    let mut slow: Option<Chosen> = None;
+    let mut times = [0; 2];
+    for _ in 0..300 {
+        let chosen = port.chosen(1, &all, &Dials::default()).unwrap();
+        let place = usize::from(last(chosen.endpoint.target) - 1);
+        times[place] += 1;
+        drop(std::mem::replace(&mut slow, (place == 1).then_some(chosen)));
+    }
+    assert_eq!(times, [150, 150]);
+}
+
 #[test]
 fn maglev_keeps_clients_and_moves_those_of_who_failed() {
     let mut port = Port::new(Balancer::Maglev);

@@ -24,6 +24,7 @@ pub(super) fn connect_times() -> Histogram {
 pub(super) struct Endpoint {
     pub target: Target,
     active: AtomicU64,
+    turn: AtomicU64,
     pub opened: Number,
     pub failed: Number,
     pub ejections: Number,
@@ -57,6 +58,7 @@ impl Endpoint {
         Self {
             target,
             active: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
             opened: Number::default(),
             failed: Number::default(),
             ejections: Number::default(),
@@ -72,6 +74,15 @@ impl Endpoint {
     /// Connections, those included that are dialled; where requests are balanced, requests.
     pub(super) fn active(&self) -> u64 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// The last choice of its Service port that was this endpoint: the higher, the later.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_turn(&self, turn: u64) {
+        self.turn.store(turn, Ordering::Relaxed);
     }
 }
 
