@@ -12,6 +12,7 @@
 //!
 //! Needs root and `haproxy`; without it vipd is measured alone, and the last line says so.
 
+mod http;
 mod parts;
 mod process;
 mod sites;
@@ -49,15 +50,16 @@ use std::path::Path;
 use std::time::Instant;
 
 const USAGE: &str = "usage: cargo bench --bench relay -- [PART …] [--quick]
-parts (all without any): throughput connections latency idle slow leak udp";
+parts (all without any): throughput connections latency requests idle slow leak udp";
 
 type Part = fn(&[Site], Effort) -> Outcome<Vec<Row>>;
 
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("idle", parts::idle::run),
     ("throughput", parts::throughput::run),
     ("connections", parts::connections::run),
     ("latency", parts::latency::run),
+    ("requests", parts::requests::run),
     ("udp", parts::udp::run),
     ("slow", parts::slow::run),
     ("leak", parts::leak::run),

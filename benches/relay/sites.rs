@@ -6,6 +6,7 @@
 use crate::Outcome;
 use crate::daemon::Daemon;
 use crate::generate::{NODES, POD_RANGE, SERVICE_RANGE};
+use crate::http::Version;
 use crate::traffic::{ECHO, Endpoints, PORT};
 use crate::world::Namespace;
 use serde_json::{Value, json};
@@ -81,13 +82,18 @@ impl Site {
             Proxy::Vipd => vipd(&node)?,
             Proxy::Haproxy | Proxy::HaproxyAgain => {
                 lead(&node)?;
-                haproxy(&node, "127.0.0.1:8000 transparent")?
+                haproxy(&node, |_, led| format!("127.0.0.1:{led} transparent"))?
             }
-            Proxy::HaproxyPlain => haproxy(&node, &format!("{NODE}:80"))?,
+            Proxy::HaproxyPlain => haproxy(&node, |port, _| format!("{NODE}:{port}"))?,
         };
         let site = Self { proxy, client, node, daemon, to, _endpoints: endpoints, _server: server };
         site.answers()?;
         Ok(site)
+    }
+
+    /// Another port of the same address.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        (self.to.ip(), port).into()
     }
 
     pub fn is_bar(&self) -> bool {
@@ -202,25 +208,37 @@ fn vipd(node: &Namespace) -> Outcome<Daemon> {
     Daemon::spawn(node, &mut command, files)
 }
 
-/// A Service that vipd carries itself, and one that the kernel does, with the same endpoints.
+/// A Service that vipd carries itself, with ports whose requests it balances, and one that the kernel does, with the same endpoints.
 fn objects() -> Value {
     let service = |name: &str, address: Ipv4Addr, annotations: Value| {
         let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": 80, "targetPort": PORT});
+        let http = |version: Version| {
+            json!({"name": version.app_protocol().replace(['.', '/'], "-"), "protocol": "TCP",
+            "port": version.ports().0, "targetPort": version.endpoint_port(), "appProtocol": version.app_protocol()})
+        };
+        let ports: Vec<Value> =
+            ["TCP", "UDP"].map(port).into_iter().chain(Version::ALL.map(http)).collect();
         json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": "bench", "annotations": annotations},
-            "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [port("TCP"), port("UDP")]}})
+            "spec": {"clusterIP": address, "clusterIPs": [address], "ports": ports}})
     };
     let slice = |name: &str| {
         let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT});
+        let http = |version: Version| {
+            json!({"name": version.app_protocol().replace(['.', '/'], "-"), "protocol": "TCP",
+            "port": version.endpoint_port()})
+        };
+        let ports: Vec<Value> =
+            ["TCP", "UDP"].map(port).into_iter().chain(Version::ALL.map(http)).collect();
         let endpoint = |address: Ipv4Addr| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": NODES[1]});
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": name, "namespace": "bench",
                 "labels": {"kubernetes.io/service-name": name}},
-            "ports": [port("TCP"), port("UDP")],
+            "ports": ports,
             "endpoints": endpoints().map(endpoint).collect::<Vec<_>>()})
     };
     json!({"apiVersion": "v1", "kind": "List", "items": [
-        service("relayed", SERVICE, json!({"vipd.io/dataplane": "userspace"})),
+        service("relayed", SERVICE, json!({"vipd.io/dataplane": "userspace", "vipd.io/requests": "true"})),
         slice("relayed"),
         service("kernel", KERNEL_SERVICE, json!({})),
         slice("kernel"),
@@ -231,6 +249,12 @@ fn objects() -> Value {
 /// expressions, so conntrack too; without the rules of what HAProxy does not do (IPv6, UDP, node
 /// ports), and without table `inet vipd`.
 fn lead(node: &Namespace) -> Outcome<()> {
+    let http: String = Version::ALL
+        .map(Version::ports)
+        .map(|(port, led)| {
+            format!("ip daddr {SERVICE} tcp dport {port} tproxy ip to 127.0.0.1:{led} accept\n")
+        })
+        .concat();
     node.nft(&format!(
         "table inet lead {{
             set relayed {{
@@ -241,6 +265,7 @@ fn lead(node: &Namespace) -> Outcome<()> {
                 type filter hook prerouting priority -150;
                 ct status dnat accept
                 meta l4proto tcp meta nfproto ipv4 ip daddr . meta l4proto . th dport @relayed tproxy ip to 127.0.0.1:8000 accept
+                {http}
             }}
         }}"
     ))?;
@@ -249,19 +274,37 @@ fn lead(node: &Namespace) -> Outcome<()> {
 }
 
 /// As many threads as vipd has, and as many connections as a file limit of 20,000 allows with pipes. Splicing is asked for in both directions: `splice-auto` leaves it to
-/// a guess that streams of this kind do not always pass.
-fn haproxy(node: &Namespace, bind: &str) -> Outcome<Daemon> {
+/// a guess that streams of this kind do not always pass. Requests go by any connection that is open to
+/// their endpoint, and tell the client's address, as vipd's do. `bind`: of a port, and of the one that
+/// is led to.
+fn haproxy(node: &Namespace, bind: impl Fn(u16, u16) -> String) -> Outcome<Daemon> {
     let files = tempfile::Builder::new().prefix("vipd-bench-").tempdir()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let servers: String = endpoints()
-        .enumerate()
-        .map(|(number, address)| format!("    server s{number} {address}:{PORT}\n"))
-        .collect();
+    let servers = |port: u16, more: &str| -> String {
+        endpoints()
+            .enumerate()
+            .map(|(number, address)| format!("    server s{number} {address}:{port}{more}\n"))
+            .collect()
+    };
+    let http: String = Version::ALL
+        .map(|version| {
+            let (port, led) = version.ports();
+            let proto = if version == Version::Two { " proto h2" } else { "" };
+            format!(
+                "listen {led}\n    mode http\n    option forwardfor\n    http-reuse always\n    \
+                 bind {}{proto}\n    balance roundrobin\n{}",
+                bind(port, led),
+                servers(version.endpoint_port(), proto)
+            )
+        })
+        .concat();
     let text = format!(
         "global\n    nbthread {threads}\n    maxconn 7800\n\
          defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n    \
          option splice-request\n    option splice-response\n\
-         listen relayed\n    bind {bind}\n    balance roundrobin\n{servers}"
+         listen relayed\n    bind {}\n    balance roundrobin\n{}{http}",
+        bind(80, 8000),
+        servers(PORT, "")
     );
     let configuration = files.path().join("haproxy.cfg");
     std::fs::write(&configuration, text)?;

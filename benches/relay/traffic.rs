@@ -5,6 +5,7 @@
 //! processors with who is measured.
 
 use crate::Outcome;
+use crate::http::{self, Version};
 use crate::world::Namespace;
 use socket2::SockRef;
 use std::io;
@@ -55,16 +56,10 @@ impl Endpoints {
         namespace: &Namespace,
         addresses: impl Iterator<Item = Ipv4Addr> + Send,
     ) -> Outcome<Self> {
-        const BACKLOG: i32 = 4096;
-        let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
-        let (tcp, udp) = namespace.run(|| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.set_nonblocking(true)?;
-            // Accepted ones inherit it.
-            socket.set_tcp_nodelay(true)?;
-            socket.bind(&at.into())?;
-            socket.listen(BACKLOG)?;
+        let (tcp, http, udp) = namespace.run(|| {
+            let tcp = listen(PORT)?;
+            let http = Version::ALL.map(|version| Ok((version, listen(version.endpoint_port())?)));
+            let http: Vec<_> = http.into_iter().collect::<Outcome<_>>()?;
             // Each answers from the address that it was asked at.
             let mut udp = Vec::new();
             for address in addresses {
@@ -72,7 +67,7 @@ impl Endpoints {
                 socket.set_nonblocking(true)?;
                 udp.push(socket);
             }
-            Ok((std::net::TcpListener::from(socket), udp))
+            Ok((tcp, http, udp))
         })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stop = Arc::new(Notify::new());
@@ -85,12 +80,12 @@ impl Endpoints {
                         Err(error) => crate::progress(&format!("an endpoint is missing: {error}")),
                     }
                 }
-                match TcpListener::from_std(tcp) {
-                    Ok(tcp) => tokio::select! {
-                        () = accept(tcp) => {}
-                        () = stopped.notified() => {}
-                    },
-                    Err(error) => crate::progress(&format!("endpoints are missing: {error}")),
+                for (version, listener) in http {
+                    tokio::spawn(accept(listener, move |stream| http::serve(stream, version)));
+                }
+                tokio::select! {
+                    () = accept(tcp, serve) => {}
+                    () = stopped.notified() => {}
                 }
             });
         })?;
@@ -107,7 +102,27 @@ impl Drop for Endpoints {
     }
 }
 
-async fn accept(listener: TcpListener) {
+fn listen(port: u16) -> Outcome<std::net::TcpListener> {
+    const BACKLOG: i32 = 4096;
+    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    // Accepted ones inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+async fn accept<F: Future<Output = io::Result<()>> + Send + 'static>(
+    listener: std::net::TcpListener,
+    serve: impl Fn(TcpStream) -> F,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return crate::progress(&format!("endpoints are missing: {error}")),
+    };
     loop {
         match listener.accept().await {
             // A connection that breaks is the client's to notice.

@@ -7,6 +7,7 @@ pub mod connections;
 pub mod idle;
 pub mod latency;
 pub mod leak;
+pub mod requests;
 pub mod slow;
 pub mod throughput;
 pub mod udp;
