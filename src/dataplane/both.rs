@@ -46,7 +46,8 @@ pub struct Both {
 impl Both {
     /// `budget`: of the files that relayed connections may hold open. `drain`: how long they may go on
     /// to an endpoint that serves no more.
-    pub fn new(nftables: Nftables, budget: Arc<Budget>, drain: Duration) -> Self {
+    pub fn new(mut nftables: Nftables, budget: Arc<Budget>, drain: Duration) -> Self {
+        nftables.disregard(userspace::table::TABLE);
         let userspace = Userspace::new(budget, drain);
         Self { nftables, userspace, heard: None, edits: None, table_edits: None }
     }

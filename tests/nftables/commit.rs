@@ -6,12 +6,13 @@ use crate::held::Held;
 use crate::netns::Netns;
 use crate::plans::{Cluster, policy};
 use crate::runner::{Case, namespace, remove};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
-use vipd::dataplane::nftables::Error;
+use vipd::dataplane::nftables::{Error, Nftables};
 use vipd::dataplane::{Applied, Dataplane, Unheard};
 
 pub const CASES: &[Case] = &[
@@ -23,6 +24,7 @@ pub const CASES: &[Case] = &[
     ("a refused commit changes nothing, and a resync mends it", refused),
     ("a long delta that is refused half-way is mended by a resync", refused_half_way),
     ("what is not vipd's stays", foreign_tables),
+    ("what is written to another table of vipd's wakes nobody", own_other_table),
     ("guards go with a frontend that changes hands among thousands", guards_change_hands),
     ("what guards a former frontend goes after it", guards_go_last),
     ("and is asked until then, in the service range too", guards_are_asked_to_the_last),
@@ -439,4 +441,30 @@ fn foreign_tables() {
     assert!(nftables.cleanup().expect("the table goes").operations > 0);
     assert_eq!(node.sh("nft -a list ruleset"), before);
     assert_eq!(nftables.cleanup().expect("nothing is there").operations, 0);
+}
+
+/// Notifications are there when the commit is.
+fn own_other_table() {
+    let node = namespace();
+    let mut nftables = open(&node);
+    nftables.disregard("vipd-relay");
+    let plan = Cluster::of(policy(), &["web 10.96.0.1 80/tcp -> 10.1.0.1"]).plan();
+    nftables.resync(&plan).expect("an empty namespace takes it");
+    node.enter(|| nftables.subscribe()).expect("notifications can be had");
+    let heard = |nftables: &mut Nftables| {
+        let edits = nftables.foreign_edits().expect("somebody listens");
+        let mut wait = [PollFd::new(&edits, PollFlags::IN)];
+        let ready = poll(&mut wait, Some(&Timespec::default())).expect("it can be waited for") > 0;
+        (ready, nftables.repair(&plan).expect("nobody is in the way").is_some())
+    };
+    node.nft("table inet vipd-relay { set s { type ipv4_addr; elements = { 10.0.0.1 }; }; }");
+    node.nft("add element inet vipd-relay s { 10.0.0.2 }; delete set inet vipd-relay s");
+    assert_eq!(heard(&mut nftables), (false, false));
+    for other in ["inet vipd-relay2", "ip vipd-relay", "inet vipd-rela"] {
+        node.nft(&format!("table {other} {{ chain c {{ }}; }}"));
+        assert_eq!(heard(&mut nftables), (true, false), "{other}");
+    }
+    node.nft("flush map inet vipd endpoints4");
+    assert_eq!(heard(&mut nftables), (true, true));
+    remove(&node);
 }

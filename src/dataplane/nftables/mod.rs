@@ -60,6 +60,8 @@ pub struct Nftables {
     kernel: Kernel,
     state: State,
     monitor: Option<Monitor>,
+    /// Another table of vipd's.
+    other: Option<&'static str>,
     /// When the last resync began that nobody listened to.
     unheard: Option<Moment>,
     /// Frontends that adoption removed and nobody has asked about yet.
@@ -73,9 +75,15 @@ impl Nftables {
             kernel: Kernel::open(without)?,
             state: State::default(),
             monitor: None,
+            other: None,
             unheard: None,
             former: Vec::new(),
         })
+    }
+
+    /// What is written to the table `name`, which another socket of vipd's owns, is not from others.
+    pub fn disregard(&mut self, name: &'static str) {
+        self.other = Some(name);
     }
 
     /// Limits transactions as the send buffer of an unprivileged daemon does.
@@ -225,7 +233,7 @@ impl Dataplane for Nftables {
 
     fn subscribe(&mut self) -> Result<Unheard, Error> {
         if self.monitor.is_none() {
-            self.monitor = Some(Monitor::open(self.kernel.port_id())?);
+            self.monitor = Some(Monitor::open(self.kernel.port_id(), self.other)?);
         }
         match self.unheard.take() {
             Some(then) if !self.kernel.is_alone_since(then)? => Ok(Unheard::Edits),
