@@ -75,6 +75,7 @@ const PURE: &[&str] = &[
     "dataplane/userspace/lower",
     "dataplane/userspace/sets",
     "dataplane/userspace/table",
+    "dataplane/userspace/checksum",
     "dataplane/userspace/choose",
     "dataplane/userspace/counts",
     "dataplane/userspace/dials",

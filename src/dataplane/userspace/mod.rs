@@ -21,6 +21,7 @@ mod batch;
 mod bridged;
 mod budget;
 mod bursts;
+mod checksum;
 mod choose;
 #[cfg(test)]
 mod choose_tests;

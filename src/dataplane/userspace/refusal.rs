@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::checksum::checksum;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const TTL: u8 = 64;
@@ -75,17 +76,6 @@ fn ipv6((from, to): (Ipv6Addr, Ipv6Addr), next: u8, payload: u16) -> [u8; 40] {
     header[8..24].copy_from_slice(&from.octets());
     header[24..].copy_from_slice(&to.octets());
     header
-}
-
-/// RFC 1071, over parts of even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
-    let mut sum: u32 = words.map(word).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]
