@@ -89,6 +89,7 @@ const PURE: &[&str] = &[
     "dataplane/userspace/relayed",
     "dataplane/userspace/requests/answers",
     "dataplane/userspace/requests/heads",
+    "dataplane/userspace/udp_header",
     "dataplane/userspace/written",
     "events/findings",
     "events/ledger",

@@ -42,6 +42,7 @@ mod sctp;
 mod slices;
 mod status;
 mod sysctls;
+mod taken_ports;
 mod takeover;
 mod terminating;
 mod udp;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         ("hints", hints::cases()),
         ("detectors", detectors::cases()),
         ("invalid", invalid::cases()),
+        ("taken_ports", taken_ports::cases()),
         ("takeover", takeover::cases()),
         ("health", health::cases()),
         ("localhost", localhost::cases()),

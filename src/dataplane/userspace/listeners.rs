@@ -4,6 +4,7 @@ use super::budget::Budget;
 use super::congestion::Congestion;
 use super::error::StartError;
 use super::handed::{HandedSession, Listeners};
+use super::raw::RawSockets;
 use super::relay::KEEPALIVE;
 use super::replies::Replies;
 use crate::listen;
@@ -59,6 +60,7 @@ pub(super) fn handed(
     threads: NonZeroUsize,
     (budget, congestion): (&Arc<Budget>, &Congestion),
 ) -> Vec<Sockets> {
+    let raw = Arc::new(RawSockets::new(Arc::clone(budget)));
     let mut all: Vec<Sockets> = Vec::new();
     all.resize_with(threads.get().min(listeners.len()), Sockets::default);
     for (number, Listeners { tcp, udp }) in listeners.into_iter().enumerate() {
@@ -67,7 +69,7 @@ pub(super) fn handed(
         tcp.iter().for_each(|listener| congestion.begin_again(listener));
         sockets.tcp.extend(tcp.into_iter().map(std::net::TcpListener::from));
         for (socket, sessions) in udp {
-            let replies = Replies::transparent(Arc::clone(budget));
+            let replies = Replies::transparent(Arc::clone(budget), Arc::clone(&raw));
             sockets.udp.push(Datagrams { socket: socket.into(), replies, sessions });
         }
     }
@@ -83,7 +85,8 @@ pub(super) fn open(
     interception: Interception,
     (budget, congestion): (&Arc<Budget>, &Congestion),
 ) -> Result<(u16, Vec<Sockets>), StartError> {
-    let opening = Opening { threads, interception, budget, congestion };
+    let raw = &Arc::new(RawSockets::new(Arc::clone(budget)));
+    let opening = Opening { threads, interception, budget, raw, congestion };
     let mut last = None;
     for _ in 0..TRIES {
         match opening.all() {
@@ -111,6 +114,7 @@ struct Opening<'a> {
     threads: NonZeroUsize,
     interception: Interception,
     budget: &'a Arc<Budget>,
+    raw: &'a Arc<RawSockets>,
     congestion: &'a Congestion,
 }
 
@@ -164,7 +168,7 @@ impl Opening<'_> {
         socket.bind(&at.into())?;
         let budget = Arc::clone(self.budget);
         let replies = match self.interception {
-            Interception::Tproxy => Replies::transparent(budget),
+            Interception::Tproxy => Replies::transparent(budget, Arc::clone(self.raw)),
             #[cfg(test)]
             Interception::None => Replies::listening(budget),
         };

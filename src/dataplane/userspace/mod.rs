@@ -56,6 +56,7 @@ mod pins;
 mod pins_tests;
 mod pipes;
 mod ports;
+mod raw;
 mod redirect;
 mod refusal;
 mod refusals;
@@ -77,6 +78,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod udp_header;
 #[cfg(test)]
 mod udp_tests;
 mod untracked;

@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Files};
 use super::bursts::{self, Sending};
+use super::raw::{RawSocket, RawSockets};
 use foldhash::HashMap;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
@@ -13,21 +14,32 @@ use tokio::net::UdpSocket;
 #[derive(Debug)]
 pub(super) enum Replies {
     /// A socket at each frontend's address, whosever address that is.
-    Transparent { budget: Arc<Budget>, known: HashMap<SocketAddr, Weak<Reply>> },
+    Transparent {
+        budget: Arc<Budget>,
+        raw: Arc<RawSockets>,
+        known: HashMap<SocketAddr, Weak<Reply>>,
+    },
     /// The listening socket itself, where the frontend is what it is bound to. A file of its own while there
     /// are sessions.
     Listening { budget: Arc<Budget>, known: Weak<Reply> },
 }
 
 #[derive(Debug)]
-pub(super) struct Reply {
-    socket: Socket,
-    _file: Files,
+pub(super) enum Reply {
+    Bound {
+        socket: Socket,
+        _file: Files,
+    },
+    /// Another process has the port.
+    Raw {
+        socket: Arc<RawSocket>,
+        frontend: SocketAddr,
+    },
 }
 
 impl Replies {
-    pub(super) fn transparent(budget: Arc<Budget>) -> Self {
-        Replies::Transparent { budget, known: HashMap::default() }
+    pub(super) fn transparent(budget: Arc<Budget>, raw: Arc<RawSockets>) -> Self {
+        Replies::Transparent { budget, raw, known: HashMap::default() }
     }
 
     pub(super) fn listening(budget: Arc<Budget>) -> Self {
@@ -43,14 +55,20 @@ impl Replies {
         let open = |budget: &Budget, socket: &dyn Fn() -> io::Result<Socket>| {
             let file = budget.files(1);
             let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
-            Ok::<_, io::Error>(Arc::new(Reply { socket: socket()?, _file: file }))
+            Ok::<_, io::Error>(Arc::new(Reply::Bound { socket: socket()?, _file: file }))
         };
         match self {
-            Replies::Transparent { budget, known } => {
+            Replies::Transparent { budget, raw, known } => {
                 if let Some(reply) = known.get(&frontend).and_then(Weak::upgrade) {
                     return Ok(reply);
                 }
-                let reply = open(budget, &|| bound(frontend))?;
+                let reply = match open(budget, &|| bound(frontend)) {
+                    // Not kept: by the next session the port may be free.
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        return Ok(Arc::new(Reply::Raw { socket: raw.of(frontend)?, frontend }));
+                    }
+                    opened => opened?,
+                };
                 known.retain(|_, reply| reply.strong_count() > 0);
                 known.insert(frontend, Arc::downgrade(&reply));
                 Ok(reply)
@@ -76,25 +94,37 @@ fn bound(frontend: SocketAddr) -> io::Result<Socket> {
     let _ = socket.set_recv_buffer_size(0);
     if frontend.is_ipv6() {
         socket.set_only_v6(true)?;
-        socket.set_ip_transparent_v6(true)?;
-    } else {
-        socket.set_ip_transparent_v4(true)?;
     }
-    socket.bind(&frontend.into())?;
+    bind_to(&socket, frontend)?;
+    Ok(socket)
+}
+
+/// Whosever address it is.
+pub(super) fn bind_to(socket: &Socket, at: SocketAddr) -> io::Result<()> {
+    match at {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    }
+    socket.bind(&at.into())?;
     // Bound it needs that no more, since the address is led here by a route. To the kernel's rules a
     // transparent socket at a frontend is the relay's, which takes all that comes there.
-    match frontend {
-        SocketAddr::V4(_) => socket.set_ip_transparent_v4(false)?,
-        SocketAddr::V6(_) => socket.set_ip_transparent_v6(false)?,
+    match at {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(false),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(false),
     }
-    Ok(socket)
 }
 
 impl Reply {
     /// What the socket has no room for is lost, as in any full queue.
     pub(super) fn send(&self, client: SocketAddr, datagrams: &[&[u8]], sending: &mut Sending) {
-        let sent = bursts::send(&self.socket, Some(client), datagrams, sending);
-        if let Some((_, error)) = sent.refused {
+        let lost = match self {
+            Reply::Bound { socket, .. } => {
+                let sent = bursts::send(socket, Some(client), datagrams, sending);
+                sent.refused.map(|(_, error)| error)
+            }
+            Reply::Raw { socket, frontend } => socket.send((*frontend, client), datagrams).err(),
+        };
+        if let Some(error) = lost {
             tracing::trace!(%client, %error, "an answer is lost");
         }
     }

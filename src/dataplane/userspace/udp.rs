@@ -172,6 +172,7 @@ impl Receiver {
             .replies
             .of(socket, ends.frontend)
             .inspect_err(|error| {
+                served.port.refused.add(1);
                 tracing::debug!(?ends, %error, "a datagram is lost: it could not be answered");
             })
             .ok()?;
