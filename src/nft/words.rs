@@ -78,3 +78,22 @@ pub fn opens_nothing() -> [Expr; 5] {
 pub fn is_protocol(protocol: Protocol) -> [Expr; 2] {
     [Expr::MetaLoad(Meta::Protocol, 1), Expr::Compare(Comparison::Equal, 1, vec![protocol as u8])]
 }
+
+/// `icmp type destination-unreachable icmp code 4`, `icmpv6 type packet-too-big`: a router's word that a
+/// packet is larger than what its link takes in one piece.
+pub fn too_big(family: Family) -> Vec<Expr> {
+    let (protocol, kinds) = match family {
+        Family::V4 => (1, &[3, 4][..]),
+        Family::V6 => (58, &[2][..]),
+    };
+    let mut out = is_family(family).to_vec();
+    out.extend([
+        Expr::MetaLoad(Meta::Protocol, 1),
+        Expr::Compare(Comparison::Equal, 1, vec![protocol]),
+    ]);
+    for (offset, kind) in (0..).zip(kinds) {
+        out.push(Expr::Payload { base: PayloadBase::Transport, offset, length: 1, to: 1 });
+        out.push(Expr::Compare(Comparison::Equal, 1, vec![*kind]));
+    }
+    out
+}

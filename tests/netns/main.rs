@@ -26,6 +26,7 @@ mod loadbalancer;
 mod localhost;
 mod masquerade;
 mod metrics;
+mod mtu;
 mod nodeport;
 mod nothing;
 mod path;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         ("affinity", affinity::cases()),
         ("udp", udp::cases()),
         ("bursts", bursts::cases()),
+        ("mtu", mtu::cases()),
         ("sctp", sctp::cases()),
         ("masquerade", masquerade::cases()),
         ("external", external::cases()),

@@ -176,6 +176,11 @@ impl Family {
         (20..40).map(|host| self.outside(host)).collect()
     }
 
+    /// Of clients that ext is the router of, in the first half of its network.
+    pub fn behind_ext(self) -> Vec<IpAddr> {
+        (50..56).map(|host| self.outside(host)).collect()
+    }
+
     /// Address `n` of a range that is all local to L1: one endpoint each for rolling updates.
     pub fn extra_endpoint(self, n: u8) -> IpAddr {
         self.pick([10, 180, 16, n], [0xfd00, 0x10, 0x180, 0x16, 0, 0, 0, n.into()])

@@ -19,8 +19,8 @@
 //!
 //!  class chain of what the relay may have ── its socket has it ─► accept; else as without a relay
 //!  (relayed-spread4-tcp-3)
-//!  routed ── to a routed address ─► unrelayed ── a transparent socket has it ─► accept; else ─► refuse
-//!  (filter input 0)
+//!  routed ── to a routed address ─► unrelayed ── a transparent socket has it ─► accept;
+//!  (filter input 0)                               an answer is too big for its path ─► accept; else ─► refuse
 //!
 //!  state ── INVALID ─► stray ── of an endpoint, or who was one; to a service range or a frontend ─► drop
 //!  (filter  └─ new, to be pinned ─► pins ── ours ─► pins4 ── record4-60, clear priority
@@ -245,8 +245,10 @@ pub fn skeleton(needs: Needs<'_>) -> Vec<ChainDefinition> {
         // Most packets are of connections that were let in, and need no look at their socket.
         routed.insert(0, rules::accept_going_on());
         // As an unused port of a cluster IP: the route opens nothing of this node's.
-        let rules = rules::unless_relayed(&"refuse".into());
-        chains.push(ChainDefinition::new(UNRELAYED, rules.into()));
+        let [wildcard, relayed, refused] = rules::unless_relayed(&"refuse".into());
+        let too_big = Family::BOTH.map(rules::accept_too_big);
+        let rules = [vec![wildcard, relayed], too_big.into(), vec![refused]].concat();
+        chains.push(ChainDefinition::new(UNRELAYED, rules));
         let arrived = Hook { kind: "filter", number: NF_INET_LOCAL_IN, priority: 0 };
         chains.push(ChainDefinition::hooked("routed", arrived, routed));
     }

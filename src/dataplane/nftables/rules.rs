@@ -5,7 +5,7 @@ use super::set::{CLASS_MASK, NO_TOKEN, Set, first_slot};
 use crate::model::{Family, Protocol};
 use crate::nft::words::{
     destination, destination_port, frontend, is_family, is_protocol, nfproto, opens_nothing,
-    registers, source,
+    registers, source, too_big,
 };
 use crate::planner::Scope;
 use ipnet::IpNet;
@@ -324,6 +324,21 @@ pub fn unless_relayed(then: &Chain) -> [Rule; 3] {
         socket(SocketIs::Transparent, Verdict::Accept),
         goto(then.clone()),
     ]
+}
+
+/// `icmp type … ct state related,untracked accept`: that an answer is too big for its path, which the
+/// kernel learns for whose answer it was. The relay's sockets that answer datagrams are not transparent.
+pub fn accept_too_big(family: Family) -> Rule {
+    const RELATED: u32 = 1 << 2;
+    const UNTRACKED: u32 = 1 << 6;
+    let mut rule = too_big(family);
+    rule.extend([
+        Expr::CtLoad(Ct::State, 1),
+        Expr::Mask { register: 1, mask: (RELATED | UNTRACKED).to_ne_bytes().to_vec() },
+        Expr::Compare(Comparison::NotEqual, 1, vec![0; 4]),
+        Expr::Verdict(Verdict::Accept),
+    ]);
+    Rule(rule)
 }
 
 /// `ip daddr @set goto chain`

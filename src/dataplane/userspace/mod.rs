@@ -56,6 +56,9 @@ mod pins;
 mod pins_tests;
 mod pipes;
 mod ports;
+mod quoted;
+#[cfg(test)]
+mod quoted_tests;
 mod raw;
 mod redirect;
 mod refusal;

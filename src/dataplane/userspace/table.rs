@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  raw, raw-output (filter, −300) ── UDP, of a frontend that everybody may ask ─► see `untracked`
+//!  raw-errors ── what is no TCP and no UDP ─► see `quoted`
 //!  raw, mangle ── from a bridge, where that has passed these hooks too early ─► accept: the kernel
 //!  mangle (filter, prerouting −150) ── of a connection that is translated ─► accept
 //!                                  ── a relayed or redirected frontend, or node port ─► tproxy, accept
@@ -16,6 +17,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::quoted;
 use super::redirect::Port;
 use super::sets::{Set, on_loopback, to_frontend, to_node_port, tproxy};
 use super::untracked;
@@ -78,8 +80,10 @@ pub fn chains(site: Site) -> Vec<ChainDefinition> {
         own.push(stay(family, to_node_port(family, Set::Ports(family))));
     }
     let hook = |kind, number, priority| Hook { kind, number, priority };
+    let errors = quoted::rules(bridged.clone());
     let [raw, raw_output] = untracked::rules(site.port, bridged);
     let mut chains = vec![
+        ChainDefinition::new(quoted::CHAIN, errors),
         ChainDefinition::hooked("raw", hook("filter", NF_INET_PRE_ROUTING, -300), raw),
         ChainDefinition::hooked("raw-output", hook("filter", NF_INET_LOCAL_OUT, -300), raw_output),
         ChainDefinition::hooked("mangle", hook("filter", NF_INET_PRE_ROUTING, -150), arriving),
@@ -196,7 +200,8 @@ mod tests {
         let site = Site { bridged: [false, true], ..site };
         let (raw, mangle) = (chain(site, "raw"), chain(site, "mangle"));
         let left = accept_bridged(Family::V6);
-        assert_eq!((&raw[1], &mangle[3]), (&left, &left));
+        let errors = chain(site, quoted::CHAIN);
+        assert_eq!((&raw[2], &mangle[3], &errors[0]), (&left, &left, &left));
         assert!(!raw.contains(&accept_bridged(Family::V4)));
     }
 
@@ -204,7 +209,7 @@ mod tests {
     #[test]
     fn a_family_without_an_address_is_redirected_nowhere() {
         let none = Site { port: 1234, ..Site::default() };
-        assert_eq!(chains(none).len(), 4);
+        assert_eq!(chains(none).len(), 5);
         let one = Site { own: [None, Some("2001:db8::1".parse().unwrap())], ..none };
         let asks = |rule: &&Rule| format!("{rule:?}").contains("redirected");
         let count = |site, name| chain(site, name).iter().filter(asks).count();

@@ -8,6 +8,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::quoted;
 use super::sets::{Set, lookup, on_loopback, to_frontend, to_node_port, tproxy};
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Expr, Meta, Rule, Verdict};
@@ -18,7 +19,16 @@ use crate::nft::words::{
 /// Of what arrives, and of what the node sends: its own datagrams to frontends, and the relay's answers.
 /// `port`: where the relay listens; `bridged`: what the kernel has of what arrives.
 pub(super) fn rules(port: u16, bridged: Vec<Rule>) -> [Vec<Rule>; 2] {
-    let (mut arriving, mut sent) = (vec![accept_others()], vec![accept_others()]);
+    // Most of what arrives is TCP, and pays for one comparison.
+    let mut arriving = vec![
+        accept_only(Comparison::Equal, Protocol::Tcp),
+        Rule(vec![
+            Expr::MetaLoad(Meta::Protocol, 1),
+            Expr::Compare(Comparison::NotEqual, 1, vec![Protocol::Udp as u8]),
+            Expr::Verdict(Verdict::Goto(quoted::CHAIN.into())),
+        ]),
+    ];
+    let mut sent = vec![accept_only(Comparison::NotEqual, Protocol::Udp)];
     arriving.extend(bridged);
     for family in Family::BOTH {
         let (frontends, ports) = (Set::Untracked(family), Set::UntrackedPorts(family));
@@ -45,17 +55,17 @@ pub(super) fn rules(port: u16, bridged: Vec<Rule>) -> [Vec<Rule>; 2] {
     [arriving, sent]
 }
 
-/// `meta l4proto != udp accept`
-fn accept_others() -> Rule {
+/// `meta l4proto P accept`, `meta l4proto != P accept`
+fn accept_only(comparison: Comparison, protocol: Protocol) -> Rule {
     Rule(vec![
         Expr::MetaLoad(Meta::Protocol, 1),
-        Expr::Compare(Comparison::NotEqual, 1, vec![Protocol::Udp as u8]),
+        Expr::Compare(comparison, 1, vec![protocol as u8]),
         Expr::Verdict(Verdict::Accept),
     ])
 }
 
 /// `… notrack accept`
-fn no_track(mut rule: Vec<Expr>, which: Vec<Expr>) -> Rule {
+pub(super) fn no_track(mut rule: Vec<Expr>, which: Vec<Expr>) -> Rule {
     rule.extend(which);
     rule.extend([Expr::NoTrack, Expr::Verdict(Verdict::Accept)]);
     Rule(rule)
