@@ -9,6 +9,7 @@ use super::support::sniff::{ICMP, TCP, UDP};
 use super::support::world::World;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
+use std::cell::Cell;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -58,15 +59,12 @@ impl Far {
     }
 
     fn asks(&self, address: usize, to: (IpAddr, u16)) -> Asker {
-        let own = SocketAddr::new(self.addresses[address], 0);
-        let socket = self.netns.enter(|| UdpSocket::bind(own)).expect("a free port");
-        socket.connect(to).expect("there is a route");
-        Asker(socket)
+        Asker::new(&self.netns, self.addresses[address], to)
     }
 }
 
-/// An endpoint that answers with as many datagrams, of such a size, as it is asked for: `COUNT SIZE`, and
-/// whatever else.
+/// An endpoint that answers with as many datagrams, of such a size and such bytes, as it is asked for:
+/// `COUNT SIZE BYTE`, and whatever else.
 fn endpoint(w: &World, who: Who) {
     let at = SocketAddr::new(w.address(who), PORT);
     let socket = w.netns(who).enter(|| UdpSocket::bind(at)).expect("nobody has the port");
@@ -75,8 +73,9 @@ fn endpoint(w: &World, who: Who) {
         while let Ok((size, from)) = socket.recv_from(&mut room) {
             let asked = String::from_utf8_lossy(&room[..size]).into_owned();
             let mut words = asked.split(' ').map(|word| word.parse::<usize>());
-            if let (Some(Ok(count)), Some(Ok(size))) = (words.next(), words.next()) {
-                send(&socket, Some(from), &vec![vec![b'a'; size]; count]);
+            let mut number = || words.next().and_then(Result::ok);
+            if let (Some(count), Some(size), Some(byte)) = (number(), number(), number()) {
+                send(&socket, Some(from), &vec![vec![byte as u8; size]; count]);
             }
         }
     });
@@ -96,27 +95,49 @@ fn send(socket: &UdpSocket, to: Option<SocketAddr>, datagrams: &[Vec<u8>]) {
     }
 }
 
-struct Asker(UdpSocket);
+struct Asker {
+    socket: UdpSocket,
+    /// Tells late answers from those that are waited for.
+    turn: Cell<u8>,
+}
 
 impl Asker {
-    /// How many whole answers come.
-    fn answers(&self, (count, size): (usize, usize), patience: Duration) -> usize {
-        self.0.set_read_timeout(Some(patience)).expect("a socket");
-        self.0.send(format!("{count} {size} ").as_bytes()).expect("there is a route");
-        let mut room = vec![0; 64 << 10];
-        (0..count).take_while(|_| self.0.recv(&mut room).is_ok_and(|came| came == size)).count()
+    fn new(netns: &Netns, own: IpAddr, to: (IpAddr, u16)) -> Asker {
+        let own = SocketAddr::new(own, 0);
+        let socket = netns.enter(|| UdpSocket::bind(own)).expect("a free port");
+        socket.connect(to).expect("there is a route");
+        Asker { socket, turn: Cell::new(0) }
+    }
+
+    /// How many whole answers come to what is asked at once, each time for so many of such a size.
+    fn answers(&self, times: usize, (count, size): (usize, usize), patience: Duration) -> usize {
+        let turn = self.turn.get() + 1;
+        self.turn.set(turn);
+        self.socket.set_read_timeout(Some(patience)).expect("a socket");
+        let mut asked = format!("{count} {size} {turn} ").into_bytes();
+        if times > 1 {
+            asked.resize(1400, b' ');
+        }
+        send(&self.socket, None, &vec![asked; times]);
+        let (mut room, mut whole) = (vec![0; 64 << 10], 0);
+        while whole < times * count
+            && let Ok(came) = self.socket.recv(&mut room)
+        {
+            whole += usize::from(room[0] == turn && came == size);
+        }
+        whole
     }
 
     /// What is asked for first may be lost: it is what the path is learned by.
     #[track_caller]
     fn learns(&self, wanted: (usize, usize)) {
-        self.answers(wanted, SHORT);
+        self.answers(1, wanted, SHORT);
         self.all_come(wanted);
     }
 
     #[track_caller]
     fn all_come(&self, wanted: (usize, usize)) {
-        assert_eq!(self.answers(wanted, PATIENCE), wanted.0, "answers of {} bytes", wanted.1);
+        assert_eq!(self.answers(1, wanted, PATIENCE), wanted.0, "answers of {} bytes", wanted.1);
     }
 }
 
@@ -270,25 +291,13 @@ pub fn cases() -> Vec<Case> {
         case("so do a client's datagrams to an endpoint", |w| {
             endpoint(w, R1);
             w.serve(svc().relayed().udp().on([R1]).to(PORT));
-            let own = SocketAddr::new(w.address(Ext), 0);
-            let client = w.netns(Ext).enter(|| UdpSocket::bind(own)).expect("a free port");
-            client.connect((w.cip(), 80)).expect("there is a route");
-            let asker = Asker(client);
-            let burst = || {
-                let mut one = b"1 100 ".to_vec();
-                one.resize(1400, b' ');
-                send(&asker.0, None, &vec![one; BURST]);
-                let mut room = [0; 1000];
-                (0..BURST).take_while(|_| asker.0.recv(&mut room).is_ok()).count()
-            };
-            asker.all_come((1, 100));
-            assert_eq!(burst(), BURST);
+            let asker = Asker::new(w.netns(Ext), w.address(Ext), (w.cip(), 80));
+            let burst = |patience| asker.answers(BURST, (1, 100), patience);
+            assert_eq!(burst(PATIENCE), BURST);
             w.sh(NodeB, "ip link set pR1 mtu 1300");
             w.sh(R1, "ip link set eth0 mtu 1300");
-            asker.0.set_read_timeout(Some(SHORT)).expect("a socket");
-            burst();
-            asker.0.set_read_timeout(Some(PATIENCE)).expect("a socket");
-            assert_eq!(burst(), BURST);
+            burst(SHORT);
+            assert_eq!(burst(PATIENCE), BURST);
         }),
         case("a forged error opens nothing", forged_errors_open_nothing),
     ];
