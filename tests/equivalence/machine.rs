@@ -123,16 +123,23 @@ impl<'a> Machine<'a> {
         self.chain(chain, 0).unwrap_or(End::Accept)
     }
 
-    /// The relay's chains lead nowhere else.
-    fn run_of_relay(&mut self, rules: &[Rule]) -> End {
+    /// The relay's chains lead on, and never back.
+    fn run_of_relay(&mut self, mut rules: &'a [Rule]) -> End {
         self.in_relay = true;
-        let ends = rules.iter().find_map(|rule| match self.rule(rule) {
-            Flow::End(end) => Some(end),
-            Flow::Next | Flow::Break => None,
-            Flow::Jump(_) | Flow::Goto(_) | Flow::Return => panic!("not of the relay's table"),
-        });
+        let end = loop {
+            let mut flows = rules.iter().map(|rule| self.rule(rule));
+            let ends = |flow: &Flow| !matches!(flow, Flow::Next | Flow::Break);
+            match flows.find(ends) {
+                None => break End::Accept,
+                Some(Flow::End(end)) => break end,
+                Some(Flow::Goto(chain)) => {
+                    rules = self.relay.and_then(|relay| relay.chain(&chain)).expect("a chain");
+                }
+                Some(_) => panic!("not of the relay's table"),
+            }
+        };
         self.in_relay = false;
-        ends.unwrap_or(End::Accept)
+        end
     }
 
     fn chain(&mut self, name: &str, depth: usize) -> Option<End> {

@@ -58,6 +58,11 @@ impl Relay {
         self.site.own.contains(&Some(target.address)) && target.port == self.site.port
     }
 
+    pub fn chain(&self, name: &str) -> Option<&[Rule]> {
+        let found = self.chains.iter().find(|chain| chain.name == name);
+        found.map(|chain| &chain.rules[..])
+    }
+
     /// Whether a set has what `read` reads: so many bytes.
     pub fn has(&self, set: &str, read: impl Fn(usize) -> Vec<u8>) -> bool {
         let elements = &self.sets[set];
