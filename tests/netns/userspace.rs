@@ -534,6 +534,25 @@ pub fn cases() -> Vec<Case> {
             w.within(patience, || routes(w).is_empty());
             assert!(!tables(w.netns(Node)).contains(&"table arp vipd".to_owned()));
         }),
+        case("the kernel and the relay take turns under load, and no connection fails", |w| {
+            let by_kernel = || svc().node_port(NODE_PORT).on([L1, R1]);
+            w.serve(by_kernel().relayed());
+            let at = [(L2, w.cip(), 80), (Ext, w.cip(), 80), (Ext, w.address(Node), NODE_PORT)];
+            let loads = at.map(|(who, to, port)| w.load(who, to, port, 150));
+            for _ in 0..8 {
+                for service in [by_kernel(), by_kernel().relayed()] {
+                    w.serve(service);
+                    w.sleep(200);
+                }
+            }
+            for load in loads {
+                let replies = load.stop();
+                replies
+                    .check(replies.failures() == 0 && replies.outcomes.len() > 200, "no failure");
+            }
+            w.serve(by_kernel());
+            w.within(Duration::from_secs(15), || routes(w).is_empty());
+        }),
         case("the mode is for all that do not say otherwise", |w| {
             w.write(svc().named("kernel", 42).annotated("dataplane", "nftables").on([L1, R1]));
             w.serve(svc().on([L1, R1]));

@@ -234,9 +234,10 @@ impl Engine {
         self.0.shared.frontends.set_node(node);
     }
 
-    /// Whether a connection to this frontend address is open: what leads packets here must stay.
+    /// Whether a connection to this frontend address is open, or may come yet: what leads packets here must
+    /// stay.
     pub fn is_busy(&self, address: IpAddr) -> bool {
-        self.0.shared.frontends.is_busy(address)
+        self.0.shared.frontends.is_busy(address, Instant::now())
     }
 
     pub fn counts(&self) -> Counts {

@@ -8,7 +8,7 @@ use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Target};
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -26,6 +26,10 @@ pub struct Frontends {
     review: watch::Sender<()>,
 }
 
+/// For so long connections are accepted at a frontend that is relayed no more: the kernel had made them
+/// before, or is about to. A SYN-ACK that is lost is sent again after a second.
+const LATE: Duration = Duration::from_secs(2);
+
 type Table = OrdMap<FrontendKey, Arc<Served>>;
 type PortKey = (ServiceKey, PortId);
 
@@ -36,6 +40,43 @@ struct Known {
     ports: BTreeMap<PortKey, KnownPort>,
     services: BTreeMap<ServiceKey, Weak<Open>>,
     addresses: BTreeMap<IpAddr, Weak<Open>>,
+    former: Former,
+}
+
+/// TCP frontends that were relayed a moment ago.
+#[derive(Debug, Default)]
+struct Former {
+    known: BTreeMap<FrontendKey, (Arc<Served>, Instant)>,
+    /// By when they are forgotten. One that came again has a later place besides.
+    order: VecDeque<(Instant, FrontendKey)>,
+}
+
+impl Former {
+    fn note(&mut self, key: FrontendKey, served: Arc<Served>, now: Instant) {
+        if key.protocol == Protocol::Tcp {
+            self.known.insert(key, (served, now + LATE));
+            self.order.push_back((now + LATE, key));
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((_, key)) = self.order.pop_front_if(|(until, _)| *until <= now) {
+            if self.known.get(&key).is_some_and(|(_, until)| *until <= now) {
+                self.known.remove(&key);
+            }
+        }
+    }
+
+    fn get(&self, key: &FrontendKey, now: Instant) -> Option<Arc<Served>> {
+        let (served, until) = self.known.get(key)?;
+        (now < *until).then(|| Arc::clone(served))
+    }
+
+    fn has(&self, address: IpAddr, now: Instant) -> bool {
+        let at = FrontendAddress::Address(address);
+        let key = |port| FrontendKey { at, protocol: Protocol::Tcp, port };
+        self.known.range(key(0)..=key(u16::MAX)).any(|(_, (_, until))| now < *until)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +138,20 @@ impl Frontends {
         self.find_node_port(&table, protocol, to)
     }
 
+    /// The same of a connection that was accepted at `now`. It may have been made before its frontend was
+    /// relayed no more: who is connected is not told otherwise by a reset.
+    pub(super) fn find_accepted(&self, to: SocketAddr, now: Instant) -> Option<Arc<Served>> {
+        self.find(Protocol::Tcp, to).or_else(|| {
+            let (known, address, port) = (self.known(), to.ip(), to.port());
+            let at = |at| FrontendKey { at, protocol: Protocol::Tcp, port };
+            let former = known.former.get(&at(FrontendAddress::Address(address)), now);
+            former.or_else(|| {
+                let node_port = at(FrontendAddress::NodePort(Family::of(address)));
+                known.former.get(&node_port, now)
+            })
+        })
+    }
+
     /// The same of what interception led here: what a frontend with a socket of its own is sent later has
     /// to come by that.
     pub(super) fn find_led(&self, protocol: Protocol, to: SocketAddr) -> Option<Arc<Served>> {
@@ -150,8 +205,9 @@ impl Frontends {
     }
 
     pub(super) fn update_by(&self, way: Way, changes: Vec<(FrontendKey, Option<Relayed>)>) {
-        let mut known = self.known();
+        let (mut known, now) = (self.known(), Instant::now());
         let mut table = Table::clone(&self.table.load());
+        known.former.forget(now);
         let (mut touched, mut review) = (BTreeSet::new(), false);
         for (key, relayed) in changes {
             let before = table.get(&key);
@@ -174,12 +230,13 @@ impl Frontends {
                     port.frontends.retain(|at| *at != key);
                 }
                 touched.insert(port);
+                known.former.note(key, served, now);
             }
             if let Some(relayed) = relayed {
                 table.insert(key, Arc::new(known.served((key, way), relayed)));
             }
         }
-        let ends_at = Instant::now() + self.drain;
+        let ends_at = now + self.drain;
         for port in touched {
             known.settle(port, &table, ends_at);
         }
@@ -200,14 +257,16 @@ impl Frontends {
         self.table.load().get(at).is_some_and(|served| served.way == Way::OwnSocket)
     }
 
-    pub(super) fn is_busy(&self, address: IpAddr) -> bool {
+    /// Whether a connection to it is open, or may come yet.
+    pub(super) fn is_busy(&self, address: IpAddr, now: Instant) -> bool {
         let known = self.known();
         let open = known.addresses.get(&address).and_then(Weak::upgrade);
-        open.is_some_and(|open| open.get() > 0)
+        open.is_some_and(|open| open.get() > 0) || known.former.has(address, now)
     }
 
     pub(super) fn counts(&self, now: Instant) -> Counts {
         let mut known = self.known();
+        known.former.forget(now);
         known.forget();
         let table = self.table.load();
         let ports: Vec<Arc<Port>> =
@@ -436,7 +495,9 @@ mod tests {
         let chosen = former.choose(&caller, &Dials::default()).unwrap();
         assert_eq!(chosen.endpoint.target, targets(&[2])[0], "who dials sees the change");
         frontends.update(vec![(key, Some(relayed("other", &[3])))]);
-        assert!(former.choose(&caller, &Dials::default()).is_none());
+        let last = former.choose(&caller, &Dials::default()).unwrap();
+        assert_eq!(last.endpoint.target, targets(&[2])[0], "who came before is its client");
+        assert!(!former.is_relayed());
         assert_eq!(choose(&frontends, "10.96.0.1:80"), Some(targets(&[3])[0]));
     }
 
@@ -444,22 +505,47 @@ mod tests {
     fn an_address_is_busy_while_a_connection_is_open() {
         let frontends = Frontends::new(Duration::from_secs(600));
         let (key, ip) = (address("10.96.0.1:80"), IpAddr::from([10, 96, 0, 1]));
+        let is_busy = |later| frontends.is_busy(ip, Instant::now() + later);
         frontends.update(vec![(key, Some(relayed("web", &[1])))]);
-        assert!(!frontends.is_busy(ip));
+        assert!(!is_busy(LATE));
         let served = frontends.find(Protocol::Tcp, at("10.96.0.1:80")).unwrap();
         let open = served.open(2).unwrap();
         let second = served.open(2).unwrap();
         assert!(served.open(2).is_none(), "as many as there may be");
-        assert!(frontends.is_busy(ip));
+        assert!(is_busy(LATE));
         frontends.update(vec![(key, None)]);
         drop((second, served));
-        assert!(frontends.is_busy(ip));
+        assert!(is_busy(LATE));
+        assert!(is_busy(Duration::ZERO));
         // The address comes back and the connection is still counted.
         frontends.update(vec![(key, Some(relayed("web", &[1])))]);
         drop(open);
-        assert!(!frontends.is_busy(ip));
+        assert!(!is_busy(LATE));
         frontends.update(vec![(key, None)]);
-        assert!(!frontends.is_busy(ip));
+        assert!(!is_busy(LATE));
         assert_eq!(frontends.counts(Instant::now()).ports.len(), 0);
+    }
+    #[test]
+    fn who_was_connected_before_is_served() {
+        let frontends = Frontends::new(Duration::from_secs(600));
+        frontends.set_node(Arc::new(node()));
+        let keys = [address("10.96.0.1:80"), node_port(30080)];
+        frontends.update(keys.map(|key| (key, Some(relayed("web", &[1])))).into());
+        frontends.update(keys.map(|key| (key, None)).into());
+        let now = Instant::now();
+        for to in ["10.96.0.1:80", "192.0.2.1:30080"].map(at) {
+            assert!(frontends.find(Protocol::Tcp, to).is_none());
+            let late = frontends.find_accepted(to, now).unwrap();
+            assert_eq!(late.port.service.name(), "web");
+            assert!(frontends.find_accepted(to, now + LATE).is_none());
+        }
+        assert!(frontends.find_accepted(at("10.96.0.1:81"), now).is_none());
+        assert!(!frontends.is_busy(IpAddr::from([10, 96, 0, 2]), now));
+        // One that comes again meanwhile is found as it is then.
+        frontends.update(vec![(keys[0], Some(relayed("other", &[2])))]);
+        let found = frontends.find_accepted(at("10.96.0.1:80"), now).unwrap();
+        assert_eq!(found.port.service.name(), "other");
+        frontends.known().former.forget(now + LATE);
+        assert!(frontends.known().former.known.is_empty());
     }
 }

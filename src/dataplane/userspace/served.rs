@@ -152,6 +152,8 @@ pub(super) struct Served {
     pub way: Way,
     /// `None`: it is relayed no more.
     wanted: ArcSwapOption<Wanted>,
+    /// What it was, once it is not: whose connection was made before goes by this.
+    last: ArcSwapOption<Wanted>,
     /// It is not, and will not be again: who comes back to the frontend finds another one.
     closed: Notify,
 }
@@ -196,21 +198,33 @@ impl Served {
         relayed: Relayed,
     ) -> Self {
         let wanted = ArcSwapOption::from_pointee(Wanted::new(relayed));
-        Self { port, at_address, way, wanted, closed: Notify::new() }
+        let last = ArcSwapOption::empty();
+        Self { port, at_address, way, wanted, last, closed: Notify::new() }
     }
 
-    /// New connections go by this; open ones stay where they are. `None`: there are no new ones.
+    /// New connections go by this; open ones stay where they are. `None`: there are no new ones, but for
+    /// those that the kernel has made by then.
     pub(super) fn update(&self, relayed: Option<Relayed>) {
-        let is_over = relayed.is_none();
-        self.wanted.store(relayed.map(|relayed| Arc::new(Wanted::new(relayed))));
-        if is_over {
+        let Some(relayed) = relayed else {
+            if let Some(last) = self.wanted.load_full() {
+                self.last.store(Some(last));
+                self.wanted.store(None);
+            }
             self.closed.notify_waiters();
-        }
+            return;
+        };
+        self.wanted.store(Some(Arc::new(Wanted::new(relayed))));
+    }
+
+    /// What a connection goes by that has been made.
+    fn asked(&self) -> Option<Arc<Wanted>> {
+        // It is stored before the other goes.
+        self.wanted.load_full().or_else(|| self.last.load_full())
     }
 
     /// Whether a client may ask at all; one that may not is counted.
     pub(super) fn admits(&self, client: IpAddr) -> bool {
-        let wanted = self.wanted.load();
+        let wanted = self.asked();
         let admits = wanted.as_ref().is_none_or(|wanted| wanted.relayed.allows(client));
         if !admits {
             self.port.denied.add(1);
@@ -220,23 +234,22 @@ impl Served {
 
     /// Where the next dial of a connection goes.
     pub(super) fn choose(&self, caller: &Caller<'_>, tried: &Dials) -> Option<Chosen> {
-        let wanted = self.wanted.load();
-        let ask = wanted.as_ref()?.ask(caller, tried);
-        self.port.picker().choose(&ask)
+        let wanted = self.asked()?;
+        self.port.picker().choose(&wanted.ask(caller, tried))
     }
 
     /// The endpoint did not take a connection, or refused a datagram.
     pub(super) fn failed(&self, caller: &Caller<'_>, target: Target, failure: Failure) {
-        let (wanted, tried) = (self.wanted.load(), Dials::default());
-        if let Some(wanted) = wanted.as_ref() {
+        let (wanted, tried) = (self.asked(), Dials::default());
+        if let Some(wanted) = wanted {
             self.port.picker().failed(&wanted.ask(caller, &tried), target, failure);
         }
     }
 
     /// The endpoint took a connection, and broke it off before it said anything.
     pub(super) fn broke_off(&self, caller: &Caller<'_>, target: Target) {
-        let (wanted, tried) = (self.wanted.load(), Dials::default());
-        if let Some(wanted) = wanted.as_ref() {
+        let (wanted, tried) = (self.asked(), Dials::default());
+        if let Some(wanted) = wanted {
             self.port.picker().broke_off(&wanted.ask(caller, &tried), target);
         }
     }
@@ -300,7 +313,7 @@ impl Served {
     }
 
     pub(super) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
-        self.wanted.load().as_ref()?.relayed.proxy_protocol
+        self.asked()?.relayed.proxy_protocol
     }
 
     pub(super) fn has_affinity(&self) -> bool {
@@ -309,8 +322,7 @@ impl Served {
 
     /// Whether somebody has another endpoint.
     pub(super) fn has_others(&self, target: Target) -> bool {
-        let wanted = self.wanted.load();
-        wanted.as_ref().is_some_and(|wanted| {
+        self.asked().is_some_and(|wanted| {
             let Relayed { cluster, local, .. } = &wanted.relayed;
             cluster.iter().chain(local).any(|other| *other != target)
         })

@@ -97,7 +97,7 @@ pub(super) struct Accepted {
 }
 
 fn accept(shared: &Shared, frontend: SocketAddr, client: SocketAddr) -> Option<Accepted> {
-    let Some(served) = shared.frontends.find(Protocol::Tcp, frontend) else {
+    let Some(served) = shared.frontends.find_accepted(frontend, Instant::now()) else {
         shared.frontends.strays.add(1);
         return None;
     };
