@@ -2,13 +2,14 @@
 
 use super::counts::{Counts, Number};
 use super::handed::PortMemory;
+use super::late::Late;
 use super::relayed::{PortId, Relayed};
 use super::served::{Caller, Open, Port, Served, Way};
 use crate::model::{Family, Protocol, ServiceKey};
 use crate::planner::{FrontendAddress, FrontendKey, NodePlan, Plan, Target};
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -26,10 +27,6 @@ pub struct Frontends {
     review: watch::Sender<()>,
 }
 
-/// For so long connections are accepted at a frontend that is relayed no more: the kernel had made them
-/// before, or is about to. A SYN-ACK that is lost is sent again after a second.
-const LATE: Duration = Duration::from_secs(2);
-
 type Table = OrdMap<FrontendKey, Arc<Served>>;
 type PortKey = (ServiceKey, PortId);
 
@@ -40,43 +37,7 @@ struct Known {
     ports: BTreeMap<PortKey, KnownPort>,
     services: BTreeMap<ServiceKey, Weak<Open>>,
     addresses: BTreeMap<IpAddr, Weak<Open>>,
-    former: Former,
-}
-
-/// TCP frontends that were relayed a moment ago.
-#[derive(Debug, Default)]
-struct Former {
-    known: BTreeMap<FrontendKey, (Arc<Served>, Instant)>,
-    /// By when they are forgotten. One that came again has a later place besides.
-    order: VecDeque<(Instant, FrontendKey)>,
-}
-
-impl Former {
-    fn note(&mut self, key: FrontendKey, served: Arc<Served>, now: Instant) {
-        if key.protocol == Protocol::Tcp {
-            self.known.insert(key, (served, now + LATE));
-            self.order.push_back((now + LATE, key));
-        }
-    }
-
-    fn forget(&mut self, now: Instant) {
-        while let Some((_, key)) = self.order.pop_front_if(|(until, _)| *until <= now) {
-            if self.known.get(&key).is_some_and(|(_, until)| *until <= now) {
-                self.known.remove(&key);
-            }
-        }
-    }
-
-    fn get(&self, key: &FrontendKey, now: Instant) -> Option<Arc<Served>> {
-        let (served, until) = self.known.get(key)?;
-        (now < *until).then(|| Arc::clone(served))
-    }
-
-    fn has(&self, address: IpAddr, now: Instant) -> bool {
-        let at = FrontendAddress::Address(address);
-        let key = |port| FrontendKey { at, protocol: Protocol::Tcp, port };
-        self.known.range(key(0)..=key(u16::MAX)).any(|(_, (_, until))| now < *until)
-    }
+    late: Late,
 }
 
 #[derive(Debug, Default)]
@@ -144,10 +105,10 @@ impl Frontends {
         self.find(Protocol::Tcp, to).or_else(|| {
             let (known, address, port) = (self.known(), to.ip(), to.port());
             let at = |at| FrontendKey { at, protocol: Protocol::Tcp, port };
-            let former = known.former.get(&at(FrontendAddress::Address(address)), now);
+            let former = known.late.get(&at(FrontendAddress::Address(address)), now);
             former.or_else(|| {
                 let node_port = at(FrontendAddress::NodePort(Family::of(address)));
-                known.former.get(&node_port, now)
+                known.late.get(&node_port, now)
             })
         })
     }
@@ -207,7 +168,7 @@ impl Frontends {
     pub(super) fn update_by(&self, way: Way, changes: Vec<(FrontendKey, Option<Relayed>)>) {
         let (mut known, now) = (self.known(), Instant::now());
         let mut table = Table::clone(&self.table.load());
-        known.former.forget(now);
+        known.late.forget(now);
         let (mut touched, mut review) = (BTreeSet::new(), false);
         for (key, relayed) in changes {
             let before = table.get(&key);
@@ -230,7 +191,7 @@ impl Frontends {
                     port.frontends.retain(|at| *at != key);
                 }
                 touched.insert(port);
-                known.former.note(key, served, now);
+                known.late.note(key, served, now);
             }
             if let Some(relayed) = relayed {
                 table.insert(key, Arc::new(known.served((key, way), relayed)));
@@ -261,12 +222,12 @@ impl Frontends {
     pub(super) fn is_busy(&self, address: IpAddr, now: Instant) -> bool {
         let known = self.known();
         let open = known.addresses.get(&address).and_then(Weak::upgrade);
-        open.is_some_and(|open| open.get() > 0) || known.former.has(address, now)
+        open.is_some_and(|open| open.get() > 0) || known.late.has(address, now)
     }
 
     pub(super) fn counts(&self, now: Instant) -> Counts {
         let mut known = self.known();
-        known.former.forget(now);
+        known.late.forget(now);
         known.forget();
         let table = self.table.load();
         let ports: Vec<Arc<Port>> =
@@ -374,6 +335,7 @@ fn found_or<T>(known: &mut Weak<T>, new: impl FnOnce() -> T) -> Arc<T> {
 mod tests {
     use super::*;
     use crate::dataplane::userspace::dials::Dials;
+    use crate::dataplane::userspace::late::LATE;
     use crate::model::{Balancer, Limits};
     use crate::planner::Reach;
     use std::num::NonZeroU32;
@@ -545,7 +507,7 @@ mod tests {
         frontends.update(vec![(keys[0], Some(relayed("other", &[2])))]);
         let found = frontends.find_accepted(at("10.96.0.1:80"), now).unwrap();
         assert_eq!(found.port.service.name(), "other");
-        frontends.known().former.forget(now + LATE);
-        assert!(frontends.known().former.known.is_empty());
+        frontends.known().late.forget(now + LATE);
+        assert!(frontends.known().late.is_empty());
     }
 }

@@ -44,6 +44,7 @@ mod handover;
 mod handover_tests;
 mod header;
 mod intercept;
+mod late;
 mod listeners;
 mod loopback;
 pub mod lower;
