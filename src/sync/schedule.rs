@@ -103,6 +103,10 @@ impl Schedule {
                 self.failures = 0;
                 self.not_before = (!self.min_period.is_zero()).then(|| now + self.min_period);
                 self.trim_at = Some(now + TRIM);
+                // It tries all.
+                if work == Work::Resync {
+                    self.revive_at = None;
+                }
             }
         }
         if deferred {

@@ -93,3 +93,23 @@ fn what_cannot_be_started_is_tried_again_ever_less_often() {
     schedule.set_lacking(now, true);
     assert_eq!(schedule.wake_at(), Some(now + FIRST_REVIVAL));
 }
+
+#[test]
+fn a_resync_that_does_not_bring_it_back_is_a_try_like_others() {
+    let mut now = Instant::now();
+    let mut schedule = Schedule::new(Duration::ZERO);
+    schedule.set_lacking(now, true);
+    let mut last = Duration::ZERO;
+    for _ in 0..12 {
+        let pause = schedule.wake_at().expect("a try is planned") - now;
+        assert!(pause > last || pause == LONGEST_PAUSE);
+        last = pause;
+        now += pause;
+        assert_eq!(schedule.due(now), Work::Revive);
+        schedule.succeeded(now, Work::Resync, false);
+        schedule.set_lacking(now, true);
+        // What has not been used for long goes meanwhile.
+        schedule.succeeded(now, Work::Trim, false);
+    }
+    assert_eq!(last, LONGEST_PAUSE);
+}

@@ -484,7 +484,9 @@ impl<D: Dataplane, F: StaleFlows> Writer<D, F> {
         let repaired = self.dataplane.repair(self.planner.plan());
         self.status.at_work.end();
         match repaired {
-            Ok(None) => return,
+            Ok(None) if self.dataplane.relay_failure() == self.status.relay_failure => return,
+            // The relay could not be repaired, and is to be started anew.
+            Ok(None) => {}
             Ok(Some(applied)) => {
                 self.status.repairs += 1;
                 self.status.applied += applied;

@@ -79,3 +79,15 @@ fn after_a_failed_repair_nothing_but_a_resync_is_tried() {
     assert_eq!(bench.ops(), [Op::Apply, Op::Repair, Op::Resync, Op::Subscribe]);
     bench.assert_converged();
 }
+
+/// Nothing else may come to be written for long.
+#[test]
+fn a_relay_that_a_repair_finds_lost_is_told_and_tried_again() {
+    let mut bench = Bench::started(Fake::default(), &[web()]);
+    bench.kernel().relay_breaks = true;
+    bench.writer.repair();
+    assert_eq!(bench.status().relay_failure.as_deref(), Some("lost"));
+    bench.work_when_due();
+    assert_eq!(bench.status().relay_failure, None);
+    assert_eq!(bench.ops(), [Op::Repair, Op::Resync, Op::Subscribe]);
+}

@@ -62,6 +62,9 @@ pub struct Kernel {
     /// A write failed: only a resync may follow.
     unknown: bool,
     edited: bool,
+    /// The next repair finds that the relay is lost.
+    pub relay_breaks: bool,
+    relay_failure: Option<Arc<str>>,
     alarm: Option<(PipeReader, PipeWriter)>,
 }
 
@@ -161,6 +164,7 @@ impl Dataplane for Fake {
         kernel.node = Some(Arc::clone(&plan.node));
         kernel.edited = false;
         kernel.deferred = false;
+        kernel.relay_failure = None;
         if std::mem::take(&mut kernel.edit_behind_resync) {
             kernel.edit();
         }
@@ -201,6 +205,9 @@ impl Dataplane for Fake {
     fn repair(&mut self, plan: &Plan) -> Result<Option<Applied>, Failure> {
         let mut kernel = self.kernel();
         kernel.call(Op::Repair, None)?;
+        if std::mem::take(&mut kernel.relay_breaks) {
+            kernel.relay_failure = Some("lost".into());
+        }
         if !std::mem::take(&mut kernel.edited) {
             return Ok(None);
         }
@@ -210,6 +217,14 @@ impl Dataplane for Fake {
         }
         kernel.services = plans(plan);
         Ok(Some(ONE))
+    }
+
+    fn relay_failure(&self) -> Option<Arc<str>> {
+        self.kernel().relay_failure.clone()
+    }
+
+    fn revive(&mut self) -> bool {
+        self.kernel().relay_failure.is_some()
     }
 
     fn cleanup(&mut self) -> Result<Applied, Failure> {
