@@ -7,7 +7,8 @@
 //! `inet vipd`), routes, the engine, what leads packets there. On the way out the other way round;
 //! routes stay while a connection needs them, and their guards longer. Whatever fails, nobody is led to the
 //! relay until all is made anew, and table `inet vipd` serves; where the relay fails, that goes on meanwhile.
-//! Node ports of loopback addresses are served whatever fails: nothing leads there.
+//! Node ports of loopback addresses are served whatever fails: by a socket each, those of relayed Services
+//! for as long as nobody is led to the relay.
 
 use super::edits::Edits;
 use super::nftables::{self, Nftables};
@@ -152,15 +153,19 @@ impl Dataplane for Both {
 
     fn apply(&mut self, delta: &PlanDelta, plan: &Plan) -> Result<Applied, Error> {
         let ports = self.userspace.ports_turn(delta, plan);
-        let outcome = self.between(ports, |both| both.apply_both(delta, plan));
-        self.or_forget(outcome)
+        self.between(ports, |both| {
+            let outcome = both.apply_both(delta, plan);
+            both.or_forget(outcome)
+        })
     }
 
     fn resync(&mut self, plan: &Plan) -> Result<Applied, Error> {
         let turn = self.relayed(|userspace| userspace.turn_to(plan));
         let ports = self.userspace.ports_turn_to(plan);
-        let outcome = self.between(ports, |both| both.resync_both(turn, plan));
-        self.or_forget(outcome)
+        self.between(ports, |both| {
+            let outcome = both.resync_both(turn, plan);
+            both.or_forget(outcome)
+        })
     }
 
     fn take_former(&mut self) -> Vec<FrontendKey> {

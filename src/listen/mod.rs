@@ -15,7 +15,7 @@ mod wait;
 pub use http::{Limits, one_request};
 pub use kept::{Kept, Tried};
 pub use places::Places;
-pub use socket::{Acceptor, tcp, udp};
+pub use socket::{Acceptor, tcp, tcp_ahead, udp_ahead};
 pub use tally::{Count, Tally};
 pub use wait::change_or_retry;
 

@@ -18,18 +18,35 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Listens. What is left of former connections (TIME_WAIT) does not count; a socket of another
 /// process that listens there, or at all addresses, does.
 pub fn tcp(at: SocketAddr) -> Result<TcpListener, Error> {
-    let socket = socket(at, Type::STREAM)?;
+    listening(socket(at, Type::STREAM)?, at)
+}
+
+/// The same, also where no interface has the address yet, or for now.
+pub fn tcp_ahead(at: SocketAddr) -> Result<TcpListener, Error> {
+    listening(ahead(socket(at, Type::STREAM)?, at)?, at)
+}
+
+fn listening(socket: Socket, at: SocketAddr) -> Result<TcpListener, Error> {
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into())?)
 }
 
-/// Receives. Without SO_REUSEADDR, which for UDP would share the port with whoever sets it too.
-pub fn udp(at: SocketAddr) -> Result<UdpSocket, Error> {
-    let socket = socket(at, Type::DGRAM)?;
+/// Receives, also where no interface has the address yet, or for now. Without SO_REUSEADDR, which for UDP
+/// would share the port with whoever sets it too.
+pub fn udp_ahead(at: SocketAddr) -> Result<UdpSocket, Error> {
+    let socket = ahead(socket(at, Type::DGRAM)?, at)?;
     socket.bind(&at.into())?;
     Ok(UdpSocket::from_std(socket.into())?)
+}
+
+fn ahead(socket: Socket, at: SocketAddr) -> io::Result<Socket> {
+    match at {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
+    Ok(socket)
 }
 
 fn socket(at: SocketAddr, kind: Type) -> io::Result<Socket> {
@@ -92,9 +109,9 @@ mod tests {
         let first = tcp(loopback()).unwrap();
         let at = first.local_addr().unwrap();
         assert!(matches!(tcp(at), Err(Error::InUse)));
-        let first = udp(loopback()).unwrap();
+        let first = udp_ahead(loopback()).unwrap();
         let at = first.local_addr().unwrap();
-        assert!(matches!(udp(at), Err(Error::InUse)));
+        assert!(matches!(udp_ahead(at), Err(Error::InUse)));
     }
 
     #[tokio::test]
@@ -113,5 +130,14 @@ mod tests {
     #[tokio::test]
     async fn an_address_of_nobody_is_said_to_be_one() {
         assert!(matches!(tcp("192.0.2.1:0".parse().unwrap()), Err(Error::NoSuchAddress)));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_to_come_can_be_had_before() {
+        for at in ["192.0.2.1:0", "[2001:db8::1]:0"] {
+            let at = at.parse().unwrap();
+            tcp_ahead(at).unwrap();
+            udp_ahead(at).unwrap();
+        }
     }
 }

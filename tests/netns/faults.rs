@@ -2,6 +2,7 @@
 //! and vipd says which.
 
 use super::health::ask_at;
+use super::support::clients::{Ending, Outcome};
 use super::support::manifests::{ep, port, slice, svc, udp};
 use super::support::nft::tables;
 use super::support::plan::{CASE_SERVICE, Ext, L1, L2, NODE_PORT, Node, NodeB, R1, V4, V6};
@@ -151,6 +152,11 @@ pub fn cases() -> Vec<Case> {
             w.tcp(L2, w.cip(), 80).untraced().times(20).only([L1, R1]).source_kept();
             w.tcp(Ext, w.address(Node), NODE_PORT).untraced().times(20).only([L1, R1]);
             assert!(is_healthy(w));
+            w.tcp(Node, w.family.loopback(), NODE_PORT)
+                .from(w.family.loopback())
+                .untraced()
+                .times(20)
+                .only([L1, R1]);
             let said = w.vipd("describe service svc").out;
             assert!(said.contains("for now") && said.contains("vipd-relay"), "{said}");
             w.sh(Node, "kill $(cat /run/case/owner)");
@@ -204,6 +210,52 @@ pub fn cases() -> Vec<Case> {
             assert!(is_healthy(w));
         })
         .without_vipd(),
+        case("loopback node ports outlive a loopback interface that goes down and comes up", |w| {
+            let other = svc().named("udp", 42).relayed().udp().node_port(NODE_PORT + 1);
+            w.write(other.on([L1, R1]));
+            // What IPv6 has of a loopback interface goes with it, and the relay fails of both families.
+            let other = if w.family == V4 { V6 } else { V4 };
+            w.write(slice([L1, R1]).named("other").only(other));
+            w.serve(svc().relayed().dual_stack().node_port(NODE_PORT).on([L1, R1]));
+            let loopback = w.family.loopback();
+            let at_home = || {
+                let tcp = w.tcp(Node, loopback, NODE_PORT).from(loopback);
+                let udp = w.udp(Node, loopback, NODE_PORT + 1).from(loopback);
+                // One after the other, so that what changes meanwhile is met.
+                [tcp, udp].map(|client| client.untraced().in_turn().times(20))
+            };
+            let serves = || {
+                let replies = at_home().map(|client| client.patience(SOON / 2).replies());
+                replies.iter().all(|replies| replies.failures() == 0)
+            };
+            // An answer that is under way when the port changes hands may be lost, and nobody is refused.
+            let changes_hands = || {
+                let [tcp, udp] = at_home();
+                tcp.reached();
+                let udp = udp.patience(SOON / 2).replies();
+                let is_timeout = |one: &Outcome| one.ending == Ending::Timeout;
+                let lost = udp.outcomes.iter().filter(|one| is_timeout(one)).count();
+                udp.check(lost <= 1 && udp.failures() == lost, "an answer to all but one");
+            };
+            w.within(SOON, serves);
+            for down in [300, 1200] {
+                w.sh(Node, "ip link set lo down");
+                w.sleep(down);
+                assert!(!tables(w.netns(Node)).contains(&RELAY.to_owned()), "{}", w.log());
+                w.sh(Node, "ip link set lo up");
+                // An address of IPv6 settles.
+                w.within(SOON, serves);
+                let up = Instant::now();
+                while !is_relayed(w, w.cip()) {
+                    changes_hands();
+                    assert!(up.elapsed() < Duration::from_secs(5), "{}", w.log());
+                }
+                changes_hands();
+                w.within(SOON, serves);
+            }
+            let at = |error: &str| w.log().matches(error).count();
+            assert_eq!(at("cannot be answered"), 0, "{}", w.log());
+        }),
         case("UDP has the same route back", |w| {
             w.serve(svc().relayed().udp().on([L1]));
             let flow = w.talking(L2, Udp, w.cip(), 80);

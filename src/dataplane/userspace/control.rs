@@ -45,7 +45,8 @@ pub struct Userspace {
     /// From the first resync on.
     routes: Option<Routes>,
     state: State,
-    /// Of loopback addresses, of Services that the kernel carries: whatever becomes of the relay.
+    /// Of loopback addresses, of Services that the kernel carries: whatever becomes of the relay. Of the
+    /// others while it has failed.
     node_ports: NodePorts,
     /// What the state knows of the node.
     node: Option<Arc<NodePlan>>,
@@ -140,8 +141,16 @@ impl Userspace {
         }
     }
 
-    /// Serves these no more: who the relay takes over is led there by now.
-    pub fn unlisten(&self, closed: Vec<FrontendKey>) {
+    /// Serves these no more: who the relay takes over is led there by now. Where nobody is, those of
+    /// relayed Services have sockets too.
+    pub fn unlisten(&mut self, mut closed: Vec<FrontendKey>) {
+        if self.failure.is_some() && !self.node_ports.stands_in() {
+            let open = self.node_ports.stand_in();
+            self.listen(open);
+        } else if self.failure.is_none() && self.table.is_some() {
+            closed.extend(self.node_ports.stand_down());
+        }
+        closed.retain(|at| !self.node_ports.stands_in_for(at));
         if let Some(engine) = self.engine.get()
             && !closed.is_empty()
         {
@@ -419,12 +428,17 @@ impl Userspace {
     }
 
     /// What is there is not known any more: nobody is led to the relay until the next resync, and the
-    /// kernel serves meanwhile. Open connections go on.
+    /// kernel serves meanwhile; at loopback addresses sockets do, which are there before nobody is led.
+    /// Open connections go on.
     pub fn forget(&mut self) {
+        let open = self.node_ports.stand_in();
+        let (udp, tcp) = open.into_iter().partition(|(at, _)| at.protocol == Protocol::Udp);
+        self.listen(tcp);
         self.table = None;
         if let Some(engine) = self.engine.get() {
             engine.update(self.state.frontends().map(|at| (at, None)).collect());
         }
+        self.listen(udp);
         self.routes = None;
         self.state = State::default();
         self.node = None;

@@ -262,7 +262,8 @@ fn tcp_listener(
         congestion.begin_again(&socket);
         return Ok(TcpListener::from_std(socket.into())?);
     }
-    let listener = listen::tcp(socket_address(at))?;
+    // The loopback interface may be down for now.
+    let listener = listen::tcp_ahead(socket_address(at))?;
     // What is accepted inherits it.
     let socket = SockRef::from(&listener);
     socket.set_tcp_nodelay(true)?;
@@ -275,7 +276,7 @@ fn udp_socket(at: FrontendKey, handed: Option<OwnedFd>) -> Result<UdpSocket, lis
     if let Some(socket) = handed {
         return Ok(UdpSocket::from_std(socket.into())?);
     }
-    let socket = listen::udp(socket_address(at))?;
+    let socket = listen::udp_ahead(socket_address(at))?;
     listeners::tell_destination(&socket, at.at.family())?;
     Ok(socket)
 }

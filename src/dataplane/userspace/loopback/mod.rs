@@ -1,4 +1,4 @@
-//! Node ports of Services that the kernel carries, on 127.0.0.1 and [::1]: a socket for each.
+//! Node ports of Services that the kernel carries, or has to for now, on 127.0.0.1 and [::1]: a socket for each.
 //!
 //! In: plans and their differences. Out: frontends of the engine, and sockets bound to them.
 //! Never: a rule or a route; a socket for a port without endpoints (the kernel refuses).
@@ -6,7 +6,7 @@
 //! What is sent to a loopback address never leaves the loopback interface, so the kernel would not
 //! route a translated packet: IPv4 only with `route_localnet`, which opens the node's other
 //! loopback services to its neighbours (CVE-2020-8558), IPv6 not at all. Node ports of relayed Services
-//! come by tproxy, there too.
+//! come by tproxy, there too; while nobody is led to the relay they have sockets like the others.
 
 mod keeper;
 mod places;

@@ -19,7 +19,24 @@ pub(super) fn places(
     plan: &ServicePlan,
     families: Families,
 ) -> impl Iterator<Item = (FrontendKey, Relayed)> + '_ {
-    of_kernel(plan, families)
+    with_endpoints(plan, of_kernel(plan, families))
+}
+
+/// The same of those that tproxy leads to the relay, while it can.
+pub(super) fn led(
+    plan: &ServicePlan,
+    families: Families,
+) -> impl Iterator<Item = (FrontendKey, Relayed)> + '_ {
+    let of_relay = node_ports(plan, families);
+    let of_relay = of_relay.filter(|(port, frontend)| port.relay_of(frontend).is_some());
+    with_endpoints(plan, of_relay)
+}
+
+fn with_endpoints<'a>(
+    plan: &'a ServicePlan,
+    ports: impl Iterator<Item = (&'a PortPlan, &'a Frontend)>,
+) -> impl Iterator<Item = (FrontendKey, Relayed)> {
+    ports
         .filter(|(port, _)| port.protocol != Protocol::Sctp && !port.cluster.is_empty())
         .map(|(port, frontend)| (at_loopback(frontend.at), served(plan, (port, frontend))))
 }
@@ -35,10 +52,15 @@ fn of_kernel(
     plan: &ServicePlan,
     families: Families,
 ) -> impl Iterator<Item = (&PortPlan, &Frontend)> {
+    node_ports(plan, families).filter(|(port, frontend)| port.relay_of(frontend).is_none())
+}
+
+fn node_ports(
+    plan: &ServicePlan,
+    families: Families,
+) -> impl Iterator<Item = (&PortPlan, &Frontend)> {
     plan.held().filter(move |(port, frontend)| {
-        frontend.kind == FrontendKind::NodePort
-            && families[port.family.index()]
-            && port.relay_of(frontend).is_none()
+        frontend.kind == FrontendKind::NodePort && families[port.family.index()]
     })
 }
 
@@ -50,15 +72,19 @@ fn at_loopback(node_port: FrontendKey) -> FrontendKey {
     FrontendKey { at: FrontendAddress::Address(address), ..node_port }
 }
 
-/// As the kernel serves it elsewhere: no PROXY header, and connections stay whole.
+/// As its carrier serves it elsewhere. The kernel: no PROXY header, and connections stay whole.
 fn served(plan: &ServicePlan, (port, frontend): (&PortPlan, &Frontend)) -> Relayed {
     let relayed = relayed(&plan.key, (port, frontend), Reach::Cluster);
     let relayed = Relayed { local: Box::default(), ..relayed };
     match port.carrier {
-        // Another frontend of the port is relayed, and shares its endpoints and limits.
-        Carrier::Relay(relay) => {
-            Relayed { balancer: relay.balancer, limits: relay.limits, ..relayed }
-        }
+        // At least another frontend of the port is relayed, and shares its endpoints and limits.
+        Carrier::Relay(relay) => Relayed {
+            balancer: relay.balancer,
+            limits: relay.limits,
+            proxy_protocol: port.relay_of(frontend).and_then(|relay| relay.proxy_protocol),
+            requests: port.requests_of(frontend),
+            ..relayed
+        },
         Carrier::Kernel | Carrier::KernelFor(_) => relayed,
     }
 }

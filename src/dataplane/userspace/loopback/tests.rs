@@ -1,13 +1,15 @@
 //! Which node ports are served, by value; and on loopback sockets, that they are.
 
-use super::places::{places, sctp};
+use super::places::{led, places, sctp};
 use super::turn::{NodePorts, PortsTurn};
 use crate::dataplane::userspace::engine::Engine;
 use crate::dataplane::userspace::handed::HandedEngine;
 use crate::dataplane::userspace::relayed::{Relayed, relayed};
 use crate::dataplane::userspace::tests::{LONG, echo, options, refusing};
 use crate::dataplane::userspace::udp_tests::{asked, client, datagrams};
-use crate::model::{Balancer, Family, Limits, PortName, Protocol, ServiceKey};
+use crate::model::{
+    Balancer, Family, HttpVersion, Limits, PortName, Protocol, ProxyProtocol, ServiceKey,
+};
 use crate::planner::{
     Action, Balanced, Carrier, Forward, Frontend, FrontendAddress, FrontendKey, FrontendKind,
     Locality, Masquerade, Member, NodePlan, Plan, PlanDelta, PodsToldBy, Pool, PortPlan, Reach,
@@ -71,6 +73,20 @@ fn web(lasts: &[u8]) -> ServicePlan {
     service("web", [port(Protocol::Tcp, Family::V4, lasts)])
 }
 
+const RELAY: Relay = Relay {
+    balancer: Balancer::Maglev,
+    proxy_protocol: Some(ProxyProtocol::V2),
+    limits: Limits::DEFAULT,
+    pods_told_by: PodsToldBy::Address,
+};
+
+fn by_relay(name: &str, lasts: &[u8]) -> ServicePlan {
+    let mut port = port(Protocol::Tcp, Family::V4, lasts);
+    port.carrier = Carrier::Relay(RELAY);
+    port.balanced = Balanced::Requests(HttpVersion::Http1);
+    service(name, [port])
+}
+
 /// `TCP 127.0.0.1:30080`
 fn text(at: &FrontendKey) -> String {
     let FrontendAddress::Address(address) = at.at else { panic!("{at} is no address") };
@@ -107,20 +123,25 @@ fn who_lost_the_node_port_or_has_it_relayed_is_not_served() {
     let mut plan = web(&[1]);
     plan.ports[0].frontends[1].lost_to = Some(ServiceKey::new("ns", "other"));
     assert!(told(&plan, BOTH).is_empty());
-    let relay = Relay {
-        balancer: Balancer::Maglev,
-        proxy_protocol: None,
-        limits: Limits::default(),
-        pods_told_by: PodsToldBy::Address,
-    };
-    let mut plan = web(&[1]);
-    plan.ports[0].carrier = Carrier::Relay(relay);
+    let mut plan = by_relay("web", &[1]);
     assert!(told(&plan, BOTH).is_empty());
     // The kernel has this node port, and the relay the others.
-    let by_interface = Relay { pods_told_by: PodsToldBy::Interface, ..relay };
+    let by_interface = Relay { pods_told_by: PodsToldBy::Interface, ..RELAY };
     plan.ports[0].carrier = Carrier::Relay(by_interface);
     let (_, relayed) = places(&plan, BOTH).next().unwrap();
-    assert_eq!((relayed.balancer, relayed.requests), (Balancer::Maglev, None));
+    assert_eq!(relayed.balancer, Balancer::Maglev);
+    assert_eq!((relayed.requests, relayed.proxy_protocol), (None, None));
+    assert_eq!(led(&plan, BOTH).count(), 0);
+}
+
+#[test]
+fn what_is_led_to_the_relay_is_served_as_by_the_relay() {
+    let (at, relayed) = led(&by_relay("web", &[1]), BOTH).next().unwrap();
+    assert_eq!(text(&at), "TCP 127.0.0.1:30080");
+    assert_eq!(relayed.proxy_protocol, RELAY.proxy_protocol);
+    assert_eq!(relayed.requests, Some(HttpVersion::Http1));
+    assert_eq!(led(&by_relay("web", &[]), BOTH).count(), 0);
+    assert_eq!(led(&web(&[1]), BOTH).count(), 0);
 }
 
 #[test]
@@ -187,6 +208,44 @@ fn a_family_that_answers_no_more_closes_its_ports() {
     let open: Vec<FrontendKey> = places(&web(&[1]), BOTH).map(|(at, _)| at).collect();
     let turn = ports.turn(&delta(&[]), &plan_of([false; 2]), || open.clone());
     assert_eq!(of_turn(&turn), (vec![], vec!["TCP 127.0.0.1:30080".into()]));
+}
+
+#[test]
+fn relayed_services_have_sockets_while_nobody_is_led_to_the_relay() {
+    const AT: &str = "TCP 127.0.0.1:30080";
+    let plan = plan_of([true, false]);
+    let mut ports = NodePorts::default();
+    ports.turn_to(&plan, &[]);
+    let turn = |ports: &mut NodePorts, old: Option<&ServicePlan>, new: Option<&ServicePlan>| {
+        let services = [(old.cloned(), new.cloned())];
+        ports.turn(&delta(&services), &plan, || panic!("all are looked at"))
+    };
+    let (one, other) = (by_relay("web", &[1]), by_relay("web", &[2]));
+    let kernel = web(&[1]);
+    assert_eq!(turn(&mut ports, None, Some(&one)), PortsTurn::default());
+    let open: Vec<String> = ports.stand_in().iter().map(|(at, _)| text(at)).collect();
+    assert_eq!(open, [AT]);
+
+    // Meanwhile they follow the plan, whoever carries them.
+    let changed = turn(&mut ports, Some(&one), Some(&other));
+    assert_eq!(changed.open[0].1.cluster[..], [target(2)]);
+    assert_eq!(ports.stand_in()[0].1.cluster[..], [target(2)]);
+    assert_eq!(of_turn(&turn(&mut ports, Some(&other), Some(&kernel))), (vec!["web"], vec![]));
+    assert!(ports.stand_in().is_empty(), "the kernel's have one anyway");
+    assert_eq!(of_turn(&turn(&mut ports, Some(&kernel), Some(&one))), (vec!["web"], vec![]));
+    assert_eq!(of_turn(&turn(&mut ports, Some(&one), None)), (vec![], vec![AT.to_owned()]));
+    turn(&mut ports, None, Some(&one));
+
+    let closed: Vec<String> = ports.stand_down().iter().map(text).collect();
+    assert_eq!(closed, [AT]);
+    assert!(ports.stand_down().is_empty(), "they are closed");
+    assert_eq!(turn(&mut ports, Some(&one), Some(&other)), PortsTurn::default());
+    // The relay fails while it takes the port over: that stays open.
+    turn(&mut ports, Some(&other), Some(&kernel));
+    let closed = turn(&mut ports, Some(&kernel), Some(&one)).closed;
+    assert!(!ports.stands_in_for(&closed[0]));
+    ports.stand_in();
+    assert!(ports.stands_in_for(&closed[0]));
 }
 
 // ---- on sockets
