@@ -27,6 +27,8 @@ pub(super) enum Malformed {
     Host,
     /// Transfer-Encoding other than `chunked` (RFC 9112 6.1).
     Encoding,
+    /// What should be the body is none, or it broke off.
+    Body,
     /// CONNECT asks this proxy for a tunnel to anywhere.
     Connect,
 }
@@ -37,7 +39,7 @@ impl Refusal {
             Refusal::NoEndpoint | Refusal::Full => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Slow => StatusCode::GATEWAY_TIMEOUT,
             Refusal::Broken => StatusCode::BAD_GATEWAY,
-            Refusal::Malformed(Malformed::Host) => StatusCode::BAD_REQUEST,
+            Refusal::Malformed(Malformed::Host | Malformed::Body) => StatusCode::BAD_REQUEST,
             Refusal::Malformed(Malformed::Encoding | Malformed::Connect) => {
                 StatusCode::NOT_IMPLEMENTED
             }
@@ -54,6 +56,7 @@ impl Refusal {
             Refusal::Malformed(Malformed::Encoding) => {
                 "Transfer-Encoding may be nothing but chunked"
             }
+            Refusal::Malformed(Malformed::Body) => "the body is malformed",
             Refusal::Malformed(Malformed::Connect) => "CONNECT is not passed on",
         }
     }
@@ -108,6 +111,7 @@ mod tests {
             (Refusal::Slow, 504),
             (Refusal::Broken, 502),
             (Refusal::Malformed(Malformed::Host), 400),
+            (Refusal::Malformed(Malformed::Body), 400),
             (Refusal::Malformed(Malformed::Encoding), 501),
             (Refusal::Malformed(Malformed::Connect), 501),
         ];

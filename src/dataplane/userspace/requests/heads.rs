@@ -55,6 +55,9 @@ pub(super) fn request<B>(request: &mut Request<B>, client: IpAddr) -> Result<Wis
 pub(super) fn response<B>(response: &mut Response<B>, version: Version) {
     let status = response.status();
     let headers = response.headers_mut();
+    if ends_in_two_ways(headers) {
+        headers.remove(CONTENT_LENGTH);
+    }
     let tells = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::UPGRADE_REQUIRED].contains(&status);
     let upgrade = headers.remove(UPGRADE).filter(|_| tells && version != Version::HTTP_2);
     remove_named(headers);
@@ -65,6 +68,11 @@ pub(super) fn response<B>(response: &mut Response<B>, version: Version) {
     // That of a client which speaks 1.0 hyper makes of it.
     *response.version_mut() =
         if version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
+}
+
+/// Has both a length and an encoding, which overrides it (RFC 9112 6.3).
+pub(super) fn ends_in_two_ways(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
 }
 
 /// What two readers could understand in two ways. hyper refuses the rest: lengths that contradict each
@@ -238,6 +246,20 @@ mod tests {
         let mut connect =
             Request::builder().method("CONNECT").header("host", "a").body(()).unwrap();
         assert_eq!(request(&mut connect, IpAddr::from([10, 0, 0, 1])), Err(Malformed::Connect));
+    }
+
+    #[test]
+    fn an_answer_has_a_length_or_chunks() {
+        let mut head = Response::builder()
+            .header("Content-Length", "5")
+            .header("Transfer-Encoding", "chunked")
+            .body(())
+            .unwrap();
+        response(&mut head, Version::HTTP_11);
+        assert_eq!(lines(head.headers()), ["transfer-encoding: chunked"]);
+        let mut head = Response::builder().header("Content-Length", "5").body(()).unwrap();
+        response(&mut head, Version::HTTP_11);
+        assert_eq!(lines(head.headers()), ["content-length: 5"]);
     }
 
     #[rstest]

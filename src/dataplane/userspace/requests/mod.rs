@@ -23,10 +23,13 @@ mod wire;
 pub(super) use session::Session;
 pub(super) use upstreams::Upstreams;
 
+use super::tcp::reset;
 use crate::model::HttpVersion;
+use body::Cut;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::error::Error as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -70,7 +73,7 @@ pub(super) async fn serve(session: Session, stream: TcpStream, stop: Cancellatio
     let io = TokioIo::new(stream);
     let done = match version {
         HttpVersion::Http1 => {
-            let connection = http1::Builder::new()
+            let mut connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 // From the end of one request to that of the next one's head: how long a client
                 // may say nothing.
@@ -80,7 +83,14 @@ pub(super) async fn serve(session: Session, stream: TcpStream, stop: Cancellatio
                 .auto_date_header(false)
                 .serve_connection(io, service)
                 .with_upgrades();
-            drive(connection, over, http1::UpgradeableConnection::graceful_shutdown).await
+            let shut_down = http1::UpgradeableConnection::graceful_shutdown;
+            let done = drive(Pin::new(&mut connection), over, shut_down).await;
+            if done.as_ref().is_err_and(looks_whole)
+                && let Some(parts) = connection.into_parts()
+            {
+                reset(parts.io.inner());
+            }
+            done
         }
         HttpVersion::H2c => {
             let connection = http2::Builder::new(TokioExecutor::new())
@@ -91,7 +101,7 @@ pub(super) async fn serve(session: Session, stream: TcpStream, stop: Cancellatio
                 .max_header_list_size(HEAD_MOST as u32)
                 .auto_date_header(false)
                 .serve_connection(io, service);
-            drive(connection, over, http2::Connection::graceful_shutdown).await
+            drive(pin!(connection), over, http2::Connection::graceful_shutdown).await
         }
     };
     if let Err(error) = done {
@@ -99,16 +109,20 @@ pub(super) async fn serve(session: Session, stream: TcpStream, stop: Cancellatio
     }
 }
 
+fn looks_whole(error: &hyper::Error) -> bool {
+    let cut = error.source().and_then(|source| source.downcast_ref::<Cut>());
+    cut.is_some_and(|cut| cut.looks_whole)
+}
+
 /// To its end, which it is told to come to when it is `over`.
 async fn drive<C>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     over: impl Future<Output = ()>,
     shut_down: fn(Pin<&mut C>),
 ) -> Result<(), hyper::Error>
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    let mut connection = pin!(connection);
     tokio::select! {
         done = connection.as_mut() => return done,
         () = over => {}

@@ -6,15 +6,15 @@ use super::super::dials::{Dials, Failure};
 use super::super::served::{Caller, Served};
 use super::super::shared::Shared;
 use super::super::tcp::{Accepted, dial_once, patience};
-use super::answers::{Dialect, Refusal, answer};
-use super::body::Passing;
+use super::answers::{Dialect, Malformed, Refusal, answer};
+use super::body::{Asked, Passing, Spoilt};
 use super::heads::{self, Wish};
 use super::tunnel::{self, Tunnel};
 use super::upstreams::{Connection, Lease, Upstream, prepare};
-use super::wire::Wire;
+use super::wire::{Spoken, Wire};
 use crate::model::HttpVersion;
-use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::{Request, Response, StatusCode, Version};
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,15 +61,23 @@ impl Session {
             Ok(wish) => wish,
             Err(what) => return Ok(Passing::own(answer(Refusal::Malformed(what), dialect))),
         };
-        let Answered { mut response, held, lease } = match self.exchange(request).await {
+        let (request, spoilt) = Asked::of(request);
+        let Answered { mut response, held, lease } = match self.exchange(request, &spoilt).await {
             Ok(answered) => answered,
             Err(Unanswered::Refused(why)) => return Ok(Passing::own(answer(why, dialect))),
             Err(Unanswered::Reset(error)) => return Err(error),
         };
         heads::response(&mut response, version);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let body = |body| Passing::Endpoint { body, held, _lease: lease };
-            return Ok(response.map(body));
+            let ends_with_connection =
+                version == Version::HTTP_10 && response.body().size_hint().exact().is_none();
+            return Ok(response.map(|body| Passing::Endpoint {
+                body,
+                held,
+                _lease: lease,
+                spoilt,
+                ends_with_connection,
+            }));
         }
         if wish != Wish::Upgrade {
             held.broken.add(1);
@@ -83,7 +91,11 @@ impl Session {
     }
 
     /// Asks one endpoint after another until one has been sent the request.
-    async fn exchange(&self, mut request: Request<Incoming>) -> Result<Answered, Unanswered> {
+    async fn exchange(
+        &self,
+        mut request: Request<Asked>,
+        spoilt: &Spoilt,
+    ) -> Result<Answered, Unanswered> {
         let mut dials = Dials::default();
         loop {
             let node = self.shared.frontends.node();
@@ -109,9 +121,15 @@ impl Session {
             };
             let unsent = error.take_message();
             let error = error.into_error();
+            if spoilt.is_so() {
+                held.requests.add(1);
+                return Err(unanswerable(&error));
+            }
             tracing::debug!(%target, %error, unsent = unsent.is_some(), "an endpoint broke off");
-            if age == Age::New {
-                self.served().failed(&caller, target, Failure::Refused);
+            if let Age::New(spoken) = age {
+                if !spoken.is_so() {
+                    self.served().broke_off(&caller, target);
+                }
                 dials.failed(target, Failure::Refused);
             }
             match unsent {
@@ -168,6 +186,7 @@ impl Session {
         prepare(&stream);
         self.shared.congestion.settle(&stream);
         let wire = Wire::new(stream, chosen.endpoint.endpoint(), files);
+        let spoken = wire.spoken();
         let begun = match self.version {
             HttpVersion::Http1 => Ok(upstream.begin_lone(wire).await),
             HttpVersion::H2c => {
@@ -178,7 +197,7 @@ impl Session {
         let failure = match begun {
             Ok(Ok(connection)) => {
                 self.served().connected(&chosen.endpoint, began.elapsed());
-                return Ok(Some(Found { connection, age: Age::New }));
+                return Ok(Some(Found { connection, age: Age::New(spoken) }));
             }
             Ok(Err(error)) => {
                 tracing::debug!(%target, %error, "an endpoint broke off at once");
@@ -209,15 +228,22 @@ struct Found {
 
 /// What it says of the endpoint that a connection broke off: one that has been used may have been idle
 /// for too long.
-#[derive(PartialEq, Eq)]
 enum Age {
-    New,
+    New(Spoken),
     Used,
 }
 
 /// Many requests that come at once make one connection. `None`: who makes it takes too long.
 async fn turn(upstream: &Upstream, patience: Duration) -> Option<tokio::sync::MutexGuard<'_, ()>> {
     tokio::time::timeout(patience, upstream.dialling.lock()).await.ok()
+}
+
+/// Of a request whose client is to blame. In HTTP/2 its stream has ended.
+fn unanswerable(error: &hyper::Error) -> Unanswered {
+    match unanswered(error) {
+        Unanswered::Refused(_) => Unanswered::Refused(Refusal::Malformed(Malformed::Body)),
+        reset @ Unanswered::Reset(_) => reset,
+    }
 }
 
 fn unanswered(error: &hyper::Error) -> Unanswered {

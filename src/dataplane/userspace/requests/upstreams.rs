@@ -3,6 +3,8 @@
 //! Each traffic thread has its own: what is sent on one wakes nobody elsewhere.
 
 use super::super::relay::KEEPALIVE;
+use super::body::Asked;
+use super::heads;
 use super::wire::{Hand, Wire};
 use super::{ENDPOINT_WINDOW, HEAD_MOST, SEND_BUFFER, STREAM_WINDOW, STREAMS};
 use crate::planner::Target;
@@ -82,7 +84,7 @@ struct Kept {
 
 #[derive(Debug)]
 struct Lone {
-    sender: http1::SendRequest<Incoming>,
+    sender: http1::SendRequest<Asked>,
     /// Gone with its connection.
     wire: Weak<Wire>,
     since: Instant,
@@ -98,7 +100,7 @@ impl Lone {
 
 #[derive(Debug)]
 struct Shared {
-    sender: http2::SendRequest<Incoming>,
+    sender: http2::SendRequest<Asked>,
     streams: Arc<AtomicUsize>,
     /// What the endpoint allows.
     most: Arc<AtomicUsize>,
@@ -220,7 +222,7 @@ async fn sweep(upstream: Weak<Upstream>) {
 #[derive(Debug)]
 pub(super) enum Connection {
     Lone(Borrowed),
-    Shared(http2::SendRequest<Incoming>, Stream),
+    Shared(http2::SendRequest<Asked>, Stream),
 }
 
 /// An HTTP/1 connection that goes back to those that are kept, unless it has ended or is in use.
@@ -231,13 +233,14 @@ pub(super) struct Borrowed {
 }
 
 impl Borrowed {
-    fn new(
-        sender: http1::SendRequest<Incoming>,
-        wire: Weak<Wire>,
-        upstream: &Arc<Upstream>,
-    ) -> Self {
+    fn new(sender: http1::SendRequest<Asked>, wire: Weak<Wire>, upstream: &Arc<Upstream>) -> Self {
         let lone = Some(Lone { sender, wire, since: Instant::now() });
         Self { lone, upstream: Arc::downgrade(upstream) }
+    }
+
+    /// What comes after this answer may be part of it.
+    fn is_kept_no_more(&mut self) {
+        self.upstream = Weak::new();
     }
 }
 
@@ -267,12 +270,15 @@ impl Connection {
     /// The answer's head; or an error, with the request where nothing of it was sent.
     pub(super) async fn send(
         self,
-        request: Request<Incoming>,
-    ) -> Result<(Response<Incoming>, Lease), TrySendError<Request<Incoming>>> {
+        request: Request<Asked>,
+    ) -> Result<(Response<Incoming>, Lease), TrySendError<Request<Asked>>> {
         match self {
             Connection::Lone(mut borrowed) => {
                 let lone = borrowed.lone.as_mut().expect("it is there until this is dropped");
                 let answer = lone.sender.try_send_request(request).await?;
+                if heads::ends_in_two_ways(answer.headers()) {
+                    borrowed.is_kept_no_more();
+                }
                 Ok((answer, Lease::Lone { _until_then: borrowed }))
             }
             Connection::Shared(mut sender, stream) => {

@@ -19,15 +19,30 @@ pub(super) struct Wire {
     stream: TcpStream,
     counts: Arc<Endpoint>,
     files: Files,
-    /// From the first byte on that the endpoint says.
+    spoken: Spoken,
+    /// From then on, and from the endpoint's end on.
     heard: AtomicBool,
     hearing: Notify,
+}
+
+/// Whether the endpoint has said anything on a connection, also when that has gone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Spoken(Arc<AtomicBool>);
+
+impl Spoken {
+    pub(super) fn is_so(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Wire {
     pub(super) fn new(stream: TcpStream, counts: Arc<Endpoint>, files: Files) -> Self {
         let (heard, hearing) = (AtomicBool::new(false), Notify::new());
-        Self { stream, counts, files, heard, hearing }
+        Self { stream, counts, files, spoken: Spoken::default(), heard, hearing }
+    }
+
+    pub(super) fn spoken(&self) -> Spoken {
+        self.spoken.clone()
     }
 
     /// That this process may open besides.
@@ -86,12 +101,15 @@ impl AsyncRead for Hand {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Wire { stream, counts, heard, hearing, .. } = &*self.0;
+        let Wire { stream, counts, spoken, heard, hearing, .. } = &*self.0;
         loop {
             ready!(stream.poll_read_ready(cx))?;
             match stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
+                    if matches!(read, Ok(1..)) {
+                        spoken.0.store(true, Ordering::Relaxed);
+                    }
                     if !heard.swap(true, Ordering::Relaxed) {
                         hearing.notify_one();
                     }

@@ -7,18 +7,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 /// A server that says what it is told to, and what it is asked.
-struct Scripted {
+pub(super) struct Scripted {
     listener: TcpListener,
 }
 
 impl Scripted {
-    async fn new(world: &mut World) -> Self {
+    pub async fn new(world: &mut World) -> Self {
         let listener = TcpListener::bind(LOOPBACK).await.unwrap();
         world.serve(&[target_at(listener.local_addr().unwrap())]);
         Self { listener }
     }
 
-    async fn accept(&self) -> Plain {
+    pub async fn accept(&self) -> Plain {
         let accepted = tokio::time::timeout(LONG, self.listener.accept()).await;
         Plain(BufReader::new(accepted.expect("somebody connects").unwrap().0))
     }
@@ -150,6 +150,37 @@ async fn a_length_beside_chunks_counts_for_nothing() {
         assert!(client.is_closed().await, "what follows is not taken for a request");
         let more = tokio::time::timeout(Duration::from_millis(100), endpoint.0.read_u8()).await;
         assert!(!matches!(more, Ok(Ok(_))), "{more:?}");
+    }
+}
+
+/// The same of an answer.
+#[tokio::test]
+async fn a_length_beside_chunks_of_an_answer_counts_for_nothing() {
+    for fields in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+    ] {
+        let mut world = world(Http1);
+        let scripted = Scripted::new(&mut world).await;
+        let mut client = Plain::new(&world).await;
+        let ask = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.say(ask).await;
+        let mut endpoint = scripted.accept().await;
+        endpoint.head().await.unwrap();
+        let said = "2\r\nok\r\n0\r\n\r\n";
+        endpoint.say(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{said}")).await;
+        let head = client.head().await.unwrap().to_lowercase();
+        assert!(head.contains("transfer-encoding: chunked"), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
+        let mut body = vec![0; said.len()];
+        client.0.read_exact(&mut body).await.unwrap();
+        assert_eq!(body, said.as_bytes());
+        client.say(ask).await;
+        assert!(endpoint.is_closed().await, "what follows is not taken for an answer");
+        let mut another = scripted.accept().await;
+        another.head().await.unwrap();
+        another.say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na").await;
+        assert_eq!(client.answer().await.unwrap().body, "a");
     }
 }
 
@@ -369,6 +400,19 @@ async fn a_client_that_goes_takes_its_request_along() {
     drop(client);
     one.until("it is given up", |one| one.given_up() == 1 && one.open() == 0).await;
     world.wait_until(|port| port.active() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_half_closes_withdraws_its_request() {
+    let mut world = world(Http1);
+    let one = Endpoint::new("a", Http1).await;
+    world.serve(&[one.target]);
+    let mut client = Plain::new(&world).await;
+    client.say("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    one.until("the request arrives", |one| one.requests() == 1).await;
+    client.0.shutdown().await.unwrap();
+    assert!(client.is_closed().await);
+    one.until("it is given up", |one| one.given_up() == 1 && one.open() == 0).await;
 }
 
 /// Closed by the endpoint, and hyper has not looked since: the socket is asked.

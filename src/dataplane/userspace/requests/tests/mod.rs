@@ -1,5 +1,6 @@
 //! Requests on loopback sockets, to servers of hyper's and to such as say what they like.
 
+mod breaks;
 mod endpoint;
 mod http1;
 mod http2;
