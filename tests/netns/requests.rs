@@ -15,7 +15,7 @@ use hyper::HeaderMap;
 use hyper::body::{Bytes, Frame};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn pod(w: &World, who: Who, spoken: Spoken) -> Pod {
@@ -75,6 +75,31 @@ fn killed(w: &World, (name, spoken): (&'static str, Spoken)) {
     let mut answered = replies.iter().filter(|reply| reply.ending.is_ok());
     assert!(answered.all(|reply| each_once.contains(&reply.path)));
     drop((two, three));
+}
+
+/// An endpoint that takes connections, and breaks them off when it has heard something.
+fn broken(w: &World, (name, spoken): (&'static str, Spoken)) {
+    let bound = SocketAddr::new(w.address(L1), PORT);
+    let listener = w.netns(L1).enter(|| TcpListener::bind(bound)).expect("nobody has the port");
+    // It ends with the process.
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            stream.read(&mut [0]).ok();
+        }
+    });
+    let pods = [L3, R1].map(|who| pod(w, who, spoken));
+    w.serve(balanced(name, &[L1, L3, R1]));
+    let replies = in_turn(w.netns(L2), at(w), spoken, 30);
+    let failed = replies.iter().filter(|reply| reply.ending.is_err()).count() as f64;
+    assert!(counted(w, "vipd_relay_ejections_total", L1) >= 1.0, "{replies:?}");
+    match spoken {
+        Spoken::Http1 => assert_eq!(counted(w, "vipd_relay_requests_failed_total", L1), failed),
+        // Nothing was sent to who did not say that it takes any.
+        Spoken::Http2 => assert_eq!(failed, 0.0, "{replies:?}"),
+    }
+    let counts = [L3, R1].map(|who| counted(w, "vipd_relay_failed_total", who));
+    assert_eq!(counts, [0.0, 0.0]);
+    drop(pods);
 }
 
 /// The same, where it ends as servers do that are told to.
@@ -281,6 +306,12 @@ pub fn cases() -> Vec<Case> {
         }),
         case("gRPC: of a killed endpoint's requests those fail that it had been sent", |w| {
             killed(w, ("grpc", Spoken::Http2));
+        }),
+        case("HTTP: an endpoint that breaks off before a word is left out", |w| {
+            broken(w, ("http", Spoken::Http1));
+        }),
+        case("gRPC: an endpoint that breaks off before a word is left out", |w| {
+            broken(w, ("grpc", Spoken::Http2));
         }),
         case("HTTP: an endpoint that is withdrawn and ends costs no request", |w| {
             ended(w, ("http", Spoken::Http1));

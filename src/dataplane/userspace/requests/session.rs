@@ -201,6 +201,11 @@ impl Session {
             }
             Ok(Err(error)) => {
                 tracing::debug!(%target, %error, "an endpoint broke off at once");
+                if !spoken.is_so() {
+                    self.served().broke_off(caller, target);
+                    dials.failed(target, Failure::Refused);
+                    return Ok(None);
+                }
                 Failure::Refused
             }
             Err(_) => {
