@@ -57,6 +57,12 @@ impl Wire {
         }
     }
 
+    fn has_heard(&self) {
+        if !self.heard.swap(true, Ordering::Relaxed) {
+            self.hearing.notify_one();
+        }
+    }
+
     /// Whether the endpoint has said nothing that was not asked for, above all not that it is done:
     /// hyper may not have been told so far.
     pub(super) fn is_quiet(&self) -> bool {
@@ -87,6 +93,10 @@ impl Hand {
             match write(stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
+                    if written.is_err() {
+                        // It is read no more.
+                        self.0.has_heard();
+                    }
                     counts.sent.add(*written.as_ref().unwrap_or(&0) as u64);
                     return Poll::Ready(written);
                 }
@@ -101,7 +111,7 @@ impl AsyncRead for Hand {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Wire { stream, counts, spoken, heard, hearing, .. } = &*self.0;
+        let Wire { stream, counts, spoken, .. } = &*self.0;
         loop {
             ready!(stream.poll_read_ready(cx))?;
             match stream.try_read_buf(buffer) {
@@ -110,9 +120,7 @@ impl AsyncRead for Hand {
                     if matches!(read, Ok(1..)) {
                         spoken.0.store(true, Ordering::Relaxed);
                     }
-                    if !heard.swap(true, Ordering::Relaxed) {
-                        hearing.notify_one();
-                    }
+                    self.0.has_heard();
                     counts.received.add(read? as u64);
                     return Poll::Ready(Ok(()));
                 }
