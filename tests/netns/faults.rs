@@ -79,7 +79,7 @@ pub fn cases() -> Vec<Case> {
                 w.sh(Node, &format!("{} {own}", ip(w)));
             }
             w.withdraw(svc().named("other", 42).on([L1]));
-            w.within(Duration::from_secs(2), || routes(w).len() == 1);
+            w.within(Duration::from_secs(15), || routes(w).len() == 1);
             w.sleep(200);
             assert_eq!(repairs(w), before);
             w.sh(Node, &format!("{} route flush table local proto 118", ip(w)));
