@@ -258,6 +258,7 @@ pub fn cases() -> Vec<Case> {
             w.settle();
             w.tcp(L3, w.cip(), 80).times(20).only([L1, R1]).masqueraded();
             w.udp(L3, udp_cip(w), 80).times(20).only([L1, R1]).masqueraded();
+            w.sleep(500);
             none_fails(stays.into());
             flow.undisturbed(began);
             drop(flow);
