@@ -143,7 +143,8 @@ fn open(plan: &FlowPlan) -> io::Result<(Socket, SocketAddr)> {
         Proto::Udp => Type::DGRAM,
     };
     let socket = Socket::new(Domain::for_address(plan.to), kind, None)?;
-    socket.set_reuse_address(true)?;
+    // Two UDP sockets that have it may be given one port by the kernel, and one of them hears nothing.
+    socket.set_reuse_address(plan.from.port() != 0)?;
     socket.bind(&plan.from.into())?;
     socket.connect_timeout(&plan.to.into(), Duration::from_secs(3))?;
     if plan.proto == Proto::Tcp {
