@@ -15,6 +15,7 @@
 //! choose: pins (affinity) ─► eject (outliers out) ─► balancer
 //! ```
 
+mod abort;
 mod acks;
 mod arp;
 mod batch;

@@ -8,8 +8,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::sets::{Set, lookup};
-use super::untracked::no_track;
+use super::sets::{Set, lookup, no_track};
 use crate::model::Family;
 use crate::nft::expr::{Comparison, Expr, PayloadBase, Reg, Rule};
 use crate::nft::words::{registers, too_big};

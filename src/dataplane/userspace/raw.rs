@@ -5,7 +5,6 @@
 //! other datagram: route, fragments, and what it knows of the path's MTU.
 
 use super::budget::{Budget, Files};
-use super::replies::bind_to;
 use super::udp_header::udp_header;
 use foldhash::HashMap;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -116,4 +115,19 @@ fn receive_nothing(socket: &Socket) -> io::Result<()> {
     // What came before the filter was there.
     while socket.recv(&mut []).is_ok() {}
     Ok(())
+}
+
+/// Whosever address it is.
+pub(super) fn bind_to(socket: &Socket, at: SocketAddr) -> io::Result<()> {
+    match at {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    }
+    socket.bind(&at.into())?;
+    // Bound it needs that no more, since the address is led here by a route. To the kernel's rules a
+    // transparent socket at a frontend is the relay's, which takes all that comes there.
+    match at {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(false),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(false),
+    }
 }

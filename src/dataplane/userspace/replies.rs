@@ -2,7 +2,7 @@
 
 use super::budget::{Budget, Files};
 use super::bursts::{self, Sending};
-use super::raw::{RawSocket, RawSockets};
+use super::raw::{RawSocket, RawSockets, bind_to};
 use foldhash::HashMap;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
@@ -97,21 +97,6 @@ fn bound(frontend: SocketAddr) -> io::Result<Socket> {
     }
     bind_to(&socket, frontend)?;
     Ok(socket)
-}
-
-/// Whosever address it is.
-pub(super) fn bind_to(socket: &Socket, at: SocketAddr) -> io::Result<()> {
-    match at {
-        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
-    }
-    socket.bind(&at.into())?;
-    // Bound it needs that no more, since the address is led here by a route. To the kernel's rules a
-    // transparent socket at a frontend is the relay's, which takes all that comes there.
-    match at {
-        SocketAddr::V4(_) => socket.set_ip_transparent_v4(false),
-        SocketAddr::V6(_) => socket.set_ip_transparent_v6(false),
-    }
 }
 
 impl Reply {

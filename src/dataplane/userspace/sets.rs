@@ -3,7 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::model::{Family, Protocol};
-use crate::nft::expr::{Comparison, Expr, Find, Meta};
+use crate::nft::expr::{Comparison, Expr, Find, Meta, Rule, Verdict};
 use crate::nft::words::{destination, destination_port, frontend, is_family, nfproto, registers};
 use crate::nft::{
     Data, Definition, Element, Part, address_element, frontend_key, frontend_parts, node_port_key,
@@ -163,6 +163,13 @@ pub(super) fn tproxy(family: Family, port: u16) -> [Expr; 3] {
         Expr::ImmediateValue(2, port.to_be_bytes().to_vec()),
         Expr::Tproxy { family: nfproto(family), address: 1, port: 2 },
     ]
+}
+
+/// `… notrack accept`
+pub(super) fn no_track(mut rule: Vec<Expr>, which: Vec<Expr>) -> Rule {
+    rule.extend(which);
+    rule.extend([Expr::NoTrack, Expr::Verdict(Verdict::Accept)]);
+    Rule(rule)
 }
 
 /// `meta nfproto F oif lo`. An IPv6 socket that is connected since before its route came goes on by the

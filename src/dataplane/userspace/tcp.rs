@@ -1,5 +1,6 @@
 //! Connections: accepted, dialled on, relayed.
 
+use super::abort::reset;
 use super::choose::Chosen;
 use super::connecting;
 use super::counts::Held;
@@ -154,11 +155,6 @@ async fn pass_on(shared: Arc<Shared>, accepted: Accepted, mut client: TcpStream)
         }
     }
     reset(&client);
-}
-
-/// Closing sends RST instead of FIN from now on.
-pub(super) fn reset(stream: &TcpStream) {
-    let _ = stream.set_zero_linger();
 }
 
 /// The endpoint that takes the connection, told who the client is if it wants to know. `None`: no

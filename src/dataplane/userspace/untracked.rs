@@ -9,7 +9,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::quoted;
-use super::sets::{Set, lookup, on_loopback, to_frontend, to_node_port, tproxy};
+use super::sets::{Set, lookup, no_track, on_loopback, to_frontend, to_node_port, tproxy};
 use crate::model::{Family, Protocol};
 use crate::nft::expr::{Comparison, Expr, Meta, Rule, Verdict};
 use crate::nft::words::{
@@ -62,11 +62,4 @@ fn accept_only(comparison: Comparison, protocol: Protocol) -> Rule {
         Expr::Compare(comparison, 1, vec![protocol as u8]),
         Expr::Verdict(Verdict::Accept),
     ])
-}
-
-/// `… notrack accept`
-pub(super) fn no_track(mut rule: Vec<Expr>, which: Vec<Expr>) -> Rule {
-    rule.extend(which);
-    rule.extend([Expr::NoTrack, Expr::Verdict(Verdict::Accept)]);
-    Rule(rule)
 }

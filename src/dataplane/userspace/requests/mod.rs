@@ -11,6 +11,7 @@
 //! ```
 
 mod answers;
+mod asked;
 mod body;
 mod heads;
 mod session;
@@ -23,7 +24,7 @@ mod wire;
 pub(super) use session::Session;
 pub(super) use upstreams::Upstreams;
 
-use super::tcp::reset;
+use super::abort::reset;
 use crate::model::HttpVersion;
 use body::Cut;
 use hyper::server::conn::{http1, http2};

@@ -1,10 +1,11 @@
 //! What a connection is after 101: bytes both ways.
 
+use super::super::abort::reset;
 use super::super::budget::Files;
 use super::super::counts::Held;
 use super::super::relay::{Broken, SilentEnd, relay};
 use super::super::shared::Shared;
-use super::super::tcp::{Accepted, reset};
+use super::super::tcp::Accepted;
 use super::wire::Hand;
 use hyper::body::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};

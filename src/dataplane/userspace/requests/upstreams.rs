@@ -3,7 +3,7 @@
 //! Each traffic thread has its own: what is sent on one wakes nobody elsewhere.
 
 use super::super::relay::KEEPALIVE;
-use super::body::Asked;
+use super::asked::Asked;
 use super::heads;
 use super::wire::{Hand, Wire};
 use super::{ENDPOINT_WINDOW, HEAD_MOST, SEND_BUFFER, STREAM_WINDOW, STREAMS};
