@@ -487,6 +487,7 @@ mod tests {
         assert!(!is_busy(LATE));
         assert_eq!(frontends.counts(Instant::now()).ports.len(), 0);
     }
+
     #[test]
     fn who_was_connected_before_is_served() {
         let frontends = Frontends::new(Duration::from_secs(600));

@@ -202,19 +202,18 @@ impl Session {
             }
             Ok(Err(error)) => {
                 tracing::debug!(%target, %error, "an endpoint broke off at once");
-                if !spoken.is_so() {
-                    self.served().broke_off(caller, target);
-                    dials.failed(target, Failure::Refused);
-                    return Ok(None);
+                match spoken.is_so() {
+                    true => self.served().failed(caller, target, Failure::Refused),
+                    false => self.served().broke_off(caller, target),
                 }
                 Failure::Refused
             }
             Err(_) => {
                 tracing::debug!(%target, "an endpoint does not speak HTTP/2, or not in time");
+                self.served().failed(caller, target, Failure::Slow);
                 Failure::Slow
             }
         };
-        self.served().failed(caller, target, failure);
         dials.failed(target, failure);
         Ok(None)
     }

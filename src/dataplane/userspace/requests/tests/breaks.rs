@@ -2,8 +2,7 @@
 
 use super::http1::Scripted;
 use super::*;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Bytes, Frame};
+use hyper::body::Frame;
 use rstest::rstest;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -197,11 +196,8 @@ async fn a_stream_that_breaks_off_is_the_clients_fault() {
         let one = Endpoint::new("a", H2c).await;
         world.serve(&[one.target]);
         let mut client = multiplexed(&world).await;
-        let (send, parts) = tokio::sync::mpsc::channel::<Frame<Bytes>>(1);
-        let parts = futures_util::stream::unfold(parts, |mut parts| async move {
-            Some((Ok(parts.recv().await?), parts))
-        });
-        let mut request = post("/deaf", StreamBody::new(parts).boxed());
+        let (send, body) = in_parts();
+        let mut request = post("/deaf", body);
         request.headers_mut().insert("content-length", 5.into());
         let asking = tokio::spawn(async move { client.send_request(request).await });
         one.until("the request arrives", |one| one.requests() == 1).await;

@@ -20,12 +20,23 @@ use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
 pub type AnyBody = BoxBody<Bytes, hyper::Error>;
 
 pub fn bytes(bytes: impl Into<Bytes>) -> AnyBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A body of what is sent to it, until the sender is gone.
+pub fn in_parts() -> (Sender<Frame<Bytes>>, AnyBody) {
+    let (send, parts) = channel(1);
+    let parts =
+        futures_util::stream::unfold(parts, |mut parts: Receiver<Frame<Bytes>>| async move {
+            Some((Ok(parts.recv().await?), parts))
+        });
+    (send, BodyExt::boxed(StreamBody::new(parts)))
 }
 
 pub fn nothing() -> AnyBody {

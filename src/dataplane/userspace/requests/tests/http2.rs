@@ -2,7 +2,7 @@
 
 use super::*;
 use futures_util::future::join_all;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame};
 use hyper::{HeaderMap, Request};
 use std::error::Error;
@@ -69,11 +69,8 @@ async fn bodies_and_trailers_pass_both_ways_as_they_come() {
     let one = Endpoint::new("a", H2c).await;
     world.serve(&[one.target]);
     let mut client = multiplexed(&world).await;
-    let (send, parts) = tokio::sync::mpsc::channel::<Frame<Bytes>>(1);
-    let parts = futures_util::stream::unfold(parts, |mut parts| async move {
-        Some((Ok(parts.recv().await?), parts))
-    });
-    let request = post("/echo", StreamBody::new(parts).boxed());
+    let (send, body) = in_parts();
+    let request = post("/echo", body);
     let mut echo = client.send_request(request).await.unwrap().into_body();
     // A conversation: each part is back before the next one is sent.
     for n in 0..20u8 {

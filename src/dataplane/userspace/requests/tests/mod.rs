@@ -9,8 +9,8 @@ use super::super::tests::{LONG, LOOPBACK, Silent, World, options, refusing, targ
 use crate::model::HttpVersion::{self, H2c, Http1};
 use crate::model::{Balancer, Protocol};
 use endpoint::{
-    Endpoint, Plain, ask, balancing, bytes, endless, frames, multiplexed, nothing, post, text,
-    world,
+    Endpoint, Plain, ask, balancing, bytes, endless, frames, in_parts, multiplexed, nothing, post,
+    text, world,
 };
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
